@@ -1,0 +1,94 @@
+//! Patterns of entries to leave out.
+//!
+//! A pattern without a slash matches a name anywhere (`*.pyc`, `node_modules`). One with a slash is anchored at the root
+//! of what is frozen (`/var/cache/apt`, `home/*/.cache`). `*` and `?` stay within one name, `**` does not. A folder that
+//! matches is left out with everything below it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::error::{Error, Result};
+
+/// A compiled set of patterns. The default set matches nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Exclude {
+    patterns: Vec<String>,
+    set: GlobSet,
+}
+
+impl Exclude {
+    /// Compiles `patterns`.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] with the pattern that is none.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            let pattern = pattern.as_ref();
+            let refused = |reason: &dyn std::fmt::Display| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
+            let trimmed = pattern.trim_start_matches("./").trim_end_matches('/');
+            let glob = match trimmed.strip_prefix('/') {
+                _ if trimmed.trim_matches('/').is_empty() => return Err(refused(&"the pattern is empty")),
+                Some(anchored) => anchored.to_owned(),
+                None if trimmed.contains('/') => trimmed.to_owned(),
+                None => format!("**/{trimmed}"),
+            };
+            set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(|error| refused(error.kind()))?);
+        }
+        let set = set.build().map_err(|error| Error::usage("reading --exclude", "all patterns", error))?;
+        Ok(Self { patterns: patterns.iter().map(|pattern| pattern.as_ref().to_owned()).collect(), set })
+    }
+
+    /// The patterns as they were given.
+    #[must_use]
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
+    /// Whether the entry at `path` itself matches. `path` is relative to the root, without `./` and without a slash at
+    /// its end. A walk that leaves out a folder never asks for what is below it.
+    #[must_use]
+    pub fn matches(&self, path: &[u8]) -> bool {
+        !self.set.is_empty() && self.set.is_match(OsStr::from_bytes(path))
+    }
+
+    /// Whether the entry at `path`, or a folder above it, matches.
+    #[must_use]
+    pub fn matches_within(&self, path: &[u8]) -> bool {
+        if self.set.is_empty() {
+            return false;
+        }
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        slashes.chain([path.len()]).any(|end| self.matches(&path[..end]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_documented() {
+        let exclude = Exclude::new(&["*.pyc", "/var/cache/apt", "home/*/.cache", "deep/**/end", "/top/"]).unwrap();
+        for path in ["a.pyc", "x/y/a.pyc", "var/cache/apt", "home/u/.cache", "deep/a/b/end", "top", "x\u{e9}\n/b.pyc"] {
+            assert!(exclude.matches(path.as_bytes()), "{path}");
+        }
+        for path in ["x/var/cache/apt", "home/u/v/.cache", "var/cache", "x/top", "a.pyc.bak"] {
+            assert!(!exclude.matches(path.as_bytes()), "{path}");
+        }
+        assert!(exclude.matches(b"\xff/\xfe.pyc"), "names need not be UTF-8");
+        assert!(exclude.matches_within(b"var/cache/apt/archives/x.deb"));
+        assert!(!exclude.matches_within(b"var/cache/apt2/archives"));
+        assert!(!Exclude::default().matches_within(b"anything"));
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_named() {
+        for bad in ["[", "", "/"] {
+            let error = Exclude::new(&[bad]).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{bad}'")), "{error}");
+        }
+    }
+}

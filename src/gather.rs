@@ -1,0 +1,129 @@
+//! A layer's stored bytes, complete: in memory, past that in an unlinked scratch file, and past that streaming on.
+//!
+//! A complete layer ([`Layer`]) has its digest before its upload begins, can be sent to several sinks at once, and can be
+//! sent again from any offset. Only a layer that fits neither memory nor scratch is a [`LiveLayer`]: its first bytes are
+//! gathered, the rest comes over an edge, once.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Kind, Result, Side};
+use crate::oci::{Descriptor, DiffId};
+
+/// Stored bytes that can be read from any offset, any number of times.
+#[derive(Debug, Clone, Default)]
+pub struct Body {
+    chunks: Vec<Bytes>,
+    chunk_bytes: u64,
+    scratch: Option<ScratchRange>,
+}
+
+/// A range of a scratch file; it holds its share of the scratch budget until it is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct ScratchRange {
+    pub(crate) file: Arc<File>,
+    pub(crate) length: u64,
+    pub(crate) share: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+impl ScratchRange {
+    fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let mut bytes = BytesMut::zeroed(length);
+        self.file.read_exact_at(&mut bytes, offset).map_err(|error| {
+            Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the scratch file", &error).because(error)
+        })?;
+        Ok(bytes.freeze())
+    }
+}
+
+impl Body {
+    /// Bytes in memory.
+    #[must_use]
+    pub fn from_chunks(chunks: Vec<Bytes>) -> Self {
+        let chunk_bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { chunks, chunk_bytes, scratch: None }
+    }
+
+    /// Bytes in memory, followed by what lies in a scratch file.
+    pub(crate) fn with_scratch(chunks: Vec<Bytes>, scratch: ScratchRange) -> Self {
+        Self { scratch: Some(scratch), ..Self::from_chunks(chunks) }
+    }
+
+    /// All bytes, wherever they are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.chunk_bytes + self.scratch.as_ref().map_or(0, |scratch| scratch.length)
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes from `offset` on, `length` of them or as many as there are. Memory is sliced, never copied; scratch is
+    /// read on a thread that may block.
+    ///
+    /// # Errors
+    /// When the scratch file can't be read.
+    pub async fn slice(&self, offset: u64, length: u64) -> Result<Vec<Bytes>> {
+        let mut slices = Vec::new();
+        let (mut at, end) = (0, self.len().min(offset.saturating_add(length)));
+        for chunk in &self.chunks {
+            let (from, to) = (offset.max(at), end.min(at + chunk.len() as u64));
+            if from < to {
+                slices.push(chunk.slice(in_chunk(from - at)..in_chunk(to - at)));
+            }
+            at += chunk.len() as u64;
+        }
+        let from = offset.max(at);
+        if let Some(scratch) = self.scratch.clone().filter(|_| from < end) {
+            let read = tokio::task::spawn_blocking(move || scratch.read(from - at, in_chunk(end - from))).await;
+            slices.push(read.map_err(|_| Error::hung_up("reading scratch"))??);
+        }
+        Ok(slices)
+    }
+}
+
+fn in_chunk(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+/// A complete layer: packed, digested, and held until every sink has it.
+#[derive(Debug)]
+pub struct Layer {
+    /// Its place in the image, from 0.
+    pub index: usize,
+    /// SHA-256 of its tar.
+    pub diff_id: DiffId,
+    /// Media type, digest and size of `body`.
+    pub descriptor: Descriptor,
+    /// The stored bytes.
+    pub body: Body,
+}
+
+/// A layer too large to be held: it must be sent while it is made. There is no second chance to read `tail`.
+#[derive(Debug)]
+pub struct LiveLayer {
+    /// Its place in the image, from 0.
+    pub index: usize,
+    /// Its media type.
+    pub media_type: String,
+    /// The first bytes, which can be read again.
+    pub head: Body,
+    /// All bytes after `head`, in order; then its end.
+    pub tail: mpsc::Receiver<LivePiece>,
+}
+
+/// What travels on a live layer's edge.
+#[derive(Debug, Clone)]
+pub enum LivePiece {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// All bytes were sent; this is what they are. An edge that closes without it was cut off.
+    End(Descriptor),
+}

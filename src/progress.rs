@@ -1,0 +1,209 @@
+//! What may be observed while a freeze runs.
+//!
+//! The library tells an [`Observer`] what happens, at the moment it happens. An observer returns nothing and must not
+//! block: it is called from the threads that do the work. [`Silent`] is the one that listens to nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Something about an entry of a live filesystem that the user should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeKind {
+    /// The file's size stayed, its time of change did not.
+    Changed,
+    /// The file got shorter; the missing bytes are zeros in the image.
+    Shrank,
+    /// The file got longer; the bytes past its first size are not in the image.
+    Grew,
+    /// The entry was listed but was gone when it was to be read; it is not in the image.
+    Vanished,
+    /// A socket; no archive can hold one, and it means nothing without its process.
+    Socket,
+    /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
+    Mount,
+    /// An output of this very freeze lies inside its source; it was left out.
+    Output,
+}
+
+/// What a running freeze reports. Every method has an empty body, so that an observer names only what it wants.
+pub trait Observer: Send + Sync {
+    /// The size of the whole is known, in bytes of tar, as well as it can be before reading it.
+    fn expected(&self, _tar_bytes: u64) {}
+    /// The source handed on this many more bytes of tar.
+    fn read(&self, _bytes: u64) {}
+    /// Layer `index` has begun.
+    fn layer_began(&self, _index: usize) {}
+    /// Layer `index` is complete and compressed.
+    fn layer_packed(&self, _index: usize, _tar_bytes: u64, _blob_bytes: u64) {}
+    /// Layer `index` is what this host packed before, and every sink has it.
+    fn layer_known(&self, _index: usize, _tar_bytes: u64, _blob_bytes: u64) {}
+    /// A sink confirmed this many more bytes of layer `index`. Bytes sent twice count once.
+    fn part_sent(&self, _index: usize, _bytes: u64) {}
+    /// Every sink has layer `index`.
+    fn layer_sent(&self, _index: usize) {}
+    /// An operation failed and is tried again after `delay`.
+    fn retrying(&self, _subject: &str, _reason: &str, _delay: Duration) {}
+    /// An entry that the user should know about. `path` is relative to the root, as the bytes it is made of.
+    fn noticed(&self, _kind: NoticeKind, _path: &[u8]) {}
+}
+
+/// The observer that listens to nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// The entries a freeze has to tell about: exact counts, and the first names of each kind.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct Notices {
+    counts: std::collections::BTreeMap<NoticeKind, u64>,
+    named: Vec<Notice>,
+}
+
+/// One named entry of [`Notices`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Notice {
+    /// What happened.
+    pub kind: NoticeKind,
+    /// The entry's path relative to the root; bytes that are not UTF-8 are replaced.
+    pub path: String,
+}
+
+impl Notices {
+    /// So many names are kept of each kind; the counts go on.
+    pub const NAMES_KEPT: u64 = 1000;
+
+    /// Counts one, and keeps its name while there is room.
+    pub fn add(&mut self, kind: NoticeKind, path: &[u8]) {
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        if *count <= Self::NAMES_KEPT {
+            self.named.push(Notice { kind, path: String::from_utf8_lossy(path).into_owned() });
+        }
+    }
+
+    /// How many there were of one kind.
+    #[must_use]
+    pub fn count(&self, kind: NoticeKind) -> u64 {
+        self.counts.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// The counts, by kind.
+    #[must_use]
+    pub fn counts(&self) -> &std::collections::BTreeMap<NoticeKind, u64> {
+        &self.counts
+    }
+
+    /// The names that were kept, in the order they came.
+    #[must_use]
+    pub fn named(&self) -> &[Notice] {
+        &self.named
+    }
+
+    /// Files that changed in any way while they were read.
+    #[must_use]
+    pub fn unsettled(&self) -> u64 {
+        [NoticeKind::Changed, NoticeKind::Shrank, NoticeKind::Grew, NoticeKind::Vanished].map(|kind| self.count(kind)).iter().sum()
+    }
+}
+
+/// Bytes, busy time and waiting time of one stage, summed over its threads. Adding is one atomic instruction.
+#[derive(Debug, Default)]
+pub struct Meter {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    busy_nanos: AtomicU64,
+    waiting_nanos: AtomicU64,
+    retries: AtomicU64,
+}
+
+/// A [`Meter`] read at one moment.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+pub struct Measured {
+    /// Bytes that came in.
+    pub bytes_in: u64,
+    /// Bytes that went out.
+    pub bytes_out: u64,
+    /// Seconds spent working, summed over threads.
+    pub busy_seconds: f64,
+    /// Seconds spent waiting for a neighbour or for memory, summed over threads.
+    pub waiting_seconds: f64,
+    /// Operations that were tried again.
+    pub retries: u64,
+}
+
+impl Meter {
+    /// Counts bytes that came in.
+    pub fn took(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that went out.
+    pub fn gave(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts an operation that is tried again.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs `work` and counts its time as busy.
+    pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let result = work();
+        self.was_busy(began.elapsed());
+        result
+    }
+
+    /// Runs `work`, which only waits, and counts its time as waiting.
+    pub fn waiting<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let result = work();
+        self.waited(began.elapsed());
+        result
+    }
+
+    /// Counts busy time that was measured elsewhere.
+    pub fn was_busy(&self, time: Duration) {
+        self.busy_nanos.fetch_add(nanos(time), Ordering::Relaxed);
+    }
+
+    /// Counts waiting time that was measured elsewhere.
+    pub fn waited(&self, time: Duration) {
+        self.waiting_nanos.fetch_add(nanos(time), Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn read(&self) -> Measured {
+        let seconds = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed)).as_secs_f64();
+        Measured {
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            busy_seconds: seconds(&self.busy_nanos),
+            waiting_seconds: seconds(&self.waiting_nanos),
+            retries: self.retries.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One [`Meter`] a stage, in flow order.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// Reading the source.
+    pub source: Meter,
+    /// Finding entries and cuts.
+    pub cut: Meter,
+    /// SHA-256 of the uncompressed layer.
+    pub hash: Meter,
+    /// Compression, and SHA-256 of what it gives.
+    pub compress: Meter,
+    /// Sending to all sinks.
+    pub send: Meter,
+}

@@ -1,0 +1,107 @@
+//! Where a root filesystem comes from: each source gives one stream of tar bytes, in bounded memory.
+//!
+//! A source is surveyed first (how large is it), and then streamed, on a thread of its own, into an [`Outlet`].
+//! Entries with several links come last and group by group, so that no layer has a link into another.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+
+use crate::error::{Error, Result};
+use crate::memory::{Buffer, Memory};
+use crate::progress::{Meters, NoticeKind, Notices, Observer};
+
+/// What is known about a source before it is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Bytes of tar, about; `None` where nobody can know (`tar:-`).
+    pub tar_bytes: Option<u64>,
+    /// Entries, about.
+    pub entries: u64,
+    /// The largest entry's content, about.
+    pub largest_entry_bytes: u64,
+    /// Whether links may point anywhere in the stream, so that it has to stay in one layer.
+    pub links_unordered: bool,
+}
+
+/// What travels on the edge from a source to the cut.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// The next bytes of the tar.
+    Bytes(Bytes),
+    /// The source is complete. An edge that closes without it was cut off.
+    End,
+}
+
+/// The writing end of a source's edge.
+pub struct Outlet {
+    pieces: Sender<Piece>,
+    memory: Memory,
+    notices: Notices,
+    meters: Arc<Meters>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Outlet {
+    pub(crate) fn new(pieces: Sender<Piece>, memory: Memory, meters: Arc<Meters>, observer: Arc<dyn Observer>) -> Self {
+        Self { pieces, memory, notices: Notices::default(), meters, observer }
+    }
+
+    /// The memory that the stream's buffers come from. Buffers must be taken in the order in which they will be sent:
+    /// one that waits for its turn while a later one has taken the last free buffer would wait for ever.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
+    /// An empty buffer; blocks until one is free.
+    ///
+    /// # Errors
+    /// When the freeze is stopped meanwhile.
+    pub fn buffer(&self) -> Result<Buffer> {
+        self.meters.source.waiting(|| self.memory.buffer())
+    }
+
+    /// Hands on the next bytes of the tar; blocks while the edge is full.
+    ///
+    /// # Errors
+    /// When the cut has hung up.
+    pub fn send(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let length = bytes.len() as u64;
+        self.meters.source.waiting(|| self.pieces.send(Piece::Bytes(bytes))).map_err(|_| Error::hung_up("the cut"))?;
+        self.meters.source.gave(length);
+        self.observer.read(length);
+        Ok(())
+    }
+
+    /// Remembers an entry that the user should know about.
+    pub fn notice(&mut self, kind: NoticeKind, path: &[u8]) {
+        self.observer.noticed(kind, path);
+        self.notices.add(kind, path);
+    }
+
+    /// The source is complete: everything was sent.
+    ///
+    /// # Errors
+    /// When the cut has hung up.
+    pub fn end(self) -> Result<Notices> {
+        self.pieces.send(Piece::End).map_err(|_| Error::hung_up("the cut"))?;
+        Ok(self.notices)
+    }
+}
+
+/// What to leave out of a source, and what to bring back.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Patterns of entries to leave out, see [`crate::exclude`].
+    pub exclude: crate::exclude::Exclude,
+    /// Mounts whose contents are wanted, as paths relative to the root.
+    pub include_mounts: Vec<PathBuf>,
+    /// Files and folders of this very freeze (outputs, scratch) that must not become part of it.
+    pub own_outputs: Vec<PathBuf>,
+}
