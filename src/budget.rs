@@ -1,0 +1,152 @@
+//! The memory and scratch space of a freeze, as a formula.
+
+use crate::error::{Error, Result};
+use crate::memory::BUFFER_BYTES;
+use crate::source::Survey;
+use crate::stage::compress::{Method, encoder_bytes_max};
+use crate::stage::cut::LayerSize;
+
+/// Bytes of one part of an upload.
+pub const PART_BYTES: u64 = 8 << 20;
+
+/// Code, stacks, TLS, the runtime, the allocator's slack: what a freeze needs before it holds a byte.
+const BASE_BYTES: u64 = 40 << 20;
+
+/// A machine of this many cores or more packs with this many workers: each holds a layer.
+const WORKERS_MAX: usize = 16;
+
+/// What a freeze may use, worked out before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Budget {
+    /// Threads that pack layers.
+    pub workers: usize,
+    /// Blobs that are sent at a time.
+    pub uploads: usize,
+    /// Bytes of layers held in memory, before and after compression together.
+    pub held_bytes_max: u64,
+    /// Bytes of one layer that are held before it has to be compressed as it streams.
+    pub hold_bytes_max: u64,
+    /// Bytes of a streaming layer's output that stay in memory.
+    pub gather_bytes_max: u64,
+    /// Bytes of scratch files.
+    pub scratch_bytes_max: u64,
+    /// Bytes of one compressor.
+    pub encoder_bytes_max: u64,
+}
+
+impl Budget {
+    /// A freeze's most resident memory: base + held + for each worker a compressor and one buffer of overdraft + for
+    /// each upload a part read back from scratch, if there is scratch.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> u64 {
+        let overdraft = self.workers as u64 * (self.encoder_bytes_max + BUFFER_BYTES as u64);
+        let parts = if self.scratch_bytes_max > 0 { self.uploads as u64 * PART_BYTES } else { 0 };
+        BASE_BYTES + self.held_bytes_max + overdraft + parts
+    }
+
+    /// Divides `wish.memory_bytes` for a source as surveyed.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
+    pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
+        let workers = wish.cores.clamp(1, WORKERS_MAX);
+        let mut budget = Self {
+            workers,
+            uploads: wish.uploads.max(1),
+            held_bytes_max: 0,
+            hold_bytes_max: 0,
+            gather_bytes_max: 0,
+            scratch_bytes_max: 1,
+            encoder_bytes_max: encoder_bytes_max(wish.method),
+        };
+        // With few megabytes, fewer layers at a time.
+        let least_held = 16 * BUFFER_BYTES as u64;
+        while budget.workers > 1 && budget.memory_bytes_max() + least_held > wish.memory_bytes {
+            budget.workers -= 1;
+        }
+        while budget.uploads > 1 && budget.memory_bytes_max() + least_held > wish.memory_bytes {
+            budget.uploads -= 1;
+        }
+        let fixed = budget.memory_bytes_max();
+        if fixed + least_held > wish.memory_bytes {
+            let needed = (fixed + least_held).div_ceil(1 << 20);
+            return Err(Error::usage("reading --memory", format_args!("{} MiB", wish.memory_bytes >> 20), format_args!("a freeze needs {needed} MiB")));
+        }
+        budget.held_bytes_max = wish.memory_bytes - fixed;
+        budget.hold_bytes_max = budget.held_bytes_max * 2 / 5;
+        budget.gather_bytes_max = budget.held_bytes_max / 8;
+        let largest = budget.largest_layer_bytes(survey, layer_size);
+        let needed = if largest <= budget.hold_bytes_max {
+            0
+        } else {
+            (budget.workers + budget.uploads) as u64 * largest.min(SCRATCH_LAYER_BYTES_MAX)
+        };
+        budget.scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
+        Ok(budget)
+    }
+
+    fn largest_layer_bytes(&self, survey: &Survey, layer_size: LayerSize) -> u64 {
+        let whole = survey.tar_bytes.unwrap_or(u64::MAX);
+        match layer_size.layer_bytes_max() {
+            None => whole,
+            Some(most) => most.max(survey.largest_entry_bytes).min(whole),
+        }
+    }
+}
+
+/// A layer larger than this is sent while it is made rather than gathered in scratch space.
+const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
+
+/// What the user and the machine want of a budget.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// `--memory`: most resident bytes.
+    pub memory_bytes: u64,
+    /// `--scratch`: bytes of scratch files; computed where not given.
+    pub scratch_bytes: Option<u64>,
+    /// `--uploads`.
+    pub uploads: usize,
+    /// Processor cores.
+    pub cores: usize,
+    /// The compression of layers.
+    pub method: Method,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Compression;
+
+    fn wish(memory_bytes: u64) -> Wish {
+        let method = Method::new(Compression::Zstd, None).unwrap();
+        Wish { memory_bytes, scratch_bytes: None, uploads: 4, cores: 2, method }
+    }
+
+    fn survey(tar_bytes: u64) -> Survey {
+        Survey { tar_bytes: Some(tar_bytes), ..Survey::default() }
+    }
+
+    #[test]
+    fn the_formula_never_exceeds_what_was_asked_for() {
+        for mebibytes in [96, 128, 256, 1024] {
+            for tar_bytes in [1 << 20, 1 << 30, 50 << 30] {
+                let budget = Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
+                assert!(budget.memory_bytes_max() <= mebibytes << 20, "{mebibytes} MiB, {tar_bytes}: {budget:?}");
+                assert!(budget.hold_bytes_max + budget.gather_bytes_max < budget.held_bytes_max);
+            }
+        }
+    }
+
+    #[test]
+    fn small_machines_need_no_scratch() {
+        let plan = |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
+        assert_eq!(plan(2_800 << 20).scratch_bytes_max, 0);
+        assert!(plan(20 << 30).scratch_bytes_max > 0);
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_is_needed() {
+        let error = Budget::plan(&wish(8 << 20), &survey(1), LayerSize::One).unwrap_err().to_string();
+        assert!(error.contains("needs") && error.contains("MiB"), "{error}");
+    }
+}

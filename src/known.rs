@@ -1,0 +1,168 @@
+//! What this host packed before: a local store from diff_id and method to the blob that came of it.
+//!
+//! It is filled by this host's own packing alone, never from what a registry says, so nobody can slip a blob in. Each
+//! line carries a checksum of itself; a line that is damaged, or of another version, is as if it were not there. Losing
+//! the store costs time and nothing else.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::oci::{Descriptor, DiffId};
+use crate::stage::compress::Method;
+use crate::stage::digest::DigestHasher;
+
+/// The store is rewritten without outdated lines once it has more than this many bytes (about 20,000 layers).
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The store of one host, read once and appended to.
+#[derive(Debug)]
+pub struct KnownStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    path: Option<PathBuf>,
+    found: HashMap<(DiffId, Method), Descriptor>,
+}
+
+impl KnownStore {
+    /// The store at `path`. One that is missing or unreadable is empty, and one that can't be written forgets.
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        let mut found = HashMap::new();
+        let lines = File::open(path).map(BufReader::new).into_iter().flat_map(|file| file.split(b'\n'));
+        for line in lines.map_while(Result::ok) {
+            if let Some((key, descriptor)) = std::str::from_utf8(&line).ok().and_then(parse_line) {
+                found.insert(key, descriptor);
+            }
+        }
+        let store = Self { state: Mutex::new(State { path: Some(path.to_owned()), found }) };
+        store.compact(path);
+        store
+    }
+
+    /// A store that remembers nothing beyond this process.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self { state: Mutex::new(State { path: None, found: HashMap::new() }) }
+    }
+
+    /// The blob that packing `diff_id` with `method` gave before.
+    #[must_use]
+    pub fn find(&self, diff_id: DiffId, method: Method) -> Option<Descriptor> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).found.get(&(diff_id, method)).cloned()
+    }
+
+    /// Remembers what packing `diff_id` with `method` gave. A store that can't be written to is no error.
+    pub fn remember(&self, diff_id: DiffId, method: Method, descriptor: &Descriptor) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.found.insert((diff_id, method), descriptor.clone()).as_ref() == Some(descriptor) {
+            return;
+        }
+        let Some(path) = &state.path else { return };
+        if let Some(folder) = path.parent() {
+            let _ = fs::create_dir_all(folder);
+        }
+        // One write of less than a page in append mode: freezes that run side by side don't mix their lines.
+        if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
+            let _ = file.write_all(line(diff_id, method, descriptor).as_bytes());
+        }
+    }
+
+    fn compact(&self, path: &Path) {
+        if fs::metadata(path).map_or(0, |metadata| metadata.len()) <= FILE_BYTES_MAX {
+            return;
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is dropped here costs one more packing; the newest half of the lines can't be told from the oldest.
+        let lines: Vec<_> = state.found.iter().map(|((diff_id, method), blob)| line(*diff_id, *method, blob)).collect();
+        let kept = lines.concat();
+        let kept = &kept[..kept.len().min(usize::try_from(FILE_BYTES_MAX / 2).unwrap_or(usize::MAX))];
+        let Some(folder) = path.parent() else { return };
+        if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder) {
+            if file.write_all(kept.as_bytes()).is_ok() {
+                let _ = file.persist(path);
+            }
+        }
+    }
+}
+
+/// `1 <diff_id> <compression> <level> <digest> <size> <checksum>`: the checksum is over all that stands before it.
+fn line(diff_id: DiffId, method: Method, blob: &Descriptor) -> String {
+    let text = format!("1 {diff_id} {} {} {} {}", method.compression, method.level, blob.digest, blob.size);
+    let checksum = check(&text);
+    format!("{text} {checksum}\n")
+}
+
+fn check(text: &str) -> String {
+    DigestHasher::of(text.as_bytes()).hex()[..16].to_owned()
+}
+
+fn parse_line(line: &str) -> Option<((DiffId, Method), Descriptor)> {
+    let (text, checksum) = line.rsplit_once(' ')?;
+    if check(text) != checksum {
+        return None;
+    }
+    let mut words = text.split(' ');
+    if words.next() != Some("1") {
+        return None;
+    }
+    let diff_id = words.next()?.parse().ok()?;
+    let compression = match words.next()? {
+        "zstd" => crate::oci::Compression::Zstd,
+        "gzip" => crate::oci::Compression::Gzip,
+        "none" => crate::oci::Compression::None,
+        _ => return None,
+    };
+    let method = Method { compression, level: words.next()?.parse().ok()? };
+    let digest = words.next()?.parse().ok()?;
+    let size = words.next()?.parse().ok()?;
+    Some(((diff_id, method), Descriptor { media_type: compression.media_type().to_owned(), digest, size }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Compression;
+    use crate::stage::digest::DiffIdHasher;
+
+    fn sample(seed: u8) -> (DiffId, Method, Descriptor) {
+        let mut hasher = DiffIdHasher::default();
+        hasher.update(&[seed]);
+        let media_type = Compression::Zstd.media_type().to_owned();
+        let descriptor = Descriptor { media_type, digest: DigestHasher::of(&[seed, 1]), size: 7 };
+        (hasher.finish().0, Method { compression: Compression::Zstd, level: 1 }, descriptor)
+    }
+
+    #[test]
+    fn what_was_packed_is_found_by_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache/known");
+        let (diff_id, method, descriptor) = sample(1);
+        KnownStore::open(&path).remember(diff_id, method, &descriptor);
+        let store = KnownStore::open(&path);
+        assert_eq!(store.find(diff_id, method), Some(descriptor));
+        assert_eq!(store.find(diff_id, Method { level: 3, ..method }), None, "another level is another blob");
+    }
+
+    #[test]
+    fn a_damaged_line_is_as_if_it_were_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("known");
+        let samples: Vec<_> = (0..3).map(sample).collect();
+        let store = KnownStore::open(&path);
+        samples.iter().for_each(|(diff_id, method, blob)| store.remember(*diff_id, *method, blob));
+        let mut text = fs::read(&path).unwrap();
+        let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 100;
+        text[second] ^= 1;
+        text.extend_from_slice(b"\xff\xfenonsense\n1 half");
+        fs::write(&path, &text).unwrap();
+        let store = KnownStore::open(&path);
+        let found: Vec<_> = samples.iter().map(|(diff_id, method, _)| store.find(*diff_id, *method).is_some()).collect();
+        assert_eq!(found, [true, false, true]);
+    }
+}

@@ -1,0 +1,246 @@
+//! Packing: one worker takes one layer at a time, whole.
+//!
+//! uncompressed bytes ▸ SHA-256 (diff_id) ▸ known? ▸ compress ▸ SHA-256 (digest) ▸ gather. A worker is a plain function
+//! on a thread of its own; layers are independent, so all cores are busy without any stage being parallel inside.
+//! A layer that is longer than a worker may hold is compressed as it streams, with the compressor's own threads.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+use crate::gather::{Body, Layer, LiveLayer, LivePiece};
+use crate::memory::Memory;
+use crate::oci::{Descriptor, DiffId};
+use crate::progress::{Meters, Observer};
+use crate::scratch::{Scratch, ScratchFile};
+use crate::stage::compress::{Encoder, Method};
+use crate::stage::digest::{DiffIdHasher, DigestHasher};
+
+/// Blocks that a live layer's edge holds for each sink, of up to 1 MiB each.
+const LIVE_EDGE_BLOCKS: usize = 4;
+
+/// What travels from the cut to a worker, for one layer.
+#[derive(Debug)]
+pub(crate) enum LayerPiece {
+    Bytes(Bytes),
+    /// The layer is complete. An edge that closes without it was cut off.
+    End,
+}
+
+/// A layer on its way to a worker.
+pub(crate) struct LayerFeed {
+    pub(crate) index: usize,
+    pub(crate) pieces: Receiver<LayerPiece>,
+}
+
+/// What leaves a worker.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Every sink has this layer already.
+    Known(Packed),
+    /// To be sent to every sink.
+    Whole(Arc<Layer>),
+    /// To be sent while it is made, one for each sink.
+    Live(Vec<LiveLayer>),
+    /// A live layer is complete; its sinks know it too.
+    LiveEnded(Packed),
+}
+
+/// A layer's names, once it has them.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    pub(crate) index: usize,
+    pub(crate) diff_id: DiffId,
+    pub(crate) tar_bytes: u64,
+    pub(crate) descriptor: Descriptor,
+}
+
+/// Finds layers that need not be packed again, and learns those that were.
+pub(crate) trait KnownLayers: Send + Sync {
+    /// The blob of `diff_id`, if it was packed before and every sink still has it. May block on the sinks' answers.
+    fn find(&self, diff_id: DiffId) -> Option<Descriptor>;
+    /// Packing `diff_id` gave `descriptor`.
+    fn learn(&self, diff_id: DiffId, descriptor: &Descriptor);
+}
+
+/// What all workers of a freeze share.
+pub(crate) struct Packer {
+    pub(crate) method: Method,
+    /// Most bytes of a layer that are held before it is compressed; see [`crate::budget::Budget`].
+    pub(crate) hold_bytes_max: u64,
+    /// Most bytes of a streaming layer's output that stay in memory.
+    pub(crate) gather_bytes_max: u64,
+    /// Compressor threads for a streaming layer.
+    pub(crate) threads: u32,
+    pub(crate) sinks: usize,
+    pub(crate) memory: Memory,
+    pub(crate) scratch: Arc<Scratch>,
+    pub(crate) known: Arc<dyn KnownLayers>,
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+impl Packer {
+    /// Packs layers until there are no more.
+    pub(crate) fn work(&self, feeds: &Receiver<LayerFeed>) -> Result<()> {
+        while let Ok(feed) = self.meters.hash.waiting(|| feeds.recv()) {
+            self.pack(&feed)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&self, feed: &LayerFeed) -> Result<()> {
+        let mut hasher = DiffIdHasher::default();
+        let (mut held, mut held_bytes) = (VecDeque::new(), 0);
+        let mut streaming = None;
+        while let Some(bytes) = self.next(feed)? {
+            self.meters.hash.busy(|| hasher.update(&bytes));
+            held_bytes += bytes.len() as u64;
+            held.push_back(bytes);
+            if streaming.is_none() && held_bytes > self.hold_bytes_max {
+                streaming = Some(self.streaming(feed.index)?);
+            }
+            if let Some((encoder, gathering)) = &mut streaming {
+                self.compress(&mut held, encoder, gathering)?;
+            }
+        }
+        let (diff_id, tar_bytes) = hasher.finish();
+        if streaming.is_none() {
+            if let Some(descriptor) = self.known.find(diff_id) {
+                self.observer.layer_known(feed.index, tar_bytes, descriptor.size);
+                return self.send(Outgoing::Known(Packed { index: feed.index, diff_id, tar_bytes, descriptor }));
+            }
+        }
+        let (mut encoder, mut gathering) = match streaming {
+            Some(streaming) => streaming,
+            None => (Encoder::new(self.method, 1, &self.memory)?, Gathering::new(self, feed.index, u64::MAX)),
+        };
+        self.compress(&mut held, &mut encoder, &mut gathering)?;
+        self.meters.compress.busy(|| encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        let outgoing = gathering.finish(diff_id, tar_bytes)?;
+        self.send(outgoing)
+    }
+
+    fn next(&self, feed: &LayerFeed) -> Result<Option<Bytes>> {
+        match self.meters.hash.waiting(|| feed.pieces.recv()) {
+            Ok(LayerPiece::Bytes(bytes)) => {
+                self.meters.hash.took(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+            Ok(LayerPiece::End) => Ok(None),
+            Err(_) => Err(Error::hung_up("the cut")),
+        }
+    }
+
+    fn streaming(&self, index: usize) -> Result<(Encoder, Gathering<'_>)> {
+        Ok((Encoder::new(self.method, self.threads, &self.memory)?, Gathering::new(self, index, self.gather_bytes_max)))
+    }
+
+    fn compress(&self, held: &mut VecDeque<Bytes>, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
+        while let Some(bytes) = held.pop_front() {
+            self.meters.compress.took(bytes.len() as u64);
+            self.meters.compress.busy(|| encoder.write(&bytes, &mut |bytes| gathering.push(bytes)))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, outgoing: Outgoing) -> Result<()> {
+        self.meters.compress.waiting(|| self.outgoing.blocking_send(outgoing)).map_err(|_| Error::hung_up("the sinks"))
+    }
+}
+
+/// A layer's output on its way to being complete.
+struct Gathering<'a> {
+    packer: &'a Packer,
+    index: usize,
+    memory_bytes_max: u64,
+    digest: DigestHasher,
+    chunks: Vec<Bytes>,
+    chunk_bytes: u64,
+    scratch: Option<ScratchFile>,
+    live: Vec<mpsc::Sender<LivePiece>>,
+}
+
+impl<'a> Gathering<'a> {
+    fn new(packer: &'a Packer, index: usize, memory_bytes_max: u64) -> Self {
+        Self {
+            packer,
+            index,
+            memory_bytes_max,
+            digest: DigestHasher::default(),
+            chunks: Vec::new(),
+            chunk_bytes: 0,
+            scratch: None,
+            live: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, bytes: Bytes) -> Result<()> {
+        self.digest.update(&bytes);
+        self.packer.meters.compress.gave(bytes.len() as u64);
+        if !self.live.is_empty() {
+            return self.push_live(&LivePiece::Bytes(bytes));
+        }
+        if self.scratch.is_none() && self.chunk_bytes + bytes.len() as u64 <= self.memory_bytes_max {
+            self.chunk_bytes += bytes.len() as u64;
+            self.chunks.push(bytes);
+            return Ok(());
+        }
+        if self.scratch.is_none() {
+            self.scratch = ScratchFile::create(&self.packer.scratch, bytes.len() as u64)?;
+        }
+        if let Some(scratch) = &mut self.scratch {
+            if scratch.append(&bytes)? {
+                return Ok(());
+            }
+        }
+        self.go_live()?;
+        self.push_live(&LivePiece::Bytes(bytes))
+    }
+
+    /// Neither memory nor scratch has room: the rest goes to the sinks as it is made.
+    fn go_live(&mut self) -> Result<()> {
+        let head = self.body();
+        let mut layers = Vec::new();
+        for _ in 0..self.packer.sinks {
+            let (sender, tail) = mpsc::channel(LIVE_EDGE_BLOCKS);
+            self.live.push(sender);
+            let media_type = self.packer.method.compression.media_type().to_owned();
+            layers.push(LiveLayer { index: self.index, media_type, head: head.clone(), tail });
+        }
+        self.packer.send(Outgoing::Live(layers))
+    }
+
+    fn push_live(&self, piece: &LivePiece) -> Result<()> {
+        self.packer.meters.compress.waiting(|| {
+            let send = |sink: &mpsc::Sender<_>| sink.blocking_send(piece.clone()).map_err(|_| Error::hung_up("a sink"));
+            self.live.iter().try_for_each(send)
+        })
+    }
+
+    fn body(&mut self) -> Body {
+        let chunks = std::mem::take(&mut self.chunks);
+        match self.scratch.take() {
+            Some(scratch) => Body::with_scratch(chunks, scratch.finish()),
+            None => Body::from_chunks(chunks),
+        }
+    }
+
+    fn finish(mut self, diff_id: DiffId, tar_bytes: u64) -> Result<Outgoing> {
+        let (digest, size) = std::mem::take(&mut self.digest).finish();
+        let media_type = self.packer.method.compression.media_type().to_owned();
+        let descriptor = Descriptor { media_type, digest, size };
+        self.packer.known.learn(diff_id, &descriptor);
+        self.packer.observer.layer_packed(self.index, tar_bytes, size);
+        if self.live.is_empty() {
+            return Ok(Outgoing::Whole(Arc::new(Layer { index: self.index, diff_id, tar_bytes, descriptor, body: self.body() })));
+        }
+        self.push_live(&LivePiece::End(descriptor.clone()))?;
+        Ok(Outgoing::LiveEnded(Packed { index: self.index, diff_id, tar_bytes, descriptor }))
+    }
+}

@@ -1,0 +1,264 @@
+//! Layer compression. A zstd layer is one frame, since smolvm's reader stops after the first; a gzip layer is a run of
+//! members, one for each MiB of input.
+
+use bytes::Bytes;
+use libdeflater::{CompressionLvl, Compressor};
+use zstd::stream::raw::{CParameter, Encoder as ZstdEncoder, InBuffer, Operation, OutBuffer};
+
+use crate::error::{Error, Kind, Result, Side};
+use crate::memory::{BUFFER_BYTES, Buffer, Memory};
+use crate::oci::Compression;
+
+/// Bytes of input in one gzip member. Fixed, so that the same tar gives the same blob however it arrives.
+const MEMBER_BYTES: usize = 1 << 20;
+
+/// A compression and its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Method {
+    /// How layers are stored.
+    pub compression: Compression,
+    /// The compressor's own scale: 1 to 19 for zstd, 1 to 12 for gzip, ignored without compression.
+    pub level: i32,
+}
+
+impl Method {
+    /// `compression` at `level`, or at its default.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a level that the compression does not have.
+    pub fn new(compression: Compression, level: Option<i32>) -> Result<Self> {
+        let (default, levels) = match compression {
+            Compression::Zstd => (1, 1..=19),
+            Compression::Gzip => (1, 1..=12),
+            Compression::None => (0, 0..=0),
+        };
+        let level = level.unwrap_or(default);
+        if !levels.contains(&level) {
+            let range = format!("{compression} has levels {} to {}", levels.start(), levels.end());
+            return Err(Error::usage("reading --level", level, range));
+        }
+        Ok(Self { compression, level })
+    }
+}
+
+/// Compresses one layer. What comes out goes into buffers taken as overdraft: each replaces input that is given back.
+pub struct Encoder {
+    codec: Codec,
+    memory: Memory,
+    output: Buffer,
+}
+
+enum Codec {
+    Zstd(ZstdEncoder<'static>),
+    Gzip { compressor: Compressor, member: Vec<u8> },
+    None,
+}
+
+impl Encoder {
+    /// An encoder for one layer. With `threads` of more than one, zstd compresses on threads of its own (still one
+    /// frame, and the same bytes for any number of threads above one); gzip stays on the caller's.
+    ///
+    /// # Errors
+    /// When the compressor refuses its parameters.
+    pub fn new(method: Method, threads: u32, memory: &Memory) -> Result<Self> {
+        let codec = match method.compression {
+            Compression::Zstd => {
+                let mut encoder = ZstdEncoder::new(method.level).map_err(failed)?;
+                if threads > 1 {
+                    encoder.set_parameter(CParameter::NbWorkers(threads)).map_err(failed)?;
+                }
+                Codec::Zstd(encoder)
+            }
+            Compression::Gzip => {
+                let level = CompressionLvl::new(method.level).map_err(|error| failed(format!("{error:?}")))?;
+                Codec::Gzip { compressor: Compressor::new(level), member: Vec::with_capacity(MEMBER_BYTES) }
+            }
+            Compression::None => Codec::None,
+        };
+        Ok(Self { codec, memory: memory.clone(), output: memory.overdraft() })
+    }
+
+    /// Compresses the next bytes; finished output goes to `emit`.
+    ///
+    /// # Errors
+    /// What `emit` returns, or the compressor's own failure.
+    pub fn write(&mut self, input: &Bytes, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+        match &mut self.codec {
+            Codec::None => emit(input.clone()),
+            Codec::Gzip { compressor, member } => {
+                let mut rest = &input[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(rest.len().min(MEMBER_BYTES - member.len()));
+                    member.extend_from_slice(now);
+                    rest = later;
+                    if member.len() == MEMBER_BYTES {
+                        emit(gzip_member(compressor, member)?)?;
+                    }
+                }
+                Ok(())
+            }
+            Codec::Zstd(encoder) => {
+                let mut input = InBuffer::around(input);
+                while input.pos < input.src.len() {
+                    let filled = self.output.len();
+                    let mut output = OutBuffer::around_pos(self.output.bytes_mut(), filled);
+                    encoder.run(&mut input, &mut output).map_err(failed)?;
+                    if self.output.room() == 0 {
+                        emit(std::mem::replace(&mut self.output, self.memory.overdraft()).freeze())?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the layer; the rest of the output goes to `emit`.
+    ///
+    /// # Errors
+    /// As [`Encoder::write`].
+    pub fn finish(mut self, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+        match &mut self.codec {
+            Codec::None => {}
+            Codec::Gzip { compressor, member } => {
+                if !member.is_empty() {
+                    emit(gzip_member(compressor, member)?)?;
+                }
+            }
+            Codec::Zstd(encoder) => loop {
+                let filled = self.output.len();
+                let mut output = OutBuffer::around_pos(self.output.bytes_mut(), filled);
+                let left = encoder.finish(&mut output, true).map_err(failed)?;
+                if left == 0 {
+                    break;
+                }
+                if self.output.room() == 0 {
+                    emit(std::mem::replace(&mut self.output, self.memory.overdraft()).freeze())?;
+                }
+            },
+        }
+        if self.output.is_empty() { Ok(()) } else { emit(self.output.freeze()) }
+    }
+}
+
+fn gzip_member(compressor: &mut Compressor, member: &mut Vec<u8>) -> Result<Bytes> {
+    let mut packed = vec![0; compressor.gzip_compress_bound(member.len())];
+    let length = compressor.gzip_compress(member, &mut packed).map_err(|error| failed(format!("{error:?}")))?;
+    packed.truncate(length);
+    packed.shrink_to_fit();
+    member.clear();
+    Ok(packed.into())
+}
+
+fn failed(reason: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Internal, Side::Stage, "compressing", "a layer", reason)
+}
+
+/// Most bytes that one encoder holds besides its output buffers: zstd's window and tables at `level` 1 to 9, or a
+/// gzip member twice. Higher zstd levels take more; `zstd --ultra` levels are not offered.
+#[must_use]
+pub fn encoder_bytes_max(method: Method) -> u64 {
+    match method.compression {
+        Compression::Zstd if method.level <= 3 => 4 << 20,
+        Compression::Zstd if method.level <= 9 => 32 << 20,
+        Compression::Zstd => 96 << 20,
+        Compression::Gzip => 4 * MEMBER_BYTES as u64,
+        Compression::None => BUFFER_BYTES as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::stop::Stop;
+
+    fn sample() -> Vec<u8> {
+        let mut state = 7_u32;
+        (0..3_500_000_u32)
+            .map(|at| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if at % 4096 < 2048 { b'a' } else { (state >> 24) as u8 }
+            })
+            .collect()
+    }
+
+    fn compress(method: Method, threads: u32, input: &[u8], chunk: usize) -> Vec<u8> {
+        let memory = Memory::new(4 << 20, Stop::new());
+        let mut encoder = Encoder::new(method, threads, &memory).unwrap();
+        let mut blob = Vec::new();
+        for chunk in input.chunks(chunk) {
+            encoder
+                .write(&Bytes::copy_from_slice(chunk), &mut |bytes| {
+                    blob.extend_from_slice(&bytes);
+                    Ok(())
+                })
+                .unwrap();
+        }
+        encoder
+            .finish(&mut |bytes| {
+                blob.extend_from_slice(&bytes);
+                Ok(())
+            })
+            .unwrap();
+        blob
+    }
+
+    #[test]
+    fn any_chunking_gives_the_same_blob_and_it_reads_back() {
+        let input = sample();
+        for compression in [Compression::Zstd, Compression::Gzip, Compression::None] {
+            let method = Method::new(compression, None).unwrap();
+            let blob = compress(method, 1, &input, 1 << 20);
+            assert_eq!(blob, compress(method, 1, &input, 777), "{compression}");
+            let mut plain = Vec::new();
+            match compression {
+                Compression::Zstd => {
+                    let frames = zstd::zstd_safe::find_frame_compressed_size(&blob).unwrap();
+                    assert_eq!(frames, blob.len(), "one frame, to the last byte");
+                    zstd::Decoder::new(&blob[..]).unwrap().take(1 << 30).read_to_string(&mut String::new()).ok();
+                    plain = zstd::decode_all(&blob[..]).unwrap();
+                }
+                Compression::Gzip => plain = gunzip(&blob),
+                Compression::None => plain.clone_from(&blob),
+            }
+            assert!(plain == input, "{compression} reads back");
+        }
+    }
+
+    #[test]
+    fn zstd_threads_keep_one_frame_and_their_number_does_not_show() {
+        let (input, method) = (sample(), Method::new(Compression::Zstd, Some(3)).unwrap());
+        let blob = compress(method, 2, &input, 65_536);
+        assert_eq!(blob, compress(method, 3, &input, 65_536));
+        assert_eq!(zstd::zstd_safe::find_frame_compressed_size(&blob).unwrap(), blob.len());
+        assert!(zstd::decode_all(&blob[..]).unwrap() == input);
+    }
+
+    #[test]
+    fn an_empty_layer_is_still_a_frame() {
+        let method = Method::new(Compression::Zstd, None).unwrap();
+        assert_eq!(zstd::decode_all(&compress(method, 1, &[], 1)[..]).unwrap(), Vec::<u8>::new());
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        let error = Method::new(Compression::Zstd, Some(23)).unwrap_err().to_string();
+        assert!(error.contains("23") && error.contains("1 to 19"), "{error}");
+    }
+
+    fn gunzip(blob: &[u8]) -> Vec<u8> {
+        let mut child = std::process::Command::new("gzip")
+            .arg("-dc")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let blob = blob.to_vec();
+        let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &blob));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        output.stdout
+    }
+}

@@ -1,0 +1,330 @@
+//! Cutting one tar into layers, at entry borders that the content chooses.
+//!
+//! An entry's headers are read and its bytes passed on as slices of what came in. Where a layer ends is decided by a
+//! hash of the next entry's path, weighted with its size, between a least and a most size: a tree that changed in one
+//! place is cut the same way everywhere else, with no state kept. Every layer is a complete tar: the directories above
+//! its entries come first, two zero blocks end it, and no hard link in it points out of it.
+//!
+//! The input is untrusted: a name that would leave the root or delete something in another layer, a header that two
+//! readers could read differently, and a stream that ends early are errors, never a short image.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use super::header::BLOCK_BYTES;
+use crate::error::{Error, Result};
+use crate::exclude::Exclude;
+
+mod ancestors;
+pub(super) mod entry;
+mod path;
+pub(super) mod rule;
+
+use ancestors::{Directories, Held};
+use entry::{Pending, Read, Resolved};
+pub use rule::LayerSize;
+
+/// The two zero blocks that end a tar.
+static END_MARK: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
+
+/// What a cut is made with.
+#[derive(Debug, Clone, Default)]
+pub struct CutOptions {
+    /// Where layers may end.
+    pub layer_size: LayerSize,
+    /// Entries to leave out.
+    pub exclude: Exclude,
+    /// A stream of more bytes than this is refused; none by default.
+    pub tar_bytes_max: Option<u64>,
+    /// From this byte of the tar on, everything is one layer, which begins there.
+    pub whole_from: Option<u64>,
+    /// Folders that get layers of their own, as paths without a slash at either end.
+    pub own_layers: Vec<Vec<u8>>,
+}
+
+/// What comes out of a cut, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CutPiece {
+    /// A layer begins.
+    Begin,
+    /// The next bytes of the layer.
+    Bytes(Bytes),
+    /// The layer is complete.
+    End,
+}
+
+/// What a whole tar held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutSummary {
+    /// Entries that went into layers.
+    pub entries: u64,
+    /// Different directories among them.
+    pub directories: u64,
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+}
+
+/// Where pieces go.
+type Emit<'a> = &'a mut dyn FnMut(CutPiece) -> Result<()>;
+
+/// Takes tar bytes in chunks of any size and hands on layers.
+pub struct Cutter {
+    options: CutOptions,
+    state: State,
+    /// The entry whose headers are being read.
+    pending: Pending,
+    /// Header bytes of that entry that came in earlier chunks.
+    earlier: Vec<Bytes>,
+    layer: Option<OpenLayer>,
+    directories: Directories,
+    /// Bytes before the current chunk.
+    offset: u64,
+    entries: u64,
+}
+
+/// What the next bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Headers,
+    /// Content and padding of an entry.
+    Content { left: u64, keep: bool, name: Vec<u8> },
+    /// Zero blocks and nothing else; `seen` bytes of them came.
+    End { seen: u64 },
+}
+
+/// The layer that is being written.
+#[derive(Default)]
+struct OpenLayer {
+    /// Bytes of its entries, repeated ancestors not counted.
+    entry_bytes: u64,
+    held: Held,
+    /// Hashes of the paths that a hard link may point to.
+    files: HashSet<u64>,
+    /// Which of the folders with own layers it is for.
+    own: Option<usize>,
+}
+
+/// Positions in the chunk at hand: `..run` was handed on, `run..headers` is decided and waits, `headers..at` are headers
+/// of an entry that is not.
+#[derive(Default)]
+struct Cursor {
+    run: usize,
+    headers: usize,
+    at: usize,
+}
+
+impl Cutter {
+    /// A cutter at the start of a tar.
+    #[must_use]
+    pub fn new(options: CutOptions) -> Self {
+        Self {
+            options,
+            state: State::Headers,
+            pending: Pending::default(),
+            earlier: Vec::new(),
+            layer: None,
+            directories: Directories::default(),
+            offset: 0,
+            entries: 0,
+        }
+    }
+
+    /// Takes the next bytes of the tar.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Source`] with the entry's name where the tar can't become layers; what `emit` returns.
+    pub fn push(&mut self, chunk: &Bytes, emit: Emit) -> Result<()> {
+        let mut cursor = Cursor::default();
+        while cursor.at < chunk.len() {
+            let rest = &chunk[cursor.at..];
+            match &mut self.state {
+                State::Content { left, keep, .. } => {
+                    let now = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= now as u64;
+                    cursor.at += now;
+                    cursor.headers = cursor.at;
+                    if !*keep {
+                        cursor.run = cursor.at;
+                    }
+                    if *left == 0 {
+                        self.state = State::Headers;
+                    }
+                }
+                State::Headers => {
+                    let (now, read) = self.pending.read(rest).map_err(|refusal| self.refuse(&refusal, cursor.at))?;
+                    cursor.at += now;
+                    match read {
+                        Read::More => {}
+                        Read::Entry(entry) => self.entry(chunk, &mut cursor, &entry, emit)?,
+                        Read::ZeroBlock => {
+                            hand_on(chunk, cursor.run..cursor.headers, emit)?;
+                            self.earlier.clear();
+                            (cursor.run, cursor.headers) = (cursor.at, cursor.at);
+                            self.state = State::End { seen: BLOCK_BYTES as u64 };
+                        }
+                    }
+                }
+                State::End { seen } => {
+                    if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+                        let offset = self.offset + (cursor.at + at) as u64;
+                        let reason = "there is more after the archive's end mark; are these several archives in one file?";
+                        return Err(Error::source("reading the tar", format_args!("byte {offset}"), reason));
+                    }
+                    *seen += rest.len() as u64;
+                    cursor.at = chunk.len();
+                    (cursor.run, cursor.headers) = (cursor.at, cursor.at);
+                }
+            }
+        }
+        hand_on(chunk, cursor.run..cursor.headers, emit)?;
+        if cursor.headers < chunk.len() {
+            self.earlier.push(chunk.slice(cursor.headers..));
+        }
+        self.count(chunk.len() as u64)
+    }
+
+    /// The tar has ended; so does the last layer.
+    ///
+    /// # Errors
+    /// Where it ended before its end mark.
+    pub fn finish(mut self, emit: Emit) -> Result<CutSummary> {
+        let cut_off = |subject: String, reason: String| Err(Error::source("reading the tar", subject, format!("{reason}; it was cut off")));
+        match &self.state {
+            State::End { seen } if *seen >= END_MARK.len() as u64 => {}
+            State::Content { left, name, .. } => {
+                return cut_off(entry::quoted(name), format!("the stream ends {left} bytes before the entry does"));
+            }
+            _ => return cut_off(format!("byte {}", self.offset), "the stream ends before the archive's end mark".to_owned()),
+        }
+        self.open_layer(None, emit)?;
+        self.end_layer(emit)?;
+        Ok(CutSummary { entries: self.entries, directories: self.directories.len() as u64, tar_bytes: self.offset })
+    }
+
+    /// An entry's headers are complete: decide what becomes of it.
+    fn entry(&mut self, chunk: &Bytes, cursor: &mut Cursor, entry: &Resolved, emit: Emit) -> Result<()> {
+        let refuse = |reason: &str| self.refuse(&entry::Refusal::of(&entry.name, reason), cursor.at);
+        let skip = self.options.exclude.matches_within(&entry.path) || self.options.exclude.matches_within(entry::lenient(&entry.name));
+        let path = match &entry.hostile {
+            Some(_) if skip => &[][..],
+            Some(reason) => return Err(refuse(reason)),
+            None => &entry.path[..],
+        };
+        let content = padded(entry.size);
+        if skip {
+            hand_on(chunk, cursor.run..cursor.headers, emit)?;
+            self.earlier.clear();
+            (cursor.run, cursor.headers) = (cursor.at, cursor.at);
+        } else {
+            if entry.is_directory {
+                let here = std::iter::once(&chunk[cursor.headers..cursor.at]);
+                self.directories.insert(path, self.earlier.iter().map(|bytes| &bytes[..]).chain(here));
+            }
+            self.place(chunk, cursor, entry, emit)?;
+            self.entries += 1;
+        }
+        if content > 0 {
+            self.state = State::Content { left: content, keep: !skip, name: entry.name.clone() };
+        }
+        Ok(())
+    }
+
+    /// Puts the entry into the layer it belongs to, behind the ancestors it needs.
+    fn place(&mut self, chunk: &Bytes, cursor: &mut Cursor, entry: &Resolved, emit: Emit) -> Result<()> {
+        let own = self.options.own_layers.iter().position(|folder| path::is_within(&entry.path, folder));
+        let entry_bytes = entry.header_bytes + padded(entry.size);
+        let begins_at = self.offset + cursor.at as u64 - entry.header_bytes;
+        let ends = self.layer.as_ref().is_some_and(|layer| match self.options.whole_from {
+            Some(whole_from) if begins_at >= whole_from => begins_at == whole_from,
+            _ if own != layer.own => entry.link.is_none(),
+            _ => entry.link.is_none() && self.options.layer_size.ends_before(&entry.path, entry_bytes, layer.entry_bytes),
+        });
+        let mut interrupted = false;
+        if ends || self.layer.is_none() {
+            hand_on(chunk, cursor.run..cursor.headers, emit)?;
+            interrupted = true;
+            if ends {
+                self.end_layer(emit)?;
+            }
+            self.open_layer(own, emit)?;
+        }
+        let Some(layer) = self.layer.as_mut() else { return Ok(()) };
+        if let Some(target) = &entry.link {
+            if !layer.files.contains(&rule::hash(target)) {
+                return Err(self.unreachable_link(entry, target, cursor.at));
+            }
+        }
+        let missing = layer.held.missing(&entry.path);
+        let blocks: Vec<_> = missing.iter().filter_map(|path| self.directories.header_blocks(path)).collect();
+        if !blocks.is_empty() {
+            if !interrupted {
+                hand_on(chunk, cursor.run..cursor.headers, emit)?;
+                interrupted = true;
+            }
+            emit(CutPiece::Bytes(blocks.concat().into()))?;
+        }
+        if entry.is_directory {
+            layer.held.insert(&entry.path);
+        } else {
+            layer.files.insert(rule::hash(&entry.path));
+        }
+        layer.entry_bytes += entry_bytes;
+        if interrupted || !self.earlier.is_empty() {
+            for bytes in self.earlier.drain(..) {
+                emit(CutPiece::Bytes(bytes))?;
+            }
+            cursor.run = cursor.headers;
+        }
+        cursor.headers = cursor.at;
+        Ok(())
+    }
+
+    fn open_layer(&mut self, own: Option<usize>, emit: Emit) -> Result<()> {
+        if self.layer.is_none() {
+            self.layer = Some(OpenLayer { own, ..OpenLayer::default() });
+            emit(CutPiece::Begin)?;
+        }
+        Ok(())
+    }
+
+    fn end_layer(&mut self, emit: Emit) -> Result<()> {
+        self.layer = None;
+        emit(CutPiece::Bytes(Bytes::from_static(&END_MARK)))?;
+        emit(CutPiece::End)
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<()> {
+        self.offset += bytes;
+        match self.options.tar_bytes_max {
+            Some(most) if self.offset > most => {
+                let reason = format!("the tar has more than {most} bytes");
+                Err(Error::source("reading the tar", format_args!("byte {most}"), reason).hint("raise --max-size if that is right"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&self, refusal: &entry::Refusal, at: usize) -> Error {
+        refusal.error(self.offset + at as u64)
+    }
+
+    fn unreachable_link(&self, entry: &Resolved, target: &[u8], at: usize) -> Error {
+        let reason = format!(
+            "it is a link to {}, which is in an earlier layer or in none; a layer must not link into another",
+            entry::quoted(target)
+        );
+        self.refuse(&entry::Refusal::of(&entry.name, &reason), at).hint("leave --layer-size out, or freeze into one layer")
+    }
+}
+
+fn hand_on(chunk: &Bytes, range: std::ops::Range<usize>, emit: Emit) -> Result<()> {
+    if range.is_empty() { Ok(()) } else { emit(CutPiece::Bytes(chunk.slice(range))) }
+}
+
+pub(super) fn padded(size: u64) -> u64 {
+    size.saturating_add(BLOCK_BYTES as u64 - 1) & !(BLOCK_BYTES as u64 - 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! Reading one entry's headers: the extension headers in front of it, its own block, and what they say together.
+
+use super::path;
+use crate::error::Error;
+use crate::stage::header::{self, BLOCK_BYTES, Header, Kind, PaxRecords};
+
+/// Most bytes of extension headers (PAX records, long names) that one entry may have: xattrs of 64 KiB and a path of
+/// 64 KiB fit several times over.
+const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// The largest size that a header's octal field can hold: 8 GiB less one.
+const OCTAL_SIZE_MAX: u64 = 0o77_777_777_777;
+
+/// The headers of one entry, as far as they came.
+#[derive(Default)]
+pub(in crate::stage) struct Pending {
+    state: State,
+    /// A block, or an extension's content, that is not complete.
+    partial: Vec<u8>,
+    header_bytes: u64,
+    pax: Option<PaxRecords>,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    main: Option<Header>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum State {
+    #[default]
+    Block,
+    /// An extension's content, then its padding.
+    Extension { kind: Kind, content: usize, padding: usize },
+    /// An extension block of GNU's old sparse format.
+    SparseMap,
+}
+
+/// What a step of reading gave.
+pub(in crate::stage) enum Read {
+    /// The headers go on.
+    More,
+    /// A zero block stands where a header should.
+    ZeroBlock,
+    /// The headers are complete.
+    Entry(Resolved),
+}
+
+/// An entry as all its headers describe it.
+pub(in crate::stage) struct Resolved {
+    /// Its name as written.
+    pub(in crate::stage) name: Vec<u8>,
+    /// Where it goes, relative to the root; empty where the name is hostile.
+    pub(in crate::stage) path: Vec<u8>,
+    /// Why the name must not go into an image.
+    pub(in crate::stage) hostile: Option<&'static str>,
+    /// Content bytes.
+    pub(in crate::stage) size: u64,
+    /// Bytes of all its headers.
+    pub(in crate::stage) header_bytes: u64,
+    pub(in crate::stage) is_directory: bool,
+    /// For a hard link, the path that it is a link to.
+    pub(in crate::stage) link: Option<Vec<u8>>,
+}
+
+/// Why an entry, or something in an entry's place, can't go into a layer.
+pub(in crate::stage) struct Refusal {
+    name: Vec<u8>,
+    reason: String,
+}
+
+impl Refusal {
+    pub(in crate::stage) fn of(name: &[u8], reason: &str) -> Self {
+        Self { name: name.to_vec(), reason: reason.to_owned() }
+    }
+
+    pub(in crate::stage) fn error(&self, offset: u64) -> Error {
+        if self.name.is_empty() {
+            return Error::source("reading the tar", format_args!("byte {offset}"), &self.reason);
+        }
+        let name = quoted(&self.name);
+        Error::source("reading the tar", &name, &self.reason).hint(format!("leave it out with --exclude {}", hint_pattern(&self.name)))
+    }
+}
+
+/// A name for people: in quotes, control characters and bytes that are not UTF-8 escaped.
+pub(in crate::stage) fn quoted(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{text}'"),
+        _ => format!("'{}'", name.escape_ascii()),
+    }
+}
+
+fn hint_pattern(name: &[u8]) -> String {
+    quoted(lenient(name))
+}
+
+/// A name without `./` or `/` in front, for matching `--exclude` even where the name itself is refused.
+pub(in crate::stage) fn lenient(name: &[u8]) -> &[u8] {
+    let mut rest = name;
+    while let Some(shorter) = rest.strip_prefix(b"./").or_else(|| rest.strip_prefix(b"/")) {
+        rest = shorter;
+    }
+    rest.strip_suffix(b"/").unwrap_or(rest)
+}
+
+impl Pending {
+    /// Takes bytes from the front of `rest`: how many were taken, and what they completed.
+    pub(in crate::stage) fn read(&mut self, rest: &[u8]) -> Result<(usize, Read), Refusal> {
+        match self.state {
+            State::Extension { kind, content, padding } => {
+                let now = rest.len().min(content);
+                self.partial.extend_from_slice(&rest[..now]);
+                let dropped = if now == content { padding.min(rest.len() - now) } else { 0 };
+                self.state = State::Extension { kind, content: content - now, padding: padding - dropped };
+                if now == content && dropped == padding {
+                    self.state = State::Block;
+                    self.extension(kind)?;
+                }
+                Ok((now + dropped, Read::More))
+            }
+            State::Block | State::SparseMap => {
+                let now = rest.len().min(BLOCK_BYTES - self.partial.len());
+                let mut block = [0; BLOCK_BYTES];
+                if now == BLOCK_BYTES {
+                    block.copy_from_slice(&rest[..now]);
+                } else {
+                    self.partial.extend_from_slice(&rest[..now]);
+                    if self.partial.len() < BLOCK_BYTES {
+                        return Ok((now, Read::More));
+                    }
+                    block.copy_from_slice(&self.partial);
+                    self.partial.clear();
+                }
+                Ok((now, self.block(&block)?))
+            }
+        }
+    }
+
+    fn block(&mut self, block: &[u8; BLOCK_BYTES]) -> Result<Read, Refusal> {
+        if matches!(self.state, State::SparseMap) {
+            self.header_bytes += BLOCK_BYTES as u64;
+            // GNU tar manual, "Old GNU Format": byte 504 says whether one more follows.
+            return if block[504] == 0 { self.resolve() } else { self.bounded(Read::More) };
+        }
+        if block.iter().all(|byte| *byte == 0) {
+            return if self.header_bytes == 0 { Ok(Read::ZeroBlock) } else { Err(self.refusal("its headers end without an entry")) };
+        }
+        let header = header::parse(block).map_err(|malformed| self.refusal(&malformed.to_string()))?;
+        self.header_bytes += BLOCK_BYTES as u64;
+        match header.kind {
+            Kind::Pax | Kind::GlobalPax | Kind::LongName | Kind::LongLink => {
+                let size = header.size;
+                let padding = super::padded(size) - size;
+                self.header_bytes = self.header_bytes.saturating_add(super::padded(size));
+                self.bounded(())?;
+                let (Ok(content), Ok(padding)) = (usize::try_from(size), usize::try_from(padding)) else {
+                    return Err(self.refusal("its extension headers are too long"));
+                };
+                self.state = State::Extension { kind: header.kind, content, padding };
+                if content == 0 {
+                    self.state = State::Block;
+                    self.extension(header.kind)?;
+                }
+                Ok(Read::More)
+            }
+            _ => {
+                let extended = header.extended;
+                self.main = Some(header);
+                if extended {
+                    self.state = State::SparseMap;
+                    return Ok(Read::More);
+                }
+                self.resolve()
+            }
+        }
+    }
+
+    fn extension(&mut self, kind: Kind) -> Result<(), Refusal> {
+        let content = std::mem::take(&mut self.partial);
+        let twice = |slot_is_full: bool| if slot_is_full { Err(()) } else { Ok(()) };
+        let outcome = match kind {
+            Kind::LongName => twice(self.long_name.replace(until_nul(&content)).is_some()),
+            Kind::LongLink => twice(self.long_link.replace(until_nul(&content)).is_some()),
+            _ => {
+                let records = header::parse_pax(&content).map_err(|malformed| self.refusal(&malformed.to_string()))?;
+                if kind == Kind::GlobalPax {
+                    let harmless = header::only_comments(&content);
+                    return if harmless { Ok(()) } else { Err(self.refusal("a global PAX header changes all entries after it")) };
+                }
+                twice(self.pax.replace(records).is_some())
+            }
+        };
+        outcome.map_err(|()| self.refusal("two extension headers of one kind stand before one entry"))
+    }
+
+    /// Everything was read: what do the headers say together?
+    fn resolve(&mut self) -> Result<Read, Refusal> {
+        let whole = std::mem::take(self);
+        let Some(main) = &whole.main else { return Err(whole.refusal("it has no header")) };
+        let pax = whole.pax.as_ref();
+        let (pax_name, pax_link, pax_size) = pax.map_or((None, None, None), |pax| (pax.path.as_ref(), pax.link.as_ref(), pax.size));
+        let agreed = |first: Option<&Vec<u8>>, second: Option<&Vec<u8>>, own: &Vec<u8>| match (first, second) {
+            (Some(first), Some(second)) if first != second => Err(whole.refusal("PAX and GNU extension headers give different names")),
+            (first, second) => Ok(first.or(second).unwrap_or(own).clone()),
+        };
+        let name = agreed(pax_name, whole.long_name.as_ref(), &main.name)?;
+        let link = agreed(pax_link, whole.long_link.as_ref(), &main.link)?;
+        let refuse = |reason: &str| Err(Refusal::of(&name, reason));
+        let size = pax_size.unwrap_or(main.size);
+        let has_content = matches!(main.kind, Kind::File | Kind::OldSparse);
+        if size != main.size && (!has_content || (main.size != 0 && size <= OCTAL_SIZE_MAX)) {
+            return refuse(&format!("its header says {} bytes and its PAX record says {size}", main.size));
+        }
+        if size > i64::MAX as u64 {
+            return refuse("its size is out of all bounds");
+        }
+        let (path, hostile) = match path::normalise(&name) {
+            Ok(path) => (path, None),
+            Err(reason) => (Vec::new(), Some(reason)),
+        };
+        let is_directory = main.kind == Kind::Directory;
+        if path.is_empty() && hostile.is_none() && !is_directory {
+            return refuse("only a directory can be the root");
+        }
+        let link = match main.kind {
+            Kind::HardLink => match path::normalise(&link) {
+                Ok(target) => Some(target),
+                Err(reason) => return refuse(&format!("it is a link to {}: {reason}", quoted(&link))),
+            },
+            _ => None,
+        };
+        Ok(Read::Entry(Resolved { name, path, hostile, size, header_bytes: whole.header_bytes, is_directory, link }))
+    }
+
+    fn bounded<T>(&self, value: T) -> Result<T, Refusal> {
+        if self.header_bytes > EXTENSION_BYTES_MAX {
+            Err(self.refusal(&format!("it has more than {EXTENSION_BYTES_MAX} bytes of headers")))
+        } else {
+            Ok(value)
+        }
+    }
+
+    /// A refusal that names the entry as far as its name is known.
+    fn refusal(&self, reason: &str) -> Refusal {
+        let pax_name = self.pax.as_ref().and_then(|pax| pax.path.as_ref());
+        let main_name = self.main.as_ref().map(|main| &main.name);
+        let name = pax_name.or(self.long_name.as_ref()).or(main_name).cloned().unwrap_or_default();
+        Refusal { name, reason: reason.to_owned() }
+    }
+}
+
+fn until_nul(content: &[u8]) -> Vec<u8> {
+    content.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}

@@ -1,0 +1,238 @@
+//! Reading tar headers: ustar and PAX (POSIX.1-2017, `pax`), and GNU tar's extensions.
+//!
+//! Only what the cut has to know is read; the bytes themselves are passed on as they came. What two readers could
+//! understand differently is refused, since a layer must mean the same to everyone.
+
+/// A tar block.
+pub const BLOCK_BYTES: usize = 512;
+
+/// What a typeflag means for the cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file with content, contiguous files (`7`) included.
+    File,
+    /// A file of GNU's old sparse format: extension blocks may stand between header and content.
+    OldSparse,
+    /// One more name of a file that came before.
+    HardLink,
+    /// A directory.
+    Directory,
+    /// Symlink, device or FIFO: an entry without content.
+    Other,
+    /// PAX records for the next entry.
+    Pax,
+    /// PAX records for all entries that follow.
+    GlobalPax,
+    /// GNU: the next entry's name is in the content.
+    LongName,
+    /// GNU: the next entry's link target is in the content.
+    LongLink,
+}
+
+/// One header block, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Name, with ustar's prefix in front.
+    pub name: Vec<u8>,
+    /// Link target.
+    pub link: Vec<u8>,
+    /// Content bytes behind the header, without padding.
+    pub size: u64,
+    /// What the entry is.
+    pub kind: Kind,
+    /// GNU old sparse: an extension block follows.
+    pub extended: bool,
+}
+
+/// Why a block is no header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Malformed {
+    /// Checksum or a number field is broken.
+    Damaged(&'static str),
+    /// A typeflag nobody has to understand.
+    UnknownType(u8),
+    /// Two fields contradict each other.
+    Contradiction(&'static str),
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Damaged(what) => write!(f, "not a tar header ({what})"),
+            Self::UnknownType(flag) => write!(f, "unknown type '{}'", flag.escape_ascii()),
+            Self::Contradiction(what) => write!(f, "the header contradicts itself ({what})"),
+        }
+    }
+}
+
+/// Decodes one block.
+///
+/// # Errors
+/// [`Malformed`] where the block can't be trusted.
+pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
+    check_sum(block)?;
+    let kind = match block[156] {
+        b'0' | 0 | b'7' => Kind::File,
+        b'S' => Kind::OldSparse,
+        b'1' => Kind::HardLink,
+        b'5' => Kind::Directory,
+        b'2' | b'3' | b'4' | b'6' => Kind::Other,
+        b'x' => Kind::Pax,
+        b'g' => Kind::GlobalPax,
+        b'L' => Kind::LongName,
+        b'K' => Kind::LongLink,
+        flag => return Err(Malformed::UnknownType(flag)),
+    };
+    let size = number(&block[124..136]).ok_or(Malformed::Damaged("its size is no number"))?;
+    if matches!(kind, Kind::HardLink | Kind::Directory | Kind::Other) && size != 0 {
+        return Err(Malformed::Contradiction("an entry without content has a size"));
+    }
+    let posix = &block[257..263] == b"ustar\0";
+    let mut name = text(&block[..100]).to_vec();
+    if posix && block[345] != 0 {
+        name = [text(&block[345..500]), b"/", &name].concat();
+    }
+    // The pre-POSIX way to say directory: a plain file whose name ends in a slash.
+    let kind = if kind == Kind::File && size == 0 && name.ends_with(b"/") { Kind::Directory } else { kind };
+    Ok(Header { name, link: text(&block[157..257]).to_vec(), size, kind, extended: kind == Kind::OldSparse && block[482] != 0 })
+}
+
+fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), Malformed> {
+    let stated = number(&block[148..156]).ok_or(Malformed::Damaged("its checksum is no number"))?;
+    let blanked = || block[..148].iter().chain(b"        ").chain(&block[156..]);
+    let sum: u64 = blanked().map(|byte| u64::from(*byte)).sum();
+    // Historic tars summed signed bytes.
+    let signed: i64 = blanked().map(|byte| i64::from(*byte as i8)).sum();
+    if stated == sum || i64::try_from(stated) == Ok(signed) { Ok(()) } else { Err(Malformed::Damaged("its checksum is wrong")) }
+}
+
+fn text(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Octal with blanks and NUL around it, or base-256 (first bit set), not negative.
+fn number(field: &[u8]) -> Option<u64> {
+    if field[0] & 0x80 != 0 {
+        let first = u64::from(field[0] & 0x7f);
+        return field[1..].iter().try_fold(first, |value, byte| value.checked_mul(256)?.checked_add(u64::from(*byte)));
+    }
+    let digits = text(field).trim_ascii();
+    digits.iter().try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'7' => value.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// The PAX records that change where an entry goes or how long it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PaxRecords {
+    /// `path`, or `GNU.sparse.name`, which is the real name of a sparse entry.
+    pub path: Option<Vec<u8>>,
+    /// `linkpath`.
+    pub link: Option<Vec<u8>>,
+    /// `size`.
+    pub size: Option<u64>,
+}
+
+/// Decodes the content of a PAX header.
+///
+/// # Errors
+/// Where a record's length, form or number is broken, or a name holds a NUL.
+pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
+    let mut records = PaxRecords::default();
+    let mut sparse_name = None;
+    while !content.is_empty() {
+        let (key, value, rest) = pax_record(content).ok_or(Malformed::Damaged("a PAX record is broken"))?;
+        content = rest;
+        let named = || if value.contains(&0) { Err(Malformed::Damaged("a PAX name holds a NUL")) } else { Ok(Some(value.to_vec())) };
+        match key {
+            b"path" => records.path = named()?,
+            b"linkpath" => records.link = named()?,
+            b"GNU.sparse.name" => sparse_name = named()?,
+            b"size" => {
+                let size = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+                records.size = Some(size.and_then(|text| text.parse().ok()).ok_or(Malformed::Damaged("a PAX size is no number"))?);
+            }
+            _ => {}
+        }
+    }
+    records.path = sparse_name.or(records.path);
+    Ok(records)
+}
+
+/// Whether PAX records say nothing about entries (`git archive` writes the commit as such a comment).
+#[must_use]
+pub fn only_comments(mut content: &[u8]) -> bool {
+    while let Some((key, _, rest)) = pax_record(content) {
+        if key != b"comment" {
+            return false;
+        }
+        content = rest;
+    }
+    content.is_empty()
+}
+
+/// `<length> <key>=<value>\n`, the length counting all of it.
+fn pax_record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let blank = content.iter().take(20).position(|byte| *byte == b' ')?;
+    let digits = std::str::from_utf8(&content[..blank]).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let length: usize = digits.parse().ok()?;
+    let (record, rest) = content.split_at_checked(length)?;
+    let body = record.get(blank + 1..)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|byte| *byte == b'=')?;
+    Some((&body[..equals], &body[equals + 1..], rest))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A header block with a right checksum.
+    pub(crate) fn block(name: &[u8], flag: u8, size: u64) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        block[..name.len()].copy_from_slice(name);
+        block[100..108].copy_from_slice(b"0000755\0");
+        block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+        block[156] = flag;
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        seal(&mut block);
+        block
+    }
+
+    pub(crate) fn seal(block: &mut [u8; BLOCK_BYTES]) {
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    #[test]
+    fn numbers_are_octal_or_base_256() {
+        assert_eq!(number(b"00000000017\0"), Some(15));
+        assert_eq!(number(b"     17 \0\0\0\0"), Some(15));
+        assert_eq!(number(b"\x80\0\0\0\0\0\0\x02\0\0\0\0"), Some(1 << 33));
+        assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), None, "negative");
+        assert_eq!(number(b"12x\0"), None);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_no_header() {
+        let mut block = block(b"a", b'0', 5);
+        assert_eq!(parse(&block).unwrap().size, 5);
+        block[0] = b'b';
+        assert!(matches!(parse(&block), Err(Malformed::Damaged(_))));
+    }
+
+    #[test]
+    fn a_directory_with_content_contradicts_itself() {
+        assert!(matches!(parse(&block(b"a/", b'5', 512)), Err(Malformed::Contradiction(_))));
+    }
+
+    #[test]
+    fn pax_records_are_read_by_their_lengths() {
+        let records = parse_pax(b"13 path=a\nb=\n9 size=7\n15 linkpath=xx\n21 SCHILY.xattr.u=\0\n\n").unwrap();
+        assert_eq!(records, PaxRecords { path: Some(b"a\nb=".to_vec()), link: Some(b"xx".to_vec()), size: Some(7) });
+        for broken in [&b"5 a=b"[..], b"99 a=b\n", b"6 ab\n\n", b"x a=b\n", b"9 size=-\n", b"11 path=a\0b\n", b"0 "] {
+            assert!(parse_pax(broken).is_err(), "{}", broken.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Pure transformations: no I/O, no clock, no async, and the same result for any chunking of the input.
+
+pub mod compress;
+pub mod cut;
+pub mod digest;
+pub mod header;
+pub mod scan;
