@@ -2,12 +2,17 @@
 pub mod budget;
 pub mod error;
 pub mod exclude;
+pub mod freeze;
 pub mod gather;
+pub mod image;
 pub mod known;
 pub mod memory;
 pub mod oci;
 mod pack;
+mod pipeline;
+pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod scratch;
 pub mod sink;
 pub mod source;

@@ -1,1 +1,56 @@
-fn main(){}
+//! The `smolfreeze` command: arguments to a plan, progress to a terminal, errors to exit codes. Only here is printed.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use clap::Parser as _;
+use smolfreeze::error::Kind;
+use smolfreeze::stop::Stop;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod bars;
+mod cli;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("starting the runtime failed: {error}"), 1),
+    };
+    let stop = Stop::new();
+    let code = runtime.block_on(async {
+        let signal_code = watch_signals(&stop);
+        match cli::run(arguments, stop).await {
+            Ok(code) => code,
+            Err(error) => {
+                let by_signal = signal_code.get().filter(|_| error.kind() == Kind::Interrupted);
+                complain(&error.to_string(), by_signal.copied().unwrap_or(error.kind().exit_code()))
+            }
+        }
+    });
+    // A thread may still wait for a pipe that nobody writes to; it must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+/// Throws `stop` on the first Ctrl-C, SIGTERM or SIGHUP, and keeps the exit code that a shell expects of that signal.
+fn watch_signals(stop: &Stop) -> Arc<OnceLock<u8>> {
+    let code = Arc::new(OnceLock::new());
+    for (kind, exit_code) in [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143), (SignalKind::hangup(), 129)] {
+        let (stop, code) = (stop.clone(), Arc::clone(&code));
+        if let Ok(mut signal) = signal(kind) {
+            tokio::spawn(async move {
+                signal.recv().await;
+                let _ = code.set(exit_code);
+                stop.interrupt();
+            });
+        }
+    }
+    code
+}
+
+fn complain(text: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "smolfreeze: {text}");
+    ExitCode::from(code)
+}

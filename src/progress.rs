@@ -165,6 +165,15 @@ impl Meter {
         result
     }
 
+    /// Runs `work`, which counts its own waiting, and counts the rest of its time as busy.
+    pub fn busy_but_waiting<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (began, waited_before) = (Instant::now(), self.waiting_nanos.load(Ordering::Relaxed));
+        let result = work();
+        let waited = Duration::from_nanos(self.waiting_nanos.load(Ordering::Relaxed) - waited_before);
+        self.was_busy(began.elapsed().saturating_sub(waited));
+        result
+    }
+
     /// Counts busy time that was measured elsewhere.
     pub fn was_busy(&self, time: Duration) {
         self.busy_nanos.fetch_add(nanos(time), Ordering::Relaxed);

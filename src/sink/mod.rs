@@ -3,10 +3,15 @@
 //! Nothing a reader could mistake for an image exists before [`commit`](registry::RegistrySink::commit): the tag or the
 //! index entry is the last thing written.
 
+pub mod layout;
 pub mod registry;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::error::Result;
+use crate::gather::{Layer, LiveLayer};
 use crate::oci::{Descriptor, Digest};
 
 /// What became of a layer at a sink.
@@ -19,6 +24,17 @@ pub enum Put {
         /// Body bytes of all requests.
         bytes_sent: u64,
     },
+}
+
+impl Put {
+    /// Body bytes that went over the wire.
+    #[must_use]
+    pub fn bytes_sent(self) -> u64 {
+        match self {
+            Self::Present => 0,
+            Self::Sent { bytes_sent } => bytes_sent,
+        }
+    }
 }
 
 /// A finished image: all but the layers themselves.
@@ -37,4 +53,70 @@ pub struct Committed {
     pub name: String,
     /// The manifest's digest.
     pub digest: Digest,
+}
+
+/// One destination of a freeze.
+pub enum Sink {
+    /// An OCI image layout folder.
+    Layout(layout::LayoutSink),
+}
+
+impl Sink {
+    /// The name under which the image will be found.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Layout(layout) => layout.name(),
+        }
+    }
+
+    /// Whether the sink has this blob.
+    ///
+    /// # Errors
+    /// When the sink does not answer.
+    pub async fn has(&self, blob: &Descriptor) -> Result<bool> {
+        match self {
+            Self::Layout(layout) => Ok(layout.has(blob)),
+        }
+    }
+
+    /// Sends a complete layer; several may be under way at once.
+    ///
+    /// # Errors
+    /// When the sink does not take it, however often it was tried.
+    pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
+        match self {
+            Self::Layout(layout) => layout.put(layer).await,
+        }
+    }
+
+    /// Sends a layer that is still being made.
+    ///
+    /// # Errors
+    /// As [`Sink::put`]; there is no second try once the sink lost what it had.
+    pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
+        match self {
+            Self::Layout(layout) => layout.put_live(layer).await,
+        }
+    }
+
+    /// Writes config, manifest and, last, the name: the image exists from then on.
+    ///
+    /// # Errors
+    /// When the sink does not take them.
+    pub async fn commit(&self, image: &Image) -> Result<Committed> {
+        match self {
+            Self::Layout(layout) => layout.commit(image).await,
+        }
+    }
+
+    /// Takes back what an unfinished freeze left at the sink.
+    ///
+    /// # Errors
+    /// When something could not be taken back.
+    pub async fn abort(&self) -> Result<()> {
+        match self {
+            Self::Layout(layout) => layout.abort(),
+        }
+    }
 }

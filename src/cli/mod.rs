@@ -1,0 +1,88 @@
+//! The command line: one file a command.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use smolfreeze::error::{Error, Kind, Result, Side};
+use smolfreeze::stop::Stop;
+
+mod freeze;
+mod inspect;
+mod verify;
+
+/// Freezes a root filesystem into an OCI image, in one bounded pass.
+///
+/// Exit codes: 0 done; 1 a bug; 2 a wrong argument; 3 the source can't be read or must not become an image; 4 a
+/// destination can't take the image; 5 a registry refused the credentials; 6 verify found a fault; 129, 130 and 143
+/// ended by SIGHUP, SIGINT and SIGTERM. Whatever ends a freeze, no destination is left with half an image.
+#[derive(Parser)]
+#[command(name = "smolfreeze", version, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Freeze(Box<freeze::Freeze>),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    /// Print shell completions.
+    Completions {
+        /// The shell to complete in.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// How to reach a registry.
+#[derive(clap::Args, Clone)]
+struct RegistryArguments {
+    /// Trust the certificates in this PEM file, besides the system's.
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+    /// Speak plain http; without this it is only spoken to loopback addresses.
+    #[arg(long)]
+    plain_http: bool,
+}
+
+/// Runs one command.
+pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
+    match arguments.command {
+        Command::Freeze(freeze) => freeze.run(stop).await,
+        Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
+        Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(Arguments::command()).render(&mut page);
+            rendered.map_err(|error| Error::new(Kind::Internal, Side::Plan, "rendering the manual page", "smolfreeze(1)", error))?;
+            print(&String::from_utf8_lossy(&page))
+        }
+    }
+}
+
+async fn until_stopped(command: impl Future<Output = Result<ExitCode>>, stop: &Stop) -> Result<ExitCode> {
+    tokio::select! {
+        done = command => done,
+        () = stop.stopped() => Err(Error::new(Kind::Interrupted, Side::Plan, "the command", "on request", "interrupted")),
+    }
+}
+
+/// Prints to standard output; a reader that hung up (`| head`) is no error.
+fn print(text: &str) -> Result<ExitCode> {
+    let text = text.trim_end();
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Sink, Side::Plan, "printing", "standard output", &error).because(error))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

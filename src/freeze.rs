@@ -1,0 +1,113 @@
+//! The story: a [`Plan`] becomes a [`Snapshot`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::image::{self, ImageLayer};
+use crate::known::KnownStore;
+use crate::pipeline::{self, Flowed, Line};
+use crate::plan::{OutputSpec, Plan};
+use crate::progress::{Meters, Observer};
+use crate::report::Snapshot;
+use crate::scratch::Scratch;
+use crate::sink::layout::LayoutSink;
+use crate::sink::{Committed, Sink};
+use crate::stop::Stop;
+
+/// Carries out a plan: streams the source once, packs and sends its layers, and names the image at every output.
+///
+/// Throwing `stop` ends it early. However it ends, but for success, no output has a new image, and what was sent or
+/// written is taken back.
+///
+/// # Errors
+/// The first cause of whatever went wrong; failed clean-ups are attached to it.
+pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
+    let began = Instant::now();
+    let meters = Arc::new(Meters::default());
+    let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);
+    if let Some(tar_bytes) = plan.survey.tar_bytes {
+        observer.expected(tar_bytes);
+    }
+    let sinks = Arc::new(open_sinks(&plan, &meters, &observer, &stop).await?);
+    let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
+    let (options, method, budget) = (plan.options, plan.method, plan.budget);
+    let line = Line {
+        stream: plan.stream,
+        cut: plan.cut,
+        method,
+        budget,
+        scratch: Arc::clone(&scratch),
+        known,
+        sinks: Arc::clone(&sinks),
+        meters: Arc::clone(&meters),
+        observer,
+        stop: stop.clone(),
+    };
+    let frozen = async {
+        let flowed = pipeline::run(line).await?;
+        let layers: Vec<_> = flowed.layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id, descriptor: layer.descriptor.clone() }).collect();
+        let image = image::build(&options.image, &layers)?;
+        let committed = tokio::select! {
+            committed = commit_all(&sinks, &image) => committed?,
+            () = stop.stopped() => return Err(stop.take_cause().unwrap_or_else(Error::interrupted)),
+        };
+        Ok::<(Flowed, Vec<Committed>), Error>((flowed, committed))
+    };
+    match frozen.await {
+        Ok((flowed, committed)) => Ok(Snapshot::new(&options, budget, flowed, committed)
+            .took(began.elapsed(), &meters)
+            .used_scratch(scratch.bytes_peak())),
+        Err(error) => Err(abort_all(&sinks, error).await),
+    }
+}
+
+async fn open_sinks(plan: &Plan, meters: &Arc<Meters>, observer: &Arc<dyn Observer>, stop: &Stop) -> Result<Vec<Sink>> {
+    let mut sinks = Vec::new();
+    for output in &plan.options.outputs {
+        let opened = tokio::select! {
+            opened = open_sink(plan, output, meters, observer) => opened,
+            () = stop.stopped() => Err(Error::interrupted()),
+        };
+        match opened {
+            Ok(sink) => sinks.push(sink),
+            Err(error) => return Err(abort_all(&sinks, error).await),
+        }
+    }
+    Ok(sinks)
+}
+
+async fn open_sink(plan: &Plan, output: &OutputSpec, meters: &Arc<Meters>, observer: &Arc<dyn Observer>) -> Result<Sink> {
+    match output {
+        OutputSpec::Layout { folder, tag } => Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(observer))?)),
+        OutputSpec::Registry(reference) => {
+            let _ = (plan, meters);
+            Err(Error::usage("reading --to", format_args!("'{reference}'"), "registries come next"))
+        }
+    }
+}
+
+/// One after the other: if the second refuses the image, the first is the only one to have it, and the error says so.
+async fn commit_all(sinks: &[Sink], image: &crate::sink::Image) -> Result<Vec<Committed>> {
+    let mut committed: Vec<Committed> = Vec::new();
+    for sink in sinks {
+        match sink.commit(image).await {
+            Ok(done) => committed.push(done),
+            Err(error) if committed.is_empty() => return Err(error),
+            Err(error) => {
+                let names: Vec<_> = committed.iter().map(|done| done.name.as_str()).collect();
+                return Err(error.hint(format!("the image is complete at {}", names.join(", "))));
+            }
+        }
+    }
+    Ok(committed)
+}
+
+async fn abort_all(sinks: &[Sink], mut error: Error) -> Error {
+    for sink in sinks {
+        if let Err(cleanup) = sink.abort().await {
+            error = error.attach(cleanup);
+        }
+    }
+    error
+}
