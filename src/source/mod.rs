@@ -3,6 +3,8 @@
 //! A source is surveyed first (how large is it), and then streamed, on a thread of its own, into an [`Outlet`].
 //! Entries with several links come last and group by group, so that no layer has a link into another.
 
+pub mod directory;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
