@@ -4,6 +4,7 @@
 //! Entries with several links come last and group by group, so that no layer has a link into another.
 
 pub mod archive;
+pub mod directory;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,0 +1,107 @@
+//! What the walker asks the readers to do: each job fills one buffer with the next stretch of the stream.
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::io::Errno;
+
+use super::meta::Meta;
+use crate::error::Result;
+use crate::memory::Buffer;
+use crate::progress::NoticeKind;
+
+/// Something to tell about the entry at a path.
+pub(super) type Noticed = (NoticeKind, Vec<u8>);
+
+/// One stretch of the stream, to be written by a reader.
+pub(super) struct Job {
+    pub(super) buffer: Buffer,
+    /// Finished headers, and the paths of [`File`]s.
+    pub(super) text: Vec<u8>,
+    pub(super) steps: Vec<Step>,
+    pub(super) notices: Vec<Noticed>,
+    pub(super) done: Sender<Result<Done>>,
+}
+
+/// A stretch that was written.
+pub(super) struct Done {
+    pub(super) buffer: Buffer,
+    pub(super) notices: Vec<Noticed>,
+}
+
+/// The stretches in the order of the stream.
+pub(super) enum Slot {
+    /// One that a reader writes.
+    Job(Receiver<Result<Done>>),
+    /// So many zeros; a hole needs no buffer.
+    Zeros(u64),
+}
+
+/// A part of a job.
+pub(super) enum Step {
+    /// A header that the walker wrote, in the job's text.
+    Header(Range<usize>),
+    /// A small file: its header, its content, its padding.
+    File(File),
+    /// A stretch of a larger file's content.
+    Segment { file: Arc<Split>, offset: u64, bytes: usize },
+    /// Padding, or a small hole.
+    Zeros(usize),
+}
+
+/// A small file that a reader opens.
+pub(super) struct File {
+    pub(super) folder: Arc<OwnedFd>,
+    /// Where its path is in the job's text; the name is the end of it.
+    pub(super) path: Range<usize>,
+    pub(super) meta: Meta,
+}
+
+/// A file that is read in several stretches, perhaps by several readers.
+pub(super) struct Split {
+    pub(super) open: OwnedFd,
+    pub(super) path: Vec<u8>,
+    meta: Meta,
+    unfinished: AtomicUsize,
+    is_short: AtomicBool,
+}
+
+impl Split {
+    /// A file that the walker has opened and is about to divide.
+    pub(super) fn new(open: OwnedFd, path: &[u8], meta: Meta) -> Self {
+        Self { open, path: path.to_vec(), meta, unfinished: AtomicUsize::new(1), is_short: AtomicBool::new(false) }
+    }
+
+    /// One more stretch will be read.
+    pub(super) fn expect_one_more(&self) {
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The file ended within a stretch.
+    pub(super) fn ended_early(&self) {
+        self.is_short.store(true, Ordering::Relaxed);
+    }
+
+    /// A stretch, or the dividing, is finished. Whoever finishes last says what happened to the file meanwhile.
+    pub(super) fn finish_one(&self) -> Result<Option<NoticeKind>, Errno> {
+        if self.unfinished.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(None);
+        }
+        let later = Meta::of_open(&self.open)?;
+        Ok(verdict(&self.meta, &later, self.is_short.load(Ordering::Relaxed)))
+    }
+}
+
+/// What happened to a file between its header and the end of its content.
+pub(super) fn verdict(header: &Meta, later: &Meta, is_short: bool) -> Option<NoticeKind> {
+    if is_short || later.size_bytes < header.size_bytes {
+        Some(NoticeKind::Shrank)
+    } else if later.size_bytes > header.size_bytes {
+        Some(NoticeKind::Grew)
+    } else {
+        (!header.is_settled(later)).then_some(NoticeKind::Changed)
+    }
+}

@@ -1,0 +1,201 @@
+//! A folder of this host as one tar stream.
+//!
+//! One thread walks, in a fixed order, and makes jobs; a few readers carry them out; the calling thread sends what they
+//! made, in the order of the walk. All three are coupled by bounded channels and by the memory, whose buffers the walker
+//! takes in the order of the stream.
+//!
+//! ```text
+//! walk ▸ plan ──jobs──▶ read, read, … ──┐
+//!          └───────────slots──────────▶ send, in order ▸ outlet
+//! ```
+//!
+//! The stream: PAX, numeric owners, paths as `./a/b`, folders before what is in them, names sorted bytewise, files with
+//! several links at the end. A folder that rests gives the same bytes every time.
+
+mod header;
+mod job;
+mod links;
+mod meta;
+mod names;
+mod plan;
+mod read;
+mod rules;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod xattrs;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use self::job::{Done, Slot};
+use self::meta::Meta;
+use self::plan::{Edges, Planner};
+use self::rules::Rules;
+use crate::error::{Error, Kind, Result, Side};
+use crate::progress::Notices;
+use crate::source::{Outlet, Selection, Survey};
+use crate::stop::Stop;
+
+/// Reading is mostly copying out of the page cache, but a disk wants more than one request.
+const READERS_MIN: usize = 2;
+
+/// Jobs under way, waiting ones included, for each reader. Each holds a buffer.
+const JOBS_A_READER: usize = 4;
+
+/// Folders and files that all jobs under way may keep open; a process has 1,024 descriptors unless it asks for more.
+const OPEN_MAX: usize = 256;
+
+/// What holes and the end of the tar are made of.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// A folder that can be surveyed, and then streamed.
+pub struct Directory {
+    root: OwnedFd,
+    rules: Rules,
+    #[cfg(test)]
+    seam: Option<tests::Seam>,
+}
+
+/// Moments at which a test may change the folder.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// An entry was looked at.
+    Looked,
+    /// A file that will be divided was opened.
+    Opened,
+}
+
+impl Directory {
+    /// Opens the folder at `path`, of which `selection` is wanted. `path` itself may be a link to it.
+    ///
+    /// # Errors
+    /// [`Kind::Source`] if there is no such folder, or it can't be read.
+    pub fn open(path: &Path, selection: &Selection) -> Result<Self> {
+        let failed = |error: Errno| {
+            let reason = match error {
+                Errno::NOENT => "there is no such folder".to_owned(),
+                Errno::NOTDIR => "it is not a folder".to_owned(),
+                other => std::io::Error::from(other).to_string(),
+            };
+            Error::source("opening the folder", format!("'{}'", path.display()), reason).because(error)
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        let meta = Meta::of_open(&root).map_err(failed)?;
+        let rules = Rules::new(selection, &meta, rules::is_root_filesystem(path, &meta));
+        Ok(Self {
+            root,
+            rules,
+            #[cfg(test)]
+            seam: None,
+        })
+    }
+
+    /// Adds up what [`Self::stream`] will give, about, without reading a file.
+    ///
+    /// # Errors
+    /// A folder that can't be read, or the stop.
+    pub fn survey(&self, stop: &Stop) -> Result<Survey> {
+        survey::survey(self, stop)
+    }
+
+    /// Sends the whole tar into `outlet`. Blocks the calling thread as long as that takes; all threads that it starts
+    /// have ended when it returns.
+    ///
+    /// # Errors
+    /// An entry that is there and can't be read, a hang-up, the stop. Throws `stop` itself when it fails, so that none
+    /// of its threads waits for memory that nobody gives back.
+    pub fn stream(self, mut outlet: Outlet, stop: &Stop) -> Result<Notices> {
+        let readers = thread::available_parallelism().map_or(READERS_MIN, usize::from).max(READERS_MIN);
+        let jobs_max = readers * JOBS_A_READER;
+        let (jobs, jobs_out) = bounded(jobs_max);
+        let (slots, slots_out) = bounded(jobs_max);
+        let open_a_job_max = (OPEN_MAX / jobs_max).max(1);
+        let edges = Edges { jobs, slots, memory: outlet.memory(), open_a_job_max };
+        let planner = Planner::new(&self, edges);
+        thread::scope(|scope| {
+            let mut threads = vec![scope.spawn(|| planner.run(stop))];
+            for _ in 0..readers {
+                let jobs = jobs_out.clone();
+                threads.push(scope.spawn(move || {
+                    read::run(&jobs, stop);
+                    Ok(())
+                }));
+            }
+            drop(jobs_out);
+            let mut result = send_in_order(&mut outlet, slots_out, stop);
+            if result.is_err() {
+                stop.stop(Error::hung_up("the folder's stream"));
+            }
+            for thread in threads {
+                let ended = thread.join().unwrap_or_else(|_| Err(panicked()));
+                result = match (result, ended) {
+                    (Err(earlier), Err(later)) => Err(Error::first_cause(earlier, later)),
+                    (Ok(()), ended) => ended,
+                    (failed, Ok(())) => failed,
+                };
+            }
+            result
+        })
+        .inspect_err(|_| stop.stop(Error::hung_up("the folder's stream")))?;
+        outlet.send(Bytes::from_static(&ZEROS[..2 * header::BLOCK_BYTES]))?;
+        outlet.end()
+    }
+
+    #[cfg(test)]
+    fn at(&self, moment: Moment, path: &[u8]) {
+        if let Some(seam) = &self.seam {
+            seam(moment, path);
+        }
+    }
+}
+
+fn send_in_order(outlet: &mut Outlet, slots: Receiver<Slot>, stop: &Stop) -> Result<()> {
+    for slot in slots {
+        match slot {
+            Slot::Zeros(bytes) => send_zeros(outlet, bytes, stop)?,
+            Slot::Job(slot) => {
+                let Ok(done) = slot.recv() else {
+                    stop.check()?;
+                    return Err(panicked());
+                };
+                let Done { buffer, notices } = done?;
+                for (kind, path) in notices {
+                    outlet.notice(kind, &path);
+                }
+                outlet.send(buffer.freeze())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn send_zeros(outlet: &mut Outlet, bytes: u64, stop: &Stop) -> Result<()> {
+    let mut left = bytes;
+    while left > 0 {
+        stop.check()?;
+        let part = usize::try_from(left).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        outlet.send(Bytes::from_static(&ZEROS[..part]))?;
+        left -= part as u64;
+    }
+    Ok(())
+}
+
+fn unreadable(operation: &str, path: &[u8], error: Errno) -> Error {
+    let path = String::from_utf8_lossy(path);
+    let failed = Error::source(operation, format!("'./{path}'"), std::io::Error::from(error)).because(error);
+    if path.is_empty() { failed } else { failed.hint(format!("leave it out with --exclude '/{path}'")) }
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Internal, Side::Source, "reading a folder", "a thread", "it panicked")
+}

@@ -1,0 +1,350 @@
+//! The walker's side: turns the walk into jobs, in the order of the stream.
+//!
+//! A job's buffer is taken when the job begins, so buffers are taken in the order in which they will be sent; a reader
+//! never waits for one. Files of [`SPLIT_BYTES`] and more are opened here and divided where a buffer is full.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
+use super::job::{File, Job, Slot, Split, Step};
+use super::links::Links;
+use super::meta::{self, Id, Kind, Meta};
+use super::walk::{Seen, Walk, step_into};
+use super::xattrs::Xattrs;
+use super::{Directory, unreadable};
+use crate::error::{Error, Result};
+use crate::memory::{BUFFER_BYTES, Buffer, Memory};
+use crate::progress::NoticeKind;
+use crate::stop::Stop;
+
+/// Smaller files are opened by the readers and never divided.
+const SPLIT_BYTES: u64 = 128 << 10;
+
+/// So much of a buffer is planned; the rest is for attributes, which only the reader knows.
+const PLANNED_BYTES: usize = BUFFER_BYTES - (16 << 10);
+
+/// What a small file's header takes without its path and attributes: the header, and a block and a header of records.
+const HEADER_BYTES: usize = 3 * BLOCK_BYTES;
+
+/// A shorter hole is read like data.
+const HOLE_BYTES_MIN: u64 = 64 << 10;
+
+/// Where jobs go, and what they are made of.
+pub(super) struct Edges {
+    pub(super) jobs: Sender<Job>,
+    pub(super) slots: Sender<Slot>,
+    pub(super) memory: Memory,
+    /// Folders and files that one job may keep open.
+    pub(super) open_a_job_max: usize,
+}
+
+/// The walker.
+pub(super) struct Planner<'a> {
+    directory: &'a Directory,
+    edges: Edges,
+    job: Option<Draft>,
+    headers: Writer,
+    header: Vec<u8>,
+    xattrs: Xattrs,
+    links: Links,
+}
+
+/// The job that is being made.
+struct Draft {
+    buffer: Buffer,
+    text: Vec<u8>,
+    steps: Vec<Step>,
+    notices: Vec<super::job::Noticed>,
+    planned_bytes: usize,
+    open: usize,
+    last_folder: Option<Arc<OwnedFd>>,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(directory: &'a Directory, edges: Edges) -> Self {
+        Self {
+            directory,
+            edges,
+            job: None,
+            headers: Writer::default(),
+            header: Vec::new(),
+            xattrs: Xattrs::default(),
+            links: Links::default(),
+        }
+    }
+
+    /// Makes all jobs; blocks while too many are under way, or no buffer is free.
+    ///
+    /// # Errors
+    /// An entry that is there and can't be read, a hang-up, the stop.
+    pub(super) fn run(mut self, stop: &Stop) -> Result<()> {
+        let mut walk = Walk::new(self.directory, stop);
+        while let Some(seen) = walk.next()? {
+            self.place(walk.path(), seen)?;
+        }
+        drop(walk);
+        self.place_links(stop)?;
+        self.submit()
+    }
+
+    fn place(&mut self, path: &[u8], seen: Seen) -> Result<()> {
+        match seen {
+            Seen::LeftOut(kind) => self.notice(kind, path),
+            Seen::MountedFile { meta } => {
+                self.notice(NoticeKind::Mount, path)?;
+                self.xattrs.clear();
+                self.place_header(path, &meta, Target::Nowhere)
+            }
+            Seen::Folder { meta, open, is_mount } => {
+                if is_mount {
+                    self.notice(NoticeKind::Mount, path)?;
+                }
+                self.xattrs.clear();
+                if let Some(open) = open {
+                    let read = self.xattrs.read_open(open.as_fd());
+                    read.map_err(|error| unreadable("reading a folder's attributes", path, error))?;
+                }
+                self.place_header(path, &meta, Target::Nowhere)
+            }
+            Seen::Entry { meta, .. } if meta.links > 1 => {
+                self.links.add(meta.id, path);
+                Ok(())
+            }
+            Seen::Entry { folder, meta } if meta.kind == Kind::Regular && meta.size_bytes < SPLIT_BYTES => {
+                self.place_small(path, folder, meta)
+            }
+            Seen::Entry { folder, meta } => self.place_now(path, &folder, &meta).map(|_| ()),
+        }
+    }
+
+    fn place_small(&mut self, path: &[u8], folder: Arc<OwnedFd>, meta: Meta) -> Result<()> {
+        // Below SPLIT_BYTES, so it fits.
+        let content_bytes = usize::try_from(meta.size_bytes).unwrap_or(0) + padding(meta.size_bytes);
+        let draft = self.draft(content_bytes + HEADER_BYTES + path.len())?;
+        let from = draft.text.len();
+        draft.text.extend_from_slice(path);
+        let is_new = !draft.last_folder.as_ref().is_some_and(|last| Arc::ptr_eq(last, &folder));
+        if is_new {
+            draft.last_folder = Some(Arc::clone(&folder));
+        }
+        draft.steps.push(Step::File(File { folder, path: from..draft.text.len(), meta }));
+        if is_new { self.keeps_one_open() } else { Ok(()) }
+    }
+
+    /// Places an entry whose header is written here. Returns which file it was, unless that is gone.
+    fn place_now(&mut self, path: &[u8], folder: &OwnedFd, meta: &Meta) -> Result<Option<Id>> {
+        let name = last_name(path);
+        let placed = match meta.kind {
+            Kind::Regular => return self.place_split(path, folder),
+            Kind::Directory | Kind::Socket => Err(Errno::NOENT),
+            Kind::Symlink => rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes),
+            Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => Ok(Vec::new()),
+        };
+        let text = match placed {
+            Ok(text) => text,
+            Err(error) if meta::is_gone(error) || error == Errno::INVAL => return self.vanished(path),
+            Err(error) => return Err(unreadable("reading a link", path, error)),
+        };
+        let read = self.xattrs.read_entry(folder, name);
+        read.map_err(|error| unreadable("reading an entry's attributes", path, error))?;
+        let target = if meta.kind == Kind::Symlink { Target::Symlink(&text) } else { Target::Nowhere };
+        self.place_header(path, meta, target)?;
+        Ok(Some(meta.id))
+    }
+
+    fn place_split(&mut self, path: &[u8], folder: &OwnedFd) -> Result<Option<Id>> {
+        let failed = |error| unreadable("reading a file", path, error);
+        let open = match meta::open(folder, last_name(path), OFlags::empty()) {
+            Ok(open) => open,
+            Err(error) if meta::is_gone(error) => return self.vanished(path),
+            Err(error) => return Err(failed(error)),
+        };
+        let meta = Meta::of_open(&open).map_err(failed)?;
+        if meta.kind != Kind::Regular {
+            return self.vanished(path);
+        }
+        #[cfg(test)]
+        self.directory.at(super::Moment::Opened, path);
+        self.xattrs.read_open(open.as_fd()).map_err(failed)?;
+        self.place_header(path, &meta, Target::Nowhere)?;
+        let file = Arc::new(Split::new(open, path, meta));
+        self.place_content(&file, &meta)?;
+        if let Some(kind) = file.finish_one().map_err(failed)? {
+            self.notice(kind, path)?;
+        }
+        self.keeps_one_open()?;
+        Ok(Some(meta.id))
+    }
+
+    fn place_content(&mut self, file: &Arc<Split>, meta: &Meta) -> Result<()> {
+        let size_bytes = meta.size_bytes;
+        let has_holes = meta.stored_bytes < size_bytes;
+        let mut at = 0;
+        while at < size_bytes {
+            let data = if has_holes { next_data(&file.open, at, size_bytes) } else { at..size_bytes };
+            if data.start - at >= HOLE_BYTES_MIN {
+                self.place_hole(data.start - at)?;
+                at = data.start;
+            }
+            while at < data.end {
+                let draft = self.draft(1)?;
+                let room = PLANNED_BYTES.max(draft.planned_bytes + 1) - draft.planned_bytes;
+                let bytes = usize::try_from(data.end - at).unwrap_or(room).min(room);
+                file.expect_one_more();
+                draft.steps.push(Step::Segment { file: Arc::clone(file), offset: at, bytes });
+                draft.planned_bytes += bytes - 1;
+                at += bytes as u64;
+            }
+        }
+        let padding = padding(size_bytes);
+        if padding > 0 {
+            self.draft(padding)?.steps.push(Step::Zeros(padding));
+        }
+        Ok(())
+    }
+
+    fn place_hole(&mut self, bytes: u64) -> Result<()> {
+        self.submit()?;
+        self.edges.slots.send(Slot::Zeros(bytes)).map_err(|_| hung_up())
+    }
+
+    /// Places a header with the attributes in `self.xattrs`.
+    fn place_header(&mut self, path: &[u8], meta: &Meta, target: Target<'_>) -> Result<()> {
+        self.header.clear();
+        self.headers.write(&mut self.header, &Header { path, meta, target, xattrs: &self.xattrs });
+        let header = std::mem::take(&mut self.header);
+        let draft = self.draft(header.len())?;
+        let from = draft.text.len();
+        draft.text.extend_from_slice(&header);
+        draft.steps.push(Step::Header(from..draft.text.len()));
+        self.header = header;
+        Ok(())
+    }
+
+    /// Files with several links, each followed by its other names.
+    fn place_links(&mut self, stop: &Stop) -> Result<()> {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort();
+        let mut first: Option<(Id, &[u8])> = None;
+        let mut folder = None;
+        for index in 0..links.len() {
+            stop.check()?;
+            let (id, path) = links.get(index);
+            let looked = reach(&self.directory.root, path, &mut folder).and_then(|folder| {
+                let meta = Meta::of_entry(&folder, last_name(path))?;
+                Ok((folder, meta))
+            });
+            match (looked, first) {
+                (Err(error), _) if meta::is_gone(error) => self.notice(NoticeKind::Vanished, path)?,
+                (Err(error), _) => return Err(unreadable("looking at an entry", path, error)),
+                (Ok((_, meta)), Some((first_id, first_path))) if first_id == id && meta.id == id => {
+                    self.xattrs.clear();
+                    self.place_header(path, &meta, Target::SameAs(first_path))?;
+                }
+                (Ok((folder, meta)), _) => {
+                    // The first name, or one that another file has taken meanwhile.
+                    if self.place_now(path, &folder, &meta)? == Some(id) {
+                        first = Some((id, path));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn vanished(&mut self, path: &[u8]) -> Result<Option<Id>> {
+        self.notice(NoticeKind::Vanished, path)?;
+        Ok(None)
+    }
+
+    fn notice(&mut self, kind: NoticeKind, path: &[u8]) -> Result<()> {
+        self.draft(0)?.notices.push((kind, path.to_vec()));
+        Ok(())
+    }
+
+    /// The job that has room for `bytes` more, which are counted as planned.
+    fn draft(&mut self, bytes: usize) -> Result<&mut Draft> {
+        if self.job.as_ref().is_some_and(|draft| draft.planned_bytes > 0 && draft.planned_bytes + bytes > PLANNED_BYTES)
+        {
+            self.submit()?;
+        }
+        if self.job.is_none() {
+            self.job = Some(Draft::new(self.edges.memory.buffer()?));
+        }
+        let draft = self.job.as_mut().ok_or_else(hung_up)?;
+        draft.planned_bytes += bytes;
+        Ok(draft)
+    }
+
+    /// The job holds one more open folder or file; past its share it is handed on.
+    fn keeps_one_open(&mut self) -> Result<()> {
+        let Some(draft) = self.job.as_mut() else { return Ok(()) };
+        draft.open += 1;
+        if draft.open >= self.edges.open_a_job_max { self.submit() } else { Ok(()) }
+    }
+
+    /// Hands the job on, if there is one.
+    fn submit(&mut self) -> Result<()> {
+        let Some(draft) = self.job.take() else { return Ok(()) };
+        let (done, slot) = bounded(1);
+        let Draft { buffer, text, steps, notices, .. } = draft;
+        self.edges.slots.send(Slot::Job(slot)).map_err(|_| hung_up())?;
+        self.edges.jobs.send(Job { buffer, text, steps, notices, done }).map_err(|_| hung_up())
+    }
+}
+
+impl Draft {
+    fn new(buffer: Buffer) -> Self {
+        Self {
+            buffer,
+            text: Vec::new(),
+            steps: Vec::new(),
+            notices: Vec::new(),
+            planned_bytes: 0,
+            open: 0,
+            last_folder: None,
+        }
+    }
+}
+
+/// The next stretch of data at or after `at`. Filesystems that know no holes say that all is data.
+fn next_data(open: &OwnedFd, at: u64, size_bytes: u64) -> std::ops::Range<u64> {
+    let start = match rustix::fs::seek(open, SeekFrom::Data(at)) {
+        Ok(start) => start.clamp(at, size_bytes),
+        // No more data.
+        Err(Errno::NXIO) => return size_bytes..size_bytes,
+        Err(_) => return at..size_bytes,
+    };
+    let end = rustix::fs::seek(open, SeekFrom::Hole(start)).unwrap_or(size_bytes);
+    start..end.clamp(start, size_bytes)
+}
+
+/// The folder that the entry at `path` is in, opened step by step; the one of the previous call is remembered.
+fn reach(root: &OwnedFd, path: &[u8], last: &mut Option<(Vec<u8>, Arc<OwnedFd>)>) -> Result<Arc<OwnedFd>, Errno> {
+    let folder = &path[..path.len() - last_name(path).len()];
+    if let Some((path, open)) = last.as_ref()
+        && path == folder
+    {
+        return Ok(Arc::clone(open));
+    }
+    let mut open = step_into(root, b".")?;
+    for name in folder.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        open = step_into(&open, name)?;
+    }
+    let open = Arc::new(open);
+    *last = Some((folder.to_vec(), Arc::clone(&open)));
+    Ok(open)
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+fn hung_up() -> Error {
+    Error::hung_up("the folder's stream")
+}
