@@ -5,9 +5,31 @@
 
 pub mod registry;
 
+use std::fmt;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::oci::{Descriptor, Digest};
+use crate::progress::{Meters, Observer};
+use crate::stop::Stop;
+
+/// What a sink shares with the freeze it is part of.
+#[derive(Clone)]
+pub struct SinkContext {
+    /// Told of parts that were confirmed and of retries.
+    pub observer: Arc<dyn Observer>,
+    /// `send` counts confirmed bytes and retries.
+    pub meters: Arc<Meters>,
+    /// Ends every wait and every request of the sink but those that clean up.
+    pub stop: Stop,
+}
+
+impl fmt::Debug for SinkContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkContext").field("meters", &self.meters).finish_non_exhaustive()
+    }
+}
 
 /// What became of a layer at a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
