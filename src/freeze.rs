@@ -12,7 +12,8 @@ use crate::progress::{Meters, Observer};
 use crate::report::Snapshot;
 use crate::scratch::Scratch;
 use crate::sink::layout::LayoutSink;
-use crate::sink::{Committed, Sink};
+use crate::sink::registry::{RegistryOptions, RegistrySink};
+use crate::sink::{Committed, Sink, SinkContext};
 use crate::stop::Stop;
 
 /// Carries out a plan: streams the source once, packs and sends its layers, and names the image at every output.
@@ -29,7 +30,7 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     if let Some(tar_bytes) = plan.survey.tar_bytes {
         observer.expected(tar_bytes);
     }
-    let sinks = Arc::new(open_sinks(&plan, &meters, &observer, &stop).await?);
+    let sinks = Arc::new(open_sinks(&plan, SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() }).await?);
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
     let (options, method, budget) = (plan.options, plan.method, plan.budget);
     let line = Line {
@@ -62,12 +63,12 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     }
 }
 
-async fn open_sinks(plan: &Plan, meters: &Arc<Meters>, observer: &Arc<dyn Observer>, stop: &Stop) -> Result<Vec<Sink>> {
+async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
     let mut sinks = Vec::new();
     for output in &plan.options.outputs {
         let opened = tokio::select! {
-            opened = open_sink(plan, output, meters, observer) => opened,
-            () = stop.stopped() => Err(Error::interrupted()),
+            opened = open_sink(plan, output, &context) => opened,
+            () = context.stop.stopped() => Err(Error::interrupted()),
         };
         match opened {
             Ok(sink) => sinks.push(sink),
@@ -77,12 +78,16 @@ async fn open_sinks(plan: &Plan, meters: &Arc<Meters>, observer: &Arc<dyn Observ
     Ok(sinks)
 }
 
-async fn open_sink(plan: &Plan, output: &OutputSpec, meters: &Arc<Meters>, observer: &Arc<dyn Observer>) -> Result<Sink> {
+async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> Result<Sink> {
     match output {
-        OutputSpec::Layout { folder, tag } => Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(observer))?)),
+        OutputSpec::Layout { folder, tag } => Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?)),
         OutputSpec::Registry(reference) => {
-            let _ = (plan, meters);
-            Err(Error::usage("reading --to", format_args!("'{reference}'"), "registries come next"))
+            let options = RegistryOptions {
+                ca_cert: plan.options.ca_cert.clone(),
+                plain_http: plan.options.plain_http,
+                ..RegistryOptions::default()
+            };
+            Ok(Sink::Registry(RegistrySink::connect(reference, options, context.clone()).await?))
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::image::{ImageOptions, host_architecture};
 use crate::oci::Compression;
 use crate::pipeline::StreamFn;
 use crate::source::archive::Archive;
+use crate::source::directory::Directory;
 use crate::source::{Selection, Survey};
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
@@ -231,8 +232,9 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
                 OutputSpec::Registry(_) => None,
             });
             let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: own_outputs.collect() };
-            let _ = (path, selection);
-            todo!()
+            let directory = Directory::open(path, &selection)?;
+            let survey = directory.survey(&stop)?;
+            Ok(Opened { survey, whole_from: None, stream: Box::new(move |outlet| directory.stream(outlet, &stop)) })
         }
     }
 }

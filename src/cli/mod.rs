@@ -3,9 +3,13 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
+use smolfreeze::progress::Silent;
+use smolfreeze::sink::SinkContext;
+use smolfreeze::sink::registry::RegistryOptions;
 use smolfreeze::stop::Stop;
 
 mod freeze;
@@ -47,6 +51,16 @@ struct RegistryArguments {
     /// Speak plain http; without this it is only spoken to loopback addresses.
     #[arg(long)]
     plain_http: bool,
+}
+
+impl RegistryArguments {
+    fn options(&self) -> RegistryOptions {
+        RegistryOptions { ca_cert: self.ca_cert.clone(), plain_http: self.plain_http, ..RegistryOptions::default() }
+    }
+
+    fn context(&self) -> SinkContext {
+        SinkContext { observer: Arc::new(Silent), meters: Arc::default(), stop: Stop::new() }
+    }
 }
 
 /// Runs one command.

@@ -6,6 +6,7 @@
 pub mod layout;
 pub mod registry;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,25 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::gather::{Layer, LiveLayer};
 use crate::oci::{Descriptor, Digest};
+use crate::progress::{Meters, Observer};
+use crate::stop::Stop;
+
+/// What a sink shares with the freeze it is part of.
+#[derive(Clone)]
+pub struct SinkContext {
+    /// Told of parts that were confirmed and of retries.
+    pub observer: Arc<dyn Observer>,
+    /// `send` counts confirmed bytes and retries.
+    pub meters: Arc<Meters>,
+    /// Ends every wait and every request of the sink but those that clean up.
+    pub stop: Stop,
+}
+
+impl fmt::Debug for SinkContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkContext").field("meters", &self.meters).finish_non_exhaustive()
+    }
+}
 
 /// What became of a layer at a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +79,8 @@ pub struct Committed {
 pub enum Sink {
     /// An OCI image layout folder.
     Layout(layout::LayoutSink),
+    /// An OCI registry.
+    Registry(registry::RegistrySink),
 }
 
 impl Sink {
@@ -67,6 +89,7 @@ impl Sink {
     pub fn name(&self) -> String {
         match self {
             Self::Layout(layout) => layout.name(),
+            Self::Registry(registry) => registry.name(),
         }
     }
 
@@ -77,6 +100,7 @@ impl Sink {
     pub async fn has(&self, blob: &Descriptor) -> Result<bool> {
         match self {
             Self::Layout(layout) => Ok(layout.has(blob)),
+            Self::Registry(registry) => registry.has(blob).await,
         }
     }
 
@@ -87,6 +111,7 @@ impl Sink {
     pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
         match self {
             Self::Layout(layout) => layout.put(layer).await,
+            Self::Registry(registry) => registry.put(layer).await,
         }
     }
 
@@ -97,6 +122,7 @@ impl Sink {
     pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
         match self {
             Self::Layout(layout) => layout.put_live(layer).await,
+            Self::Registry(registry) => registry.put_live(layer).await,
         }
     }
 
@@ -107,6 +133,7 @@ impl Sink {
     pub async fn commit(&self, image: &Image) -> Result<Committed> {
         match self {
             Self::Layout(layout) => layout.commit(image).await,
+            Self::Registry(registry) => registry.commit(image).await,
         }
     }
 
@@ -117,6 +144,7 @@ impl Sink {
     pub async fn abort(&self) -> Result<()> {
         match self {
             Self::Layout(layout) => layout.abort(),
+            Self::Registry(registry) => registry.abort().await,
         }
     }
 }

@@ -1,1 +1,229 @@
-//! An OCI registry as a sink.
+//! An OCI registry as a sink: blobs in any order, several at once; the manifest, under its tag, at the very end.
+//!
+//! ```text
+//! connect ─▶ has / put / put_live / put_blob … ─▶ commit          retry   every verdict, every wait
+//!                     │                                            wire    one function an endpoint
+//!                  upload ─▶ retry ─▶ wire ─▶ http ─▶ guard        auth    credentials; token: what they are good for
+//!                     └─ abort: cancels the sessions still open    read    manifests and blobs, the other way
+//! ```
+//!
+//! A running `put` holds one part: [`RegistryOptions::part_bytes`], 8 MiB, or what the registry wants, at most 64 MiB.
+
+mod auth;
+mod failure;
+#[doc(hidden)]
+pub mod fuzzing;
+mod guard;
+mod http;
+mod parts;
+mod read;
+mod report;
+mod retry;
+mod token;
+mod upload;
+mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oci_client::Reference;
+
+use self::auth::Auth;
+use self::http::Client;
+use self::parts::{Live, Parts};
+use self::report::Report;
+use self::retry::Request;
+use self::upload::{Sessions, Upload};
+use self::wire::Wire;
+use super::{Committed, Image, Put, SinkContext};
+use crate::error::{Error, Result};
+use crate::gather::{Body, Layer, LiveLayer};
+use crate::oci::{CONFIG_MEDIA_TYPE, Descriptor};
+use crate::stop::Stop;
+
+pub use self::read::{BlobReader, RegistryReader};
+pub use self::report::{Patience, Random, RegistryOptions};
+
+/// All sessions together get this long to be cancelled.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// One repository and tag of a registry. Clones share connections, tokens and open sessions.
+#[derive(Debug, Clone)]
+pub struct RegistrySink(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    reference: Reference,
+    client: Client,
+    report: Report,
+    sessions: Sessions,
+}
+
+/// A registry that was reached, and what was reached there.
+struct Reached {
+    reference: Reference,
+    client: Client,
+    report: Report,
+}
+
+impl RegistrySink {
+    /// Reads `reference`, finds credentials, and reaches the registry: with its answer, and a token to push with, all
+    /// that can be wrong before the first byte is known.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a reference with a typo or a bad file;
+    /// [`Kind::Sink`](crate::error::Kind::Sink) when the registry can't be reached;
+    /// [`Kind::Unauthorized`](crate::error::Kind::Unauthorized) when it refuses the credentials.
+    pub async fn connect(reference: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
+        let parsed = parse(reference)?;
+        if parsed.digest().is_some() || parsed.tag().is_none() {
+            return Err(Error::usage(
+                "reading a reference",
+                reference,
+                "an image is written under a tag, not a digest",
+            )
+            .hint("give HOST/NAME:TAG"));
+        }
+        let Reached { reference, client, report } = reach(parsed, "pull,push", options, context).await?;
+        Ok(Self(Arc::new(Inner { reference, client, report, sessions: Sessions::default() })))
+    }
+
+    /// The image's name there.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.0.reference.to_string()
+    }
+
+    /// Whether the registry has the blob. One that it has with another size counts as missing.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
+        let Inner { client, report, .. } = &*self.0;
+        let look = Request(|| client.head(&descriptor.digest));
+        let found = retry::run(client, report, &descriptor.digest.to_string(), look).await?;
+        Ok(upload::same(found, descriptor))
+    }
+
+    /// Sends a gathered layer, unless the registry has it.
+    ///
+    /// # Errors
+    /// When the registry can't take it, after all that could be tried; when the freeze was stopped.
+    pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
+        let parts = Parts::Gathered { descriptor: &layer.descriptor, body: &layer.body };
+        let subject = format!("layer {} ({})", layer.index, layer.descriptor.digest);
+        let upload = self.upload(parts).of_layer(layer.index);
+        Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
+    }
+
+    /// Sends a layer while it is made. Parts are kept until they are acknowledged, so a failed request is made good as
+    /// long as the session lives.
+    ///
+    /// # Errors
+    /// As [`Self::put`], and when the registry loses the session after bytes are gone. A hang-up when `tail` is cut off.
+    pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
+        let (index, media_type) = (layer.index, layer.media_type.clone());
+        let upload = self.upload(Parts::Live(Live::new(layer))).of_layer(index);
+        let (descriptor, _) =
+            retry::run(&self.0.client, &self.0.report, &format!("layer {index}, streamed"), upload).await?;
+        Ok(Descriptor { media_type, ..descriptor })
+    }
+
+    /// Sends a small blob, unless the registry has it.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_blob(&self, descriptor: &Descriptor, bytes: Bytes) -> Result<Put> {
+        let body = Body::from_chunks(vec![bytes]);
+        let what = if descriptor.media_type == CONFIG_MEDIA_TYPE { "config" } else { "blob" };
+        let subject = format!("{what} {}", descriptor.digest);
+        let upload = self.upload(Parts::Gathered { descriptor, body: &body });
+        Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
+    }
+
+    /// Makes the image exist: the config if it is missing, then the manifest under its tag, the last thing written.
+    ///
+    /// # Errors
+    /// When the registry refuses the manifest, or stored another one than it was given.
+    pub async fn commit(&self, image: &Image) -> Result<Committed> {
+        self.put_blob(&image.config.0, image.config.1.clone()).await?;
+        let Inner { client, report, reference, .. } = &*self.0;
+        let tag = reference.tag().unwrap_or_default();
+        let write = Request(|| client.put_manifest(tag, &image.manifest));
+        let stored = retry::run(client, report, &format!("tag '{tag}'"), write).await?;
+        let digest = image.manifest.0.digest;
+        match stored {
+            Some(stored) if stored != digest.to_string() => {
+                let words = format!("the registry stored {}, and {digest} was sent", stored.escape_debug());
+                Err(Error::sink("writing the manifest", self.name(), words))
+            }
+            _ => Ok(Committed { name: self.name(), digest }),
+        }
+    }
+
+    /// Cancels every upload session that is still open, in 1.5 s or not at all. Uploads must not be running any more.
+    ///
+    /// # Errors
+    /// What could not be cancelled, to be attached to the cause.
+    pub async fn abort(&self) -> Result<()> {
+        let Inner { client, report, sessions, .. } = &*self.0;
+        let report = report.hurried(Stop::new(), ABORT_TIMEOUT);
+        let open = sessions.take();
+        let count = open.len();
+        let cancelled =
+            futures_util::future::join_all(open.iter().map(|session| {
+                retry::run(client, &report, "after a failure", Request(move || client.cancel(session)))
+            }));
+        let late = || {
+            Error::sink("cancelling upload sessions", &report.registry, format!("{count} sessions, no answer in 1.5 s"))
+        };
+        let outcomes = tokio::time::timeout(ABORT_TIMEOUT, cancelled).await.map_err(|_| late())?;
+        let mut failures = outcomes.into_iter().filter_map(Result::err);
+        match failures.next() {
+            Some(first) => Err(failures.fold(first, Error::attach)),
+            None => Ok(()),
+        }
+    }
+
+    fn upload<'a>(&'a self, parts: Parts<'a>) -> Upload<'a, Client> {
+        Upload::new(&self.0.client, &self.0.sessions, &self.0.report, parts)
+    }
+}
+
+fn parse(reference: &str) -> Result<Reference> {
+    reference.parse().map_err(|error| {
+        Error::usage("reading a reference", format!("'{}'", reference.escape_debug()), &error)
+            .hint("give HOST/NAME:TAG")
+            .because(error)
+    })
+}
+
+/// What sink and reader have in common: from a reference to a registry that answers.
+async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
+    let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
+    let plain = options.plain_http || guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
+    let plain = plain && options.ca_cert.is_none();
+    let root = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
+    let root = root.parse().map_err(|error| Error::usage("reading a reference", &host, error))?;
+    let files = options.auth_files.clone().unwrap_or_else(auth::user_files);
+    let credentials = {
+        let (registry, repository) = (reference.registry().to_owned(), repository.clone());
+        let found = tokio::task::spawn_blocking(move || auth::find(&files, &registry, &repository));
+        bounded("asking for credentials", &host, found).await?.map_err(|_| Error::hung_up("credentials"))??
+    };
+    let report = Report::new(&options, context, host, credentials.origin.clone());
+    let auth = Auth::new(credentials, format!("repository:{repository}:{actions}"));
+    let client = Client::new(root, &repository, auth, &options).await?;
+    retry::run(&client, &report.first_contact(), "", Request(|| client.ping())).await?;
+    // A registry that lets everybody in at its door says what it wants of a writer only to a writer.
+    Ok(Reached { reference, client, report })
+}
+
+/// A credential helper may wait for a person who isn't there.
+async fn bounded<T>(operation: &str, subject: &str, work: impl Future<Output = T>) -> Result<T> {
+    const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+    let late = |_| Error::usage(operation, subject, "the credential helper gave no answer in 30 s");
+    tokio::time::timeout(HELPER_TIMEOUT, work).await.map_err(late)
+}

@@ -1,0 +1,48 @@
+//! `smolfreeze verify`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Args;
+use smolfreeze::error::{Kind, Result};
+use smolfreeze::stored::Stored;
+
+use super::RegistryArguments;
+
+/// Read every blob of an image again, and check size, digest, diff_id and tar.
+#[derive(Args)]
+pub struct Verify {
+    /// The image: a reference, or oci:DIR[:TAG].
+    image: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    registry: RegistryArguments,
+}
+
+impl Verify {
+    /// Verifies, and prints each fault on a line of its own.
+    pub async fn run(self) -> Result<ExitCode> {
+        let stored = Stored::open(&self.image, self.registry.options(), self.registry.context()).await?;
+        let on_terminal = std::io::stderr().is_terminal();
+        let show = |done: usize, total: usize| {
+            if on_terminal {
+                let _ = write!(std::io::stderr(), "\rlayer {done} of {total}{}", if done == total { "\r\x1b[K" } else { "" });
+            }
+        };
+        let verified = stored.verify(&show).await?;
+        if self.json {
+            super::print(&serde_json::to_string_pretty(&verified).unwrap_or_default())?;
+        } else if verified.faults.is_empty() {
+            let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
+            super::print(&format!(
+                "verified    {}: {} layers, {} entries, {} of tar in {} stored",
+                self.image, verified.layers, verified.entries, size(verified.tar_bytes), size(verified.stored_bytes)
+            ))?;
+        } else {
+            super::print(&verified.faults.join("\n"))?;
+        }
+        Ok(if verified.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Kind::Corrupt.exit_code()) })
+    }
+}

@@ -1,0 +1,296 @@
+//! One request and its answer: credentials only for the registry itself, stalls noticed, redirects of questions followed
+//! with care, errors as [`Failure`].
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Method, Url};
+use tokio::time::Instant;
+
+use super::RegistryOptions;
+use super::auth::Auth;
+use super::failure::{Cause, Failure, Io, Step};
+use super::guard::{Guard, Refused};
+use super::retry::{Verdict, verdict};
+use crate::error::{Error, Result};
+
+/// A connection that can't be made within this time can't be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// So much of an error's body is read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// A part goes to the connection in pieces of this size, so that a slow line is told from a dead one.
+const PIECE_BYTES: usize = 64 << 10;
+/// A question may be passed on so often.
+const REDIRECTS_MAX: usize = 5;
+
+/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, TCP_NODELAY.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    /// `https://HOST/v2/`.
+    pub(super) root: Url,
+    /// `https://HOST/v2/NAME/`.
+    pub(super) repository: Url,
+    pub(super) guard: Guard,
+    pub(super) auth: Auth,
+    stall: Duration,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) step: Step,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<Bytes>,
+    /// How many stall timeouts an answer may take: a registry may hash or move a whole blob before it answers.
+    pub(super) stalls: u32,
+}
+
+impl Ask {
+    pub(super) fn new(step: Step, method: Method, url: Url) -> Self {
+        Self { step, method, url, headers: HeaderMap::new(), body: Vec::new(), stalls: 1 }
+    }
+}
+
+/// A wanted answer; its body is still to be read.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) step: Step,
+    pub(super) response: reqwest::Response,
+    stall: Duration,
+}
+
+impl Client {
+    /// # Errors
+    /// When `--ca-cert` can't be read, or the system's roots can't and are needed.
+    pub(super) async fn new(root: Url, repository: &str, auth: Auth, options: &RegistryOptions) -> Result<Self> {
+        let guard = Guard::new(&root).await;
+        let repository = root
+            .join(&format!("{repository}/"))
+            .map_err(|error| Error::usage("reading a reference", repository, error))?;
+        let http = build(&root, &guard, options)?;
+        Ok(Self { http, root, repository, guard, auth, stall: options.stall_timeout })
+    }
+
+    /// Sends, and gives the answer if `retry`'s table calls it what the step wants.
+    pub(super) async fn send(&self, mut ask: Ask) -> Result<Answer, Failure> {
+        let (step, mut hops) = (ask.step, 0);
+        loop {
+            let is_registry = self.guard.is_registry(&ask.url);
+            let (generation, granted) = self.auth.granted();
+            if let Some(header) = granted.filter(|_| is_registry && step != Step::Token) {
+                ask.headers.insert(AUTHORIZATION, header);
+            } else if step != Step::Token {
+                ask.headers.remove(AUTHORIZATION);
+            }
+            let answer = self.send_once(&ask).await?;
+            let status = answer.response.status();
+            let cause = Cause::Status { status: status.as_u16(), code: None };
+            if verdict(step, &cause, None) == Verdict::Done {
+                return Ok(answer);
+            }
+            let target = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            if let (true, Step::Head | Step::Read, Some(target)) = (status.is_redirection(), step, target) {
+                hops += 1;
+                if hops > REDIRECTS_MAX {
+                    return Err(Failure::new(step, Cause::Io(Io::Refused), "the registry sends us round and round"));
+                }
+                ask.url = self.follow(step, &ask.url, target)?;
+                continue;
+            }
+            let headers = answer.response.headers().clone();
+            let body = answer.bytes(ERROR_BYTES_MAX).await.unwrap_or_default();
+            let mut failure = Failure::from_answer(step, status.as_u16(), &headers, &body);
+            match &mut failure.stale {
+                Some(stale) if is_registry => stale.generation = generation,
+                // Another host wants credentials of its own; ours are not for it.
+                stale => *stale = None,
+            }
+            return Err(failure);
+        }
+    }
+
+    /// Where a header of an answer leads, if we may go there.
+    pub(super) fn follow(&self, step: Step, base: &Url, target: &str) -> Result<Url, Failure> {
+        self.guard.follow(base, target).map_err(|refused| Failure::new(step, Cause::Io(Io::Refused), refused))
+    }
+
+    async fn send_once(&self, ask: &Ask) -> Result<Answer, Failure> {
+        let pulse = Pulse::new();
+        let mut request = self.http.request(ask.method.clone(), ask.url.clone()).headers(ask.headers.clone());
+        if !matches!(ask.method, Method::GET | Method::HEAD | Method::DELETE) {
+            let length: usize = ask.body.iter().map(Bytes::len).sum();
+            request = request.header(CONTENT_LENGTH, length).body(body(ask.body.clone(), pulse.clone()));
+        }
+        match unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await {
+            Some(Ok(response)) => Ok(Answer { step: ask.step, response, stall: self.stall }),
+            Some(Err(error)) => Err(failure_of(ask.step, &error)),
+            None => Err(stalled(ask.step, self.stall * ask.stalls)),
+        }
+    }
+}
+
+impl Answer {
+    /// One header as text.
+    pub(super) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The next bytes of the body; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.stall, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(failure_of(self.step, &error)),
+            Err(_) => Err(stalled(self.step, self.stall)),
+        }
+    }
+
+    /// The whole body, which must not be larger than `bytes_max`.
+    pub(super) async fn bytes(mut self, bytes_max: usize) -> Result<Bytes, Failure> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() + chunk.len() > bytes_max {
+                let words = format!("the answer is larger than {bytes_max} bytes");
+                return Err(Failure::new(self.step, Cause::Io(Io::Refused), words));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+}
+
+fn build(root: &Url, guard: &Guard, options: &RegistryOptions) -> Result<reqwest::Client> {
+    static PROVIDER: Once = Once::new();
+    // An error means that the process has a provider already, which is as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let basis = || {
+        let builder = reqwest::Client::builder()
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .user_agent(concat!("smolfreeze/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(guard.clone()));
+        if root.host_str().is_some_and(super::guard::is_loopback) { builder.no_proxy() } else { builder }
+    };
+    let built = match &options.ca_cert {
+        Some(path) => basis().tls_certs_merge(authorities(path)?).build(),
+        // Plain http must not fail for want of the system's roots; a token realm on TLS then fails by itself.
+        None if root.scheme() == "http" => basis().build().or_else(|_| basis().tls_certs_only([]).build()),
+        None => basis().build(),
+    };
+    built.map_err(|error| {
+        let hint = "install the system's CA certificates, or give --ca-cert";
+        Error::sink("preparing TLS", root, chain(&error)).hint(hint).because(error)
+    })
+}
+
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>> {
+    let refuse = |reason: &str| {
+        Error::usage("reading the CA certificate", path.display(), reason).hint("give a file of PEM certificates")
+    };
+    let pem = std::fs::read(path).map_err(|error| refuse(&error.to_string()).because(error))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| refuse(&chain(&error)))?;
+    if certificates.is_empty() { Err(refuse("it holds no PEM certificate")) } else { Ok(certificates) }
+}
+
+/// The instant of the last movement on a connection.
+#[derive(Debug, Clone)]
+struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for `work` as long as the pulse beats; none once it has stopped for `stall`.
+async fn unless_stalled<T>(pulse: &Pulse, stall: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        let until = pulse.last() + stall;
+        tokio::select! {
+            biased;
+            output = &mut work => return Some(output),
+            () = tokio::time::sleep_until(until) => {
+                if pulse.last() + stall <= until {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Slices of the same memory, never a copy.
+fn body(chunks: Vec<Bytes>, pulse: Pulse) -> reqwest::Body {
+    let pieces = chunks.into_iter().flat_map(|mut chunk| {
+        std::iter::from_fn(move || {
+            let length = chunk.len().min(PIECE_BYTES);
+            (length > 0).then(|| chunk.split_to(length))
+        })
+    });
+    reqwest::Body::wrap_stream(futures_util::stream::iter(pieces).map(move |piece| {
+        pulse.beat();
+        Ok::<_, std::convert::Infallible>(piece)
+    }))
+}
+
+fn stalled(step: Step, stall: Duration) -> Failure {
+    Failure::new(step, Cause::Io(Io::Stalled), format!("nothing moved for {:.0} s", stall.as_secs_f64()))
+}
+
+fn failure_of(step: Step, error: &reqwest::Error) -> Failure {
+    Failure::new(step, Cause::Io(io_of(error)), chain(error))
+}
+
+/// The kind, by type and never by text.
+fn io_of(error: &reqwest::Error) -> Io {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // `source` of an `io::Error` skips the error it was made from.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner: Option<&(dyn std::error::Error + 'static)> = inner.map(|inner| inner as _);
+        for error in [Some(error), inner].into_iter().flatten() {
+            if error.is::<Refused>() {
+                return Io::Refused;
+            }
+            if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)) = error.downcast_ref()
+            {
+                return Io::Untrusted;
+            }
+        }
+        cause = error.source();
+    }
+    if error.is_connect() { Io::Unreachable } else { Io::Cut }
+}
+
+/// The outermost and the innermost words; those between repeat them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut innermost = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        innermost = error.to_string();
+        cause = error.source();
+    }
+    innermost
+}
+
+/// A header from our own text, which is always ASCII.
+pub(super) fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

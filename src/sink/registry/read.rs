@@ -1,0 +1,231 @@
+//! The other way: manifests and blobs of a registry, each checked against the digest it was asked by.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::StatusCode;
+use sha2::{Digest as _, Sha256};
+
+use super::failure::{Cause, Failure, Io, Step};
+use super::http::{Answer, Client};
+use super::report::{RegistryOptions, Report};
+use super::retry::{self, Attempt, Recovery, Request};
+use super::{Reached, SinkContext};
+use crate::error::{Error, Kind, Result, Side};
+use crate::oci::{Descriptor, Digest, MANIFEST_MEDIA_TYPE};
+
+/// No manifest is larger (the specification's own limit).
+const MANIFEST_BYTES_MAX: usize = 4 << 20;
+
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// One image of a registry, to be read.
+#[derive(Debug, Clone)]
+pub struct RegistryReader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// What is asked for: a digest if the reference has one, else its tag.
+    wanted: String,
+    name: String,
+    client: Client,
+    report: Report,
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    manifests: Vec<IndexEntry>,
+}
+
+#[derive(serde::Deserialize)]
+struct IndexEntry {
+    #[serde(flatten)]
+    descriptor: Descriptor,
+    platform: Option<Platform>,
+}
+
+#[derive(serde::Deserialize)]
+struct Platform {
+    os: String,
+    architecture: String,
+}
+
+impl RegistryReader {
+    /// Reads `reference`, finds credentials, and reaches the registry.
+    ///
+    /// # Errors
+    /// As [`RegistrySink::connect`](super::RegistrySink::connect).
+    pub async fn connect(reference: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
+        let Reached { reference, client, report } =
+            super::reach(super::parse(reference)?, "pull", options, context).await?;
+        let wanted = reference.digest().or(reference.tag()).unwrap_or("latest").to_owned();
+        Ok(Self(Arc::new(Inner { wanted, name: reference.to_string(), client, report })))
+    }
+
+    /// The image's manifest as it is stored; of an index, that of this machine's platform.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] when the bytes are not those of the digest; when there is none for this platform.
+    pub async fn manifest(&self) -> Result<(Descriptor, Bytes)> {
+        let (descriptor, bytes) = self.pull(&self.0.wanted).await?;
+        if ![INDEX, DOCKER_INDEX].contains(&descriptor.media_type.as_str()) {
+            return Ok((descriptor, bytes));
+        }
+        let index: Index = serde_json::from_slice(&bytes).map_err(|error| self.corrupt("reading the index", &error))?;
+        let (os, architecture) = ("linux", architecture());
+        let is_ours = |entry: &IndexEntry| {
+            entry.platform.as_ref().is_some_and(|platform| platform.os == os && platform.architecture == architecture)
+        };
+        let Some(entry) = index.manifests.into_iter().find(is_ours) else {
+            return Err(Error::sink(
+                "reading the index",
+                &self.0.name,
+                format!("it has no image for {os}/{architecture}"),
+            ));
+        };
+        let (descriptor, bytes) = self.pull(&entry.descriptor.digest.to_string()).await?;
+        if descriptor.size != entry.descriptor.size {
+            let words = format!(
+                "the index says {} bytes of {}, there are {}",
+                entry.descriptor.size, descriptor.digest, descriptor.size
+            );
+            return Err(self.corrupt("reading the manifest", words));
+        }
+        Ok((descriptor, bytes))
+    }
+
+    /// A blob's bytes, from the first on.
+    #[must_use]
+    pub fn blob(&self, descriptor: &Descriptor) -> BlobReader {
+        BlobReader {
+            image: self.clone(),
+            subject: format!("blob {}", descriptor.digest),
+            state: Reading { wanted: descriptor.clone(), offset: 0, skip: 0, answer: None },
+            hash: Sha256::new(),
+        }
+    }
+
+    async fn pull(&self, reference: &str) -> Result<(Descriptor, Bytes)> {
+        let Inner { client, report, .. } = &*self.0;
+        let accept = [MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST, INDEX, DOCKER_INDEX].join(", ");
+        let accept = accept.as_str();
+        let read = Request(move || async move {
+            let answer = client.get_manifest(reference, accept).await?;
+            let media_type = answer.header("content-type").unwrap_or_default().to_owned();
+            let stated = answer.header("docker-content-digest").map(str::to_owned);
+            Ok((media_type, stated, answer.bytes(MANIFEST_BYTES_MAX).await?))
+        });
+        let (media_type, stated, bytes) = retry::run(client, report, &format!("manifest '{reference}'"), read).await?;
+        let digest = Digest::from_bytes(Sha256::digest(&bytes).into());
+        let asked = reference.contains(':').then(|| reference.to_owned());
+        for wanted in [asked, stated].into_iter().flatten().filter(|wanted| wanted.starts_with("sha256:")) {
+            if wanted != digest.to_string() {
+                let words = format!("it should be {}, and is {digest}", wanted.escape_debug());
+                return Err(self.corrupt("reading the manifest", words));
+            }
+        }
+        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+        Ok((Descriptor { media_type, digest, size: bytes.len() as u64 }, bytes))
+    }
+
+    fn corrupt(&self, operation: &str, reason: impl std::fmt::Display) -> Error {
+        Error::new(Kind::Corrupt, Side::Sink, operation, &self.0.name, reason)
+    }
+}
+
+/// A blob being read. Size and digest are known to be right only once [`next`](Self::next) gave none: what was read
+/// before must not be trusted until then.
+#[derive(Debug)]
+pub struct BlobReader {
+    image: RegistryReader,
+    subject: String,
+    state: Reading,
+    hash: Sha256,
+}
+
+#[derive(Debug)]
+struct Reading {
+    wanted: Descriptor,
+    offset: u64,
+    /// Bytes to pass over: the registry began at the first one although it was asked for a later one.
+    skip: u64,
+    answer: Option<Answer>,
+}
+
+impl BlobReader {
+    /// The next bytes; none once all of them were right. A cut connection is made good.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] when size or digest are wrong; as any request otherwise.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Inner { client, report, .. } = &*self.image.0;
+        let chunk = retry::run(client, report, &self.subject, Next(&mut self.state, client)).await?;
+        let wanted = &self.state.wanted;
+        if self.state.offset > wanted.size {
+            let words = format!("{} has more than its {} bytes", wanted.digest, wanted.size);
+            return Err(self.image.corrupt("reading a blob", words));
+        }
+        if let Some(bytes) = chunk {
+            self.hash.update(&bytes);
+            return Ok(Some(bytes));
+        }
+        let digest = Digest::from_bytes(self.hash.clone().finalize().into());
+        if digest != wanted.digest {
+            return Err(self
+                .image
+                .corrupt("reading a blob", format!("it should be {}, and is {digest}", wanted.digest)));
+        }
+        Ok(None)
+    }
+}
+
+/// The next chunk of a blob, as something that can be tried again.
+struct Next<'a, 'b>(&'a mut Reading, &'b Client);
+
+impl Reading {
+    async fn next(&mut self, client: &Client) -> Result<Option<Bytes>, Failure> {
+        let mut answer = match self.answer.take() {
+            Some(answer) => answer,
+            None => {
+                let answer = client.get_blob(&self.wanted.digest, self.offset).await?;
+                let is_partial = answer.response.status() == StatusCode::PARTIAL_CONTENT;
+                self.skip = if is_partial { 0 } else { self.offset };
+                answer
+            }
+        };
+        while let Some(mut chunk) = answer.chunk().await? {
+            let skipped = self.skip.min(chunk.len() as u64);
+            let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(usize::MAX));
+            self.skip -= skipped;
+            if !chunk.is_empty() {
+                self.offset += chunk.len() as u64;
+                self.answer = Some(answer);
+                return Ok(Some(chunk));
+            }
+        }
+        if self.offset < self.wanted.size {
+            let words = format!("it ended after {} of {} bytes", self.offset, self.wanted.size);
+            return Err(Failure::new(Step::Read, Cause::Io(Io::Cut), words));
+        }
+        Ok(None)
+    }
+}
+
+impl Attempt for Next<'_, '_> {
+    type Output = Option<Bytes>;
+
+    async fn attempt(&mut self, _: Recovery) -> Result<Option<Bytes>, Failure> {
+        self.0.next(self.1).await
+    }
+}
+
+/// This machine's architecture in the words of OCI.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,133 @@
+//! Choices for a registry, and the way to tell about it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::sink::SinkContext;
+use crate::stop::Stop;
+
+/// Gives any number from 0 to 1: the jitter of delays.
+pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+/// How long a failing operation is tried again. Patience starts anew with every byte the registry acknowledges.
+#[derive(Clone)]
+pub struct Patience {
+    /// Failures in a row before giving up. 8.
+    pub tries_max: usize,
+    /// The first delay's bound; each further one is twice the one before. 500 ms.
+    pub first_delay: Duration,
+    /// No delay of ours is longer; a registry's wish may be. 30 s.
+    pub longest_delay: Duration,
+    /// Time from the first failure in a row. A registry that asks for more is given up. 10 min.
+    pub total: Duration,
+    /// So often a blob is sent again from its first byte. 8.
+    pub restarts_max: u32,
+    /// The part of a delay's bound that is waited: full jitter, so that many hosts don't come back at once.
+    pub random: Random,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            tries_max: 8,
+            first_delay: Duration::from_millis(500),
+            longest_delay: Duration::from_secs(30),
+            total: Duration::from_secs(600),
+            restarts_max: 8,
+            random: Arc::new(fastrand::f64),
+        }
+    }
+}
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tries_max, first_delay, longest_delay, total, restarts_max, random: _ } = self;
+        f.debug_struct("Patience")
+            .field("tries_max", tries_max)
+            .field("first_delay", first_delay)
+            .field("longest_delay", longest_delay)
+            .field("total", total)
+            .field("restarts_max", restarts_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Choices for a registry; all have defaults.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// A PEM file with further certificate authorities. With it, loopback is reached over TLS too.
+    pub ca_cert: Option<PathBuf>,
+    /// Http without TLS. Loopback hosts need no such choice.
+    pub plain_http: bool,
+    /// The least size of a part but the last, in bytes; a registry may want more. 8 MiB.
+    pub part_bytes: u64,
+    /// A request in which nothing moves for so long has failed. 60 s.
+    pub stall_timeout: Duration,
+    /// Files to find credentials in; none for those of Docker and Podman.
+    pub auth_files: Option<Vec<PathBuf>>,
+    /// How hard failures are tried again.
+    pub patience: Patience,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            ca_cert: None,
+            plain_http: false,
+            part_bytes: 8 << 20,
+            stall_timeout: Duration::from_secs(60),
+            auth_files: None,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// Who is told, and what names the registry to people.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    pub(super) registry: String,
+    /// Where the credentials came from.
+    pub(super) credentials: String,
+    pub(super) part_bytes: u64,
+    pub(super) patience: Patience,
+    pub(super) stop: Stop,
+    context: SinkContext,
+}
+
+impl Report {
+    pub(super) fn new(options: &RegistryOptions, context: SinkContext, registry: String, credentials: String) -> Self {
+        let (part_bytes, patience) = (options.part_bytes.max(1), options.patience.clone());
+        Self { registry, credentials, part_bytes, patience, stop: context.stop.clone(), context }
+    }
+
+    /// For the first request: a typo in a name must not cost minutes.
+    pub(super) fn first_contact(&self) -> Self {
+        let mut report = self.clone();
+        report.patience.tries_max = report.patience.tries_max.min(3);
+        report
+    }
+
+    /// For a clean-up: two tries, and nothing stops it but its time.
+    pub(super) fn hurried(&self, stop: Stop, total: Duration) -> Self {
+        let mut report = Self { stop, ..self.clone() };
+        report.patience.tries_max = 1;
+        report.patience.total = total;
+        report
+    }
+
+    pub(super) fn retrying(&self, subject: &str, reason: &str, delay: Duration) {
+        self.context.meters.send.retried();
+        let subject = if subject.is_empty() { self.registry.clone() } else { format!("{}: {subject}", self.registry) };
+        self.context.observer.retrying(&subject, reason, delay);
+    }
+
+    /// The registry acknowledged this many bytes more than ever before.
+    pub(super) fn confirmed(&self, index: Option<usize>, bytes: u64) {
+        self.context.meters.send.gave(bytes);
+        if let Some(index) = index {
+            self.context.observer.part_sent(index, bytes);
+        }
+    }
+}

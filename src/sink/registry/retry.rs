@@ -1,0 +1,244 @@
+//! All decisions about answers: one table, one loop. Nobody else in this room judges a status, and nobody else sleeps.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+use super::failure::{Cause, Code, Failure, Io, Step};
+use super::wire::Wire;
+use super::{Patience, Report};
+use crate::error::{Error, Result};
+
+/// What to do after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The answer is what the step wanted.
+    Done,
+    /// The same request again, not before `after`.
+    Again {
+        /// The registry's own wish; a floor.
+        after: Option<Duration>,
+    },
+    /// A new token, then the same request once more.
+    Refresh,
+    /// Ask the session how far it got, not before `after`, and go on from there.
+    Resume {
+        /// The registry's own wish; a floor.
+        after: Option<Duration>,
+    },
+    /// The session is of no use any more: send the blob again from its first byte.
+    Restart,
+    /// Trying again can't help.
+    Fatal,
+}
+
+/// The table: step, cause and the registry's wish to a verdict. It has no memory; [`Tries`] bounds what follows.
+#[must_use]
+pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
+    let once_more = if step.has_session() { Verdict::Resume { after } } else { Verdict::Again { after } };
+    match *cause {
+        Cause::Status { status: 401, .. } if step != Step::Token => Verdict::Refresh,
+        Cause::Status { status, code } => match (step, status, code) {
+            (_, 200..=299, _) => Verdict::Done,
+            // "Not there" is an answer: of a question, and of a cancellation.
+            (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
+            (_, 408 | 425 | 429 | 500 | 502..=504, _) => once_more,
+            // Debian's docker-registry 2.8.2 says BLOB_UPLOAD_INVALID of a session it lost.
+            (_, 400..=499, Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid)) if step.has_session() => {
+                Verdict::Restart
+            }
+            (Step::Patch | Step::Status | Step::Finish, 404, _) => Verdict::Restart,
+            (Step::Finish, 400, Some(Code::DigestInvalid | Code::SizeInvalid)) => Verdict::Restart,
+            (Step::Status, 416, _) => Verdict::Restart,
+            (Step::Patch | Step::Finish, 416, _) => Verdict::Resume { after },
+            (_, 520..=599, _) => once_more,
+            _ => Verdict::Fatal,
+        },
+        Cause::Io(Io::Untrusted | Io::Refused) | Cause::Local(_) => Verdict::Fatal,
+        Cause::Io(Io::Unreachable | Io::Cut | Io::Stalled) => once_more,
+        Cause::Nonsense if step.has_session() => Verdict::Restart,
+        Cause::Nonsense => Verdict::Again { after },
+        Cause::TookNothing => Verdict::Resume { after },
+    }
+}
+
+/// How an attempt has to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// As if nothing had happened, from the state the attempt is in.
+    GoOn,
+    /// The session has to be asked first.
+    Resume,
+    /// The blob has to be sent from its first byte.
+    Restart,
+}
+
+/// Something that can be tried again; its state survives between attempts.
+pub trait Attempt: Send {
+    /// What it gives in the end.
+    type Output: Send;
+
+    /// Goes on until it is done or fails.
+    fn attempt(&mut self, recovery: Recovery) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// Grows whenever something was gained for good; patience then starts anew.
+    fn progress(&self) -> u64 {
+        0
+    }
+}
+
+/// One request without state, as an [`Attempt`].
+pub struct Request<F>(pub F);
+
+impl<F, Answer, T> Attempt for Request<F>
+where
+    F: FnMut() -> Answer + Send,
+    Answer: Future<Output = Result<T, Failure>> + Send,
+    T: Send,
+{
+    type Output = T;
+
+    async fn attempt(&mut self, _: Recovery) -> Result<T, Failure> {
+        (self.0)().await
+    }
+}
+
+/// The loop: attempt, verdict, wait, again. `subject` names the blob or manifest for people.
+///
+/// # Errors
+/// The last failure with the number of tries and the time they took; a hang-up when the freeze was stopped meanwhile.
+pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, mut work: A) -> Result<A::Output> {
+    let stopped = report.stop.stopped();
+    tokio::pin!(stopped);
+    let attempts = async {
+        let mut tries = Tries::new(&report.patience);
+        let (mut recovery, mut stale) = (Recovery::GoOn, None);
+        loop {
+            let renewed = match &stale {
+                Some(stale) => wire.refresh(stale).await,
+                None => Ok(()),
+            };
+            let outcome = match renewed {
+                Ok(()) => {
+                    stale = None;
+                    work.attempt(recovery).await
+                }
+                Err(failure) => Err(failure),
+            };
+            let mut failure = match outcome {
+                Ok(output) => return Ok(output),
+                Err(failure) => failure,
+            };
+            let Some((next, delay)) = tries.after(&failure, work.progress()) else {
+                return Err(tries.give_up(failure, report, subject));
+            };
+            report.retrying(subject, &failure.to_string(), delay);
+            tokio::time::sleep(delay).await;
+            // A token that could not be fetched says nothing of the session: the recovery stays what it was.
+            if failure.step != Step::Token {
+                (recovery, stale) = (next, failure.stale.take());
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = &mut stopped => Err(Error::hung_up("the freeze")),
+        outcome = attempts => outcome,
+    }
+}
+
+/// What was tried so far, and what is left of the patience.
+struct Tries<'a> {
+    patience: &'a Patience,
+    delays: ExponentialBackoff,
+    random: super::Random,
+    failing_since: Option<Instant>,
+    failures: u32,
+    progress: u64,
+    restarts: u32,
+    digest_restarts: u32,
+    refreshed: bool,
+    out_of_step: bool,
+}
+
+impl<'a> Tries<'a> {
+    fn new(patience: &'a Patience) -> Self {
+        Self {
+            patience,
+            delays: delays(patience),
+            random: patience.random.clone(),
+            failing_since: None,
+            failures: 0,
+            progress: 0,
+            restarts: 0,
+            digest_restarts: 0,
+            refreshed: false,
+            out_of_step: false,
+        }
+    }
+
+    /// How and when to go on after `failure`; none when it is final, or patience is at its end.
+    fn after(&mut self, failure: &Failure, progress: u64) -> Option<(Recovery, Duration)> {
+        if progress > self.progress {
+            self.progress = progress;
+            self.failing_since = None;
+            (self.failures, self.refreshed, self.out_of_step) = (0, false, false);
+            self.delays = delays(self.patience);
+        }
+        self.failures += 1;
+        let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
+        let (recovery, after) = self.bounded(failure)?;
+        if matches!(verdict(failure.step, &failure.cause, failure.retry_after), Verdict::Refresh) {
+            return Some((recovery, Duration::ZERO));
+        }
+        let delay = self.delays.next()?.mul_f64((self.random)()).max(after.unwrap_or_default());
+        (failing_since.elapsed() + delay <= self.patience.total).then_some((recovery, delay))
+    }
+
+    fn bounded(&mut self, failure: &Failure) -> Option<(Recovery, Option<Duration>)> {
+        match verdict(failure.step, &failure.cause, failure.retry_after) {
+            Verdict::Done | Verdict::Fatal => None,
+            Verdict::Again { after } => Some((Recovery::GoOn, after)),
+            Verdict::Refresh => (!std::mem::replace(&mut self.refreshed, true)).then_some((Recovery::GoOn, None)),
+            // Asked, and out of step all the same: this session can't be trusted.
+            Verdict::Resume { after } if failure.is_out_of_step() && self.out_of_step => {
+                Some((self.restart(failure)?, after))
+            }
+            Verdict::Resume { after } => {
+                self.out_of_step |= failure.is_out_of_step();
+                Some((Recovery::Resume, after))
+            }
+            Verdict::Restart => Some((self.restart(failure)?, None)),
+        }
+    }
+
+    fn restart(&mut self, failure: &Failure) -> Option<Recovery> {
+        let of_digest =
+            matches!(failure.cause, Cause::Status { code: Some(Code::DigestInvalid | Code::SizeInvalid), .. });
+        self.restarts += 1;
+        self.digest_restarts += u32::from(of_digest);
+        self.out_of_step = false;
+        (self.restarts <= self.patience.restarts_max && self.digest_restarts <= 1).then_some(Recovery::Restart)
+    }
+
+    fn give_up(&self, failure: Failure, report: &Report, subject: &str) -> Error {
+        let tried = self.failing_since.filter(|_| self.failures > 1).map(|since| (self.failures, since.elapsed()));
+        failure.into_error(report, subject, tried)
+    }
+}
+
+fn delays(patience: &Patience) -> ExponentialBackoff {
+    // Without backon's own jitter, which only adds to the delay: full jitter takes any part of it.
+    ExponentialBuilder::new()
+        .with_min_delay(patience.first_delay)
+        .with_max_delay(patience.longest_delay)
+        .with_factor(2.0)
+        .with_max_times(patience.tries_max)
+        .build()
+}
+
+#[cfg(test)]
+#[path = "retry_tests.rs"]
+mod tests;

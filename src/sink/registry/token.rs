@@ -1,0 +1,138 @@
+//! From a registry's challenge to a header: basic, or a token of its token endpoint.
+//!
+//! `oci-client` has this too; it follows any realm, reads answers of any size, and knows no identity tokens.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Url};
+
+use super::auth::Credential;
+use super::failure::{Cause, Failure, Stale, Step};
+use super::http::{Ask, Client, header};
+
+/// No token is longer.
+const TOKEN_BYTES_MAX: usize = 1 << 20;
+
+/// What a registry asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Challenge {
+    Basic,
+    Bearer { realm: String, service: Option<String> },
+}
+
+impl Client {
+    /// A new header in place of the one that was refused, unless another request got one meanwhile.
+    pub(super) async fn renew(&self, stale: &Stale) -> Result<(), Failure> {
+        let _renewing = self.auth.renewing.lock().await;
+        if self.auth.granted().0 != stale.generation {
+            return Ok(());
+        }
+        let granted = match challenge(&stale.challenges) {
+            Some(Challenge::Bearer { realm, service }) => bearer(&self.token(&realm, service.as_deref()).await?)?,
+            Some(Challenge::Basic) => match &self.auth.credentials.credential {
+                Credential::Password { user, password } => basic(user, password),
+                Credential::IdentityToken(_) => return Err(refused("it wants a password, and there is only a token")),
+                Credential::None => return Err(refused("it wants credentials")),
+            },
+            None => return Err(refused("it wants a kind of credentials that smolfreeze doesn't have")),
+        };
+        self.auth.grant(granted);
+        Ok(())
+    }
+
+    async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, Failure> {
+        #[derive(serde::Deserialize)]
+        struct Granted {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        let realm = self.follow(Step::Token, &self.root, realm)?;
+        let answer = self.send(self.token_request(realm, service)).await?;
+        let body = answer.bytes(TOKEN_BYTES_MAX).await?;
+        let granted: Option<Granted> = serde_json::from_slice(&body).ok();
+        let token =
+            granted.and_then(|granted| granted.token.or(granted.access_token)).filter(|token| !token.is_empty());
+        token.ok_or_else(|| Failure::new(Step::Token, Cause::Nonsense, "the answer holds no token"))
+    }
+
+    fn token_request(&self, mut realm: Url, service: Option<&str>) -> Ask {
+        let mut fields = vec![("scope", self.auth.scope.as_str())];
+        fields.extend(service.map(|service| ("service", service)));
+        if let Credential::IdentityToken(token) = &self.auth.credentials.credential {
+            fields.extend([("grant_type", "refresh_token"), ("client_id", "smolfreeze"), ("refresh_token", token)]);
+            let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+            let mut ask = Ask { body: vec![Bytes::from(form)], ..Ask::new(Step::Token, Method::POST, realm) };
+            ask.headers.insert(CONTENT_TYPE, header("application/x-www-form-urlencoded"));
+            return ask;
+        }
+        realm.query_pairs_mut().extend_pairs(fields);
+        let mut ask = Ask::new(Step::Token, Method::GET, realm);
+        if let Credential::Password { user, password } = &self.auth.credentials.credential {
+            ask.headers.insert(AUTHORIZATION, basic(user, password));
+        }
+        ask
+    }
+}
+
+fn refused(words: &str) -> Failure {
+    Failure::new(Step::Token, Cause::Status { status: 401, code: None }, format!("401 Unauthorized: {words}"))
+}
+
+fn basic(user: &str, password: &str) -> HeaderValue {
+    let mut value = header(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
+    value.set_sensitive(true);
+    value
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| Failure::new(Step::Token, Cause::Nonsense, "the token can't be part of a header"))
+}
+
+/// The first challenge we can meet, bearer before basic.
+fn challenge(headers: &[String]) -> Option<Challenge> {
+    let mut basic = None;
+    for header in headers {
+        for challenge in http_auth::parse_challenges(header).unwrap_or_default() {
+            let parameter = |name: &str| {
+                let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.to_unescaped())
+            };
+            if let (true, Some(realm)) = (challenge.scheme.eq_ignore_ascii_case("bearer"), parameter("realm")) {
+                return Some(Challenge::Bearer { realm, service: parameter("service") });
+            }
+            if challenge.scheme.eq_ignore_ascii_case("basic") {
+                basic = Some(Challenge::Basic);
+            }
+        }
+    }
+    basic
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let bearer = |realm: &str, service: Option<&str>| {
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+        };
+        for (header, wanted) in [
+            (
+                r#"Bearer realm="https://a.example/token",service="r.example",scope="x:y:pull,push""#,
+                bearer("https://a.example/token", Some("r.example")),
+            ),
+            (r#"bearer realm="/token""#, bearer("/token", None)),
+            (r#"Basic realm="r""#, Some(Challenge::Basic)),
+            (r#"Basic realm="r", Bearer realm="/token""#, bearer("/token", None)),
+            (r#"Negotiate"#, None),
+            ("", None),
+            ("\"", None),
+        ] {
+            assert_eq!(challenge(&[header.to_owned()]), wanted, "{header}");
+        }
+    }
+}

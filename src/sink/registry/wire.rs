@@ -1,0 +1,187 @@
+//! The distribution specification's endpoints, one function each. Nothing is decided here.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use reqwest::{Method, Url};
+
+use super::failure::{Cause, Failure, Io, Stale, Step};
+use super::http::{Answer, Ask, Client, header};
+use crate::oci::{Descriptor, Digest};
+
+/// A registry that hashes, or moves, a whole blob before it answers a `PUT` gets so many stall timeouts for it.
+const FINISH_STALLS: u32 = 10;
+
+/// An upload session: where its next request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Session(pub Url);
+
+/// What a registry says of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It isn't there.
+    Absent,
+    /// It is there.
+    Present {
+        /// Its bytes, where the registry says how many.
+        size: Option<u64>,
+    },
+}
+
+/// A new session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Where it is.
+    pub session: Session,
+    /// `OCI-Chunk-Min-Length`: the registry wants no smaller parts, in bytes.
+    pub part_bytes_min: Option<u64>,
+}
+
+/// What a session says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Where its next request goes.
+    pub session: Session,
+    /// Bytes it has, from the first on, where it says so.
+    pub received: Option<u64>,
+}
+
+/// The requests an upload is made of. A fuzzer answers them as it likes.
+pub trait Wire: Send + Sync {
+    /// `HEAD /v2/NAME/blobs/DIGEST`.
+    fn head(&self, digest: &Digest) -> impl Future<Output = Result<Found, Failure>> + Send;
+    /// `POST /v2/NAME/blobs/uploads/`.
+    fn open(&self) -> impl Future<Output = Result<Opened, Failure>> + Send;
+    /// `PATCH` of a session: bytes from `offset` on.
+    fn patch(
+        &self,
+        at: &Session,
+        offset: u64,
+        body: Vec<Bytes>,
+    ) -> impl Future<Output = Result<Accepted, Failure>> + Send;
+    /// `GET` of a session: how far it got.
+    fn status(&self, at: &Session) -> impl Future<Output = Result<Accepted, Failure>> + Send;
+    /// `PUT` of a session: the blob is complete with `body`, which may be empty.
+    fn finish(
+        &self,
+        at: &Session,
+        digest: &Digest,
+        body: Vec<Bytes>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// `DELETE` of a session.
+    fn cancel(&self, at: &Session) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// A new token in place of the one that was refused.
+    fn refresh(&self, stale: &Stale) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl Wire for Client {
+    async fn head(&self, digest: &Digest) -> Result<Found, Failure> {
+        let url = self.at(Step::Head, &format!("blobs/{digest}"))?;
+        let answer = self.send(Ask::new(Step::Head, Method::HEAD, url)).await?;
+        if !answer.response.status().is_success() {
+            return Ok(Found::Absent);
+        }
+        Ok(Found::Present { size: answer.header(CONTENT_LENGTH).and_then(|length| length.parse().ok()) })
+    }
+
+    async fn open(&self) -> Result<Opened, Failure> {
+        let url = self.at(Step::Open, "blobs/uploads/")?;
+        let answer = self.send(Ask::new(Step::Open, Method::POST, url)).await?;
+        let Some(location) = answer.header(LOCATION) else {
+            return Err(Failure::new(Step::Open, Cause::Nonsense, "the answer has no Location"));
+        };
+        let session = Session(self.follow(Step::Open, answer.response.url(), location)?);
+        Ok(Opened {
+            session,
+            part_bytes_min: answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()),
+        })
+    }
+
+    async fn patch(&self, at: &Session, offset: u64, body: Vec<Bytes>) -> Result<Accepted, Failure> {
+        let length: u64 = body.iter().map(|chunk| chunk.len() as u64).sum();
+        let mut ask = Ask { body, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
+        ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
+        // The specification's form: both ends inclusive, without a unit.
+        ask.headers.insert(CONTENT_RANGE, header(&format!("{offset}-{}", (offset + length).saturating_sub(1))));
+        accepted(self, at, &self.send(ask).await?)
+    }
+
+    async fn status(&self, at: &Session) -> Result<Accepted, Failure> {
+        accepted(self, at, &self.send(Ask::new(Step::Status, Method::GET, at.0.clone())).await?)
+    }
+
+    async fn finish(&self, at: &Session, digest: &Digest, body: Vec<Bytes>) -> Result<(), Failure> {
+        let mut url = at.0.clone();
+        url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let mut ask = Ask { body, stalls: FINISH_STALLS, ..Ask::new(Step::Finish, Method::PUT, url) };
+        ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
+        self.send(ask).await.map(drop)
+    }
+
+    async fn cancel(&self, at: &Session) -> Result<(), Failure> {
+        self.send(Ask::new(Step::Cancel, Method::DELETE, at.0.clone())).await.map(drop)
+    }
+
+    async fn refresh(&self, stale: &Stale) -> Result<(), Failure> {
+        self.renew(stale).await
+    }
+}
+
+impl Client {
+    /// `GET /v2/`.
+    pub(super) async fn ping(&self) -> Result<(), Failure> {
+        self.send(Ask::new(Step::Ping, Method::GET, self.root.clone())).await.map(drop)
+    }
+
+    /// `PUT /v2/NAME/manifests/TAG`; the digest that the registry gave it, where it says so.
+    pub(super) async fn put_manifest(
+        &self,
+        tag: &str,
+        manifest: &(Descriptor, Bytes),
+    ) -> Result<Option<String>, Failure> {
+        let url = self.at(Step::Manifest, &format!("manifests/{tag}"))?;
+        let mut ask = Ask { body: vec![manifest.1.clone()], ..Ask::new(Step::Manifest, Method::PUT, url) };
+        ask.headers.insert(CONTENT_TYPE, header(&manifest.0.media_type));
+        let answer = self.send(ask).await?;
+        Ok(answer.header("docker-content-digest").map(str::to_owned))
+    }
+
+    /// `GET /v2/NAME/manifests/REFERENCE`.
+    pub(super) async fn get_manifest(&self, reference: &str, accept: &str) -> Result<Answer, Failure> {
+        let mut ask = Ask::new(Step::Read, Method::GET, self.at(Step::Read, &format!("manifests/{reference}"))?);
+        ask.headers.insert(ACCEPT, header(accept));
+        self.send(ask).await
+    }
+
+    /// `GET /v2/NAME/blobs/DIGEST`, from `offset` on.
+    pub(super) async fn get_blob(&self, digest: &Digest, offset: u64) -> Result<Answer, Failure> {
+        let mut ask = Ask::new(Step::Read, Method::GET, self.at(Step::Read, &format!("blobs/{digest}"))?);
+        if offset > 0 {
+            ask.headers.insert(RANGE, header(&format!("bytes={offset}-")));
+        }
+        self.send(ask).await
+    }
+
+    fn at(&self, step: Step, path: &str) -> Result<Url, Failure> {
+        self.repository.join(path).map_err(|error| Failure::new(step, Cause::Io(Io::Refused), error))
+    }
+}
+
+fn accepted(client: &Client, at: &Session, answer: &Answer) -> Result<Accepted, Failure> {
+    let session = match answer.header(LOCATION) {
+        Some(location) => Session(client.follow(answer.step, answer.response.url(), location)?),
+        None => at.clone(),
+    };
+    Ok(Accepted { session, received: answer.header(RANGE).and_then(received) })
+}
+
+/// `0-N` to N + 1. `0-0` is what registries say of an empty session, so it counts as nothing; a byte is sent twice then.
+pub(super) fn received(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let range = range.strip_prefix("bytes").map_or(range, |rest| rest.trim_start_matches(['=', ' ']));
+    match range.strip_prefix("0-")?.parse::<u64>().ok()? {
+        0 => Some(0),
+        last => last.checked_add(1),
+    }
+}
