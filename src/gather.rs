@@ -27,11 +27,11 @@ pub struct Body {
 pub(crate) struct ScratchRange {
     pub(crate) file: Arc<File>,
     pub(crate) length: u64,
-    pub(crate) share: Arc<dyn std::any::Any + Send + Sync>,
+    pub(crate) _share: Arc<dyn std::any::Any + Send + Sync>,
 }
 
 impl ScratchRange {
-    fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
+    pub(crate) fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
         let mut bytes = BytesMut::zeroed(length);
         self.file.read_exact_at(&mut bytes, offset).map_err(|error| {
             Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the scratch file", &error).because(error)

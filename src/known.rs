@@ -4,13 +4,13 @@
 //! line carries a checksum of itself; a line that is damaged, or of another version, is as if it were not there. Losing
 //! the store costs time and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Compression, Descriptor, DiffId};
 use crate::stage::compress::Method;
 use crate::stage::digest::DigestHasher;
 
@@ -27,20 +27,29 @@ pub struct KnownStore {
 struct State {
     path: Option<PathBuf>,
     found: HashMap<(DiffId, Method), Descriptor>,
+    /// How layers that were too long to be held began.
+    prefixes: HashSet<(DiffId, Method)>,
+}
+
+enum Line {
+    Layer((DiffId, Method), Descriptor),
+    Prefix(DiffId, Method),
 }
 
 impl KnownStore {
     /// The store at `path`. One that is missing or unreadable is empty, and one that can't be written forgets.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let mut found = HashMap::new();
+        let (mut found, mut prefixes) = (HashMap::new(), HashSet::new());
         let lines = File::open(path).map(BufReader::new).into_iter().flat_map(|file| file.split(b'\n'));
         for line in lines.map_while(Result::ok) {
-            if let Some((key, descriptor)) = std::str::from_utf8(&line).ok().and_then(parse_line) {
-                found.insert(key, descriptor);
+            match std::str::from_utf8(&line).ok().and_then(parse_line) {
+                Some(Line::Layer(key, descriptor)) => drop(found.insert(key, descriptor)),
+                Some(Line::Prefix(prefix, method)) => drop(prefixes.insert((prefix, method))),
+                None => {}
             }
         }
-        let store = Self { state: Mutex::new(State { path: Some(path.to_owned()), found }) };
+        let store = Self { state: Mutex::new(State { path: Some(path.to_owned()), found, prefixes }) };
         store.compact(path);
         store
     }
@@ -48,7 +57,7 @@ impl KnownStore {
     /// A store that remembers nothing beyond this process.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { state: Mutex::new(State { path: None, found: HashMap::new() }) }
+        Self { state: Mutex::new(State { path: None, found: HashMap::new(), prefixes: HashSet::new() }) }
     }
 
     /// The blob that packing `diff_id` with `method` gave before.
@@ -63,13 +72,20 @@ impl KnownStore {
         if state.found.insert((diff_id, method), descriptor.clone()).as_ref() == Some(descriptor) {
             return;
         }
-        let Some(path) = &state.path else { return };
-        if let Some(folder) = path.parent() {
-            let _ = fs::create_dir_all(folder);
-        }
-        // One write of less than a page in append mode: freezes that run side by side don't mix their lines.
-        if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
-            let _ = file.write_all(line(diff_id, method, descriptor).as_bytes());
+        state.append(&layer_line(diff_id, method, descriptor));
+    }
+
+    /// Whether a layer that began with the bytes of `prefix` was packed with `method` before.
+    #[must_use]
+    pub fn expects(&self, prefix: DiffId, method: Method) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).prefixes.contains(&(prefix, method))
+    }
+
+    /// Remembers how a layer began that was too long to be held. Only a hint: nothing is ever taken to be known by it.
+    pub fn expect(&self, prefix: DiffId, method: Method) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.prefixes.insert((prefix, method)) {
+            state.append(&prefix_line(prefix, method));
         }
     }
 
@@ -79,8 +95,9 @@ impl KnownStore {
         }
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // What is dropped here costs one more packing; the newest half of the lines can't be told from the oldest.
-        let lines: Vec<_> = state.found.iter().map(|((diff_id, method), blob)| line(*diff_id, *method, blob)).collect();
-        let kept = lines.concat();
+        let layers = state.found.iter().map(|((diff_id, method), blob)| layer_line(*diff_id, *method, blob));
+        let prefixes = state.prefixes.iter().map(|(prefix, method)| prefix_line(*prefix, *method));
+        let kept: String = prefixes.chain(layers).collect();
         let kept = &kept[..kept.len().min(usize::try_from(FILE_BYTES_MAX / 2).unwrap_or(usize::MAX))];
         let Some(folder) = path.parent() else { return };
         if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder) {
@@ -91,43 +108,64 @@ impl KnownStore {
     }
 }
 
-/// `1 <diff_id> <compression> <level> <digest> <size> <checksum>`: the checksum is over all that stands before it.
-fn line(diff_id: DiffId, method: Method, blob: &Descriptor) -> String {
-    let text = format!("1 {diff_id} {} {} {} {}", method.compression, method.level, blob.digest, blob.size);
-    let checksum = check(&text);
-    format!("{text} {checksum}\n")
+impl State {
+    fn append(&self, line: &str) {
+        let Some(path) = &self.path else { return };
+        if let Some(folder) = path.parent() {
+            let _ = fs::create_dir_all(folder);
+        }
+        // One write of less than a page in append mode: freezes that run side by side don't mix their lines.
+        if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+}
+
+/// `layer <diff_id> <compression> <level> <digest> <size> <checksum>`: the checksum is over all that stands before it.
+fn layer_line(diff_id: DiffId, method: Method, blob: &Descriptor) -> String {
+    sealed(&format!("layer {diff_id} {} {} {} {}", method.compression, method.level, blob.digest, blob.size))
+}
+
+/// `prefix <diff_id> <compression> <level> <checksum>`.
+fn prefix_line(prefix: DiffId, method: Method) -> String {
+    sealed(&format!("prefix {prefix} {} {}", method.compression, method.level))
+}
+
+fn sealed(text: &str) -> String {
+    format!("{text} {}\n", check(text))
 }
 
 fn check(text: &str) -> String {
     DigestHasher::of(text.as_bytes()).hex()[..16].to_owned()
 }
 
-fn parse_line(line: &str) -> Option<((DiffId, Method), Descriptor)> {
+fn parse_line(line: &str) -> Option<Line> {
     let (text, checksum) = line.rsplit_once(' ')?;
     if check(text) != checksum {
         return None;
     }
     let mut words = text.split(' ');
-    if words.next() != Some("1") {
-        return None;
-    }
+    let word = words.next()?;
     let diff_id = words.next()?.parse().ok()?;
     let compression = match words.next()? {
-        "zstd" => crate::oci::Compression::Zstd,
-        "gzip" => crate::oci::Compression::Gzip,
-        "none" => crate::oci::Compression::None,
+        "zstd" => Compression::Zstd,
+        "gzip" => Compression::Gzip,
+        "none" => Compression::None,
         _ => return None,
     };
     let method = Method { compression, level: words.next()?.parse().ok()? };
+    if word == "prefix" {
+        return Some(Line::Prefix(diff_id, method));
+    }
     let digest = words.next()?.parse().ok()?;
     let size = words.next()?.parse().ok()?;
-    Some(((diff_id, method), Descriptor { media_type: compression.media_type().to_owned(), digest, size }))
+    let descriptor = Descriptor { media_type: compression.media_type().to_owned(), digest, size };
+    (word == "layer").then_some(Line::Layer((diff_id, method), descriptor))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Compression;
     use crate::stage::digest::DiffIdHasher;
 
     fn sample(seed: u8) -> (DiffId, Method, Descriptor) {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::gather::{Body, Layer, LiveLayer, LivePiece};
-use crate::memory::Memory;
+use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
 use crate::progress::{Meters, Observer};
 use crate::scratch::{Scratch, ScratchFile};
@@ -63,8 +63,14 @@ pub(crate) struct Packed {
 pub(crate) trait KnownLayers: Send + Sync {
     /// The blob of `diff_id`, if it was packed before and every sink still has it. May block on the sinks' answers.
     fn find(&self, diff_id: DiffId) -> Option<Descriptor>;
-    /// Packing `diff_id` gave `descriptor`.
-    fn learn(&self, diff_id: DiffId, descriptor: &Descriptor);
+    /// Whether a layer that begins with the bytes of `prefix` was packed before.
+    fn expects(&self, prefix: DiffId) -> bool;
+    /// Packing `diff_id`, which begins with `prefix` if it is too long to be held, gave `descriptor`.
+    fn learn(&self, diff_id: DiffId, prefix: Option<DiffId>, descriptor: &Descriptor);
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// What all workers of a freeze share.
@@ -95,34 +101,11 @@ impl Packer {
     }
 
     fn pack(&self, feed: &LayerFeed) -> Result<()> {
-        let mut hasher = DiffIdHasher::default();
-        let (mut held, mut held_bytes) = (VecDeque::new(), 0);
-        let mut streaming = None;
+        let mut coming = Coming::new(self, feed.index);
         while let Some(bytes) = self.next(feed)? {
-            self.meters.hash.busy(|| hasher.update(&bytes));
-            held_bytes += bytes.len() as u64;
-            held.push_back(bytes);
-            if streaming.is_none() && held_bytes > self.hold_bytes_max {
-                streaming = Some(self.streaming(feed.index)?);
-            }
-            if let Some((encoder, gathering)) = &mut streaming {
-                self.compress(&mut held, encoder, gathering)?;
-            }
+            coming.take(bytes)?;
         }
-        let (diff_id, tar_bytes) = hasher.finish();
-        if streaming.is_none() {
-            if let Some(descriptor) = self.known.find(diff_id) {
-                self.observer.layer_known(feed.index, tar_bytes, descriptor.size);
-                return self.send(Outgoing::Known(Packed { index: feed.index, diff_id, tar_bytes, descriptor }));
-            }
-        }
-        let (mut encoder, mut gathering) = match streaming {
-            Some(streaming) => streaming,
-            None => (Encoder::new(self.method, 1, &self.memory)?, Gathering::new(self, feed.index, u64::MAX)),
-        };
-        self.compress(&mut held, &mut encoder, &mut gathering)?;
-        self.meters.compress.busy(|| encoder.finish(&mut |bytes| gathering.push(bytes)))?;
-        let outgoing = gathering.finish(diff_id, tar_bytes)?;
+        let outgoing = coming.finish()?;
         self.send(outgoing)
     }
 
@@ -137,20 +120,117 @@ impl Packer {
         }
     }
 
-    fn streaming(&self, index: usize) -> Result<(Encoder, Gathering<'_>)> {
-        Ok((Encoder::new(self.method, self.threads, &self.memory)?, Gathering::new(self, index, self.gather_bytes_max)))
-    }
-
-    fn compress(&self, held: &mut VecDeque<Bytes>, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
-        while let Some(bytes) = held.pop_front() {
-            self.meters.compress.took(bytes.len() as u64);
-            self.meters.compress.busy(|| encoder.write(&bytes, &mut |bytes| gathering.push(bytes)))?;
-        }
-        Ok(())
+    fn compress(&self, bytes: &Bytes, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
+        self.meters.compress.took(bytes.len() as u64);
+        self.meters.compress.busy(|| encoder.write(bytes, &mut |bytes| gathering.push(bytes)))
     }
 
     fn send(&self, outgoing: Outgoing) -> Result<()> {
         self.meters.compress.waiting(|| self.outgoing.blocking_send(outgoing)).map_err(|_| Error::hung_up("the sinks"))
+    }
+}
+
+/// A layer as it comes in.
+struct Coming<'a> {
+    packer: &'a Packer,
+    index: usize,
+    hasher: DiffIdHasher,
+    /// SHA-256 of the first bytes, once there are more than may be held.
+    prefix: Option<DiffId>,
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    way: Way<'a>,
+}
+
+/// What becomes of a layer's bytes.
+enum Way<'a> {
+    /// They are held until the layer is complete.
+    Holding,
+    /// Too many to hold, but likely known: the rest waits in scratch space.
+    Spilling(ScratchFile),
+    /// They are compressed at once.
+    Streaming(Encoder, Gathering<'a>),
+}
+
+impl<'a> Coming<'a> {
+    fn new(packer: &'a Packer, index: usize) -> Self {
+        Self { packer, index, hasher: DiffIdHasher::default(), prefix: None, held: VecDeque::new(), held_bytes: 0, way: Way::Holding }
+    }
+
+    fn take(&mut self, bytes: Bytes) -> Result<()> {
+        let hash = &self.packer.meters.hash;
+        let within = bytes.len().min(index(self.packer.hold_bytes_max.saturating_sub(self.held_bytes)));
+        hash.busy(|| self.hasher.update(&bytes[..within]));
+        if within < bytes.len() && self.prefix.is_none() {
+            self.past_hold(self.hasher.clone().finish().0)?;
+        }
+        hash.busy(|| self.hasher.update(&bytes[within..]));
+        if let Way::Spilling(file) = &mut self.way {
+            if file.append(&bytes)? {
+                return Ok(());
+            }
+            self.stream(self.packer.threads, self.packer.gather_bytes_max)?;
+        }
+        match &mut self.way {
+            Way::Streaming(encoder, gathering) => self.packer.compress(&bytes, encoder, gathering),
+            _ => {
+                self.held_bytes += bytes.len() as u64;
+                self.held.push_back(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The layer is longer than may be held. If one with the same beginning was packed before, it is likely to be the
+    /// same to its end: then the rest waits in scratch space for its diff_id. Else it is compressed as it streams.
+    fn past_hold(&mut self, prefix: DiffId) -> Result<()> {
+        self.prefix = Some(prefix);
+        if self.packer.known.expects(prefix) {
+            if let Some(file) = ScratchFile::create(&self.packer.scratch, BUFFER_BYTES as u64)? {
+                self.way = Way::Spilling(file);
+                return Ok(());
+            }
+        }
+        self.stream(self.packer.threads, self.packer.gather_bytes_max)
+    }
+
+    /// Begins to compress: first what is held and what was spilled.
+    fn stream(&mut self, threads: u32, gather_bytes_max: u64) -> Result<()> {
+        let packer = self.packer;
+        let mut encoder = Encoder::new(packer.method, threads, &packer.memory)?;
+        let mut gathering = Gathering::new(packer, self.index, gather_bytes_max);
+        while let Some(bytes) = self.held.pop_front() {
+            packer.compress(&bytes, &mut encoder, &mut gathering)?;
+        }
+        if let Way::Spilling(file) = std::mem::replace(&mut self.way, Way::Holding) {
+            let spilled = file.finish();
+            let mut offset = 0;
+            while offset < spilled.length {
+                let length = (spilled.length - offset).min(BUFFER_BYTES as u64);
+                packer.compress(&spilled.read(offset, index(length))?, &mut encoder, &mut gathering)?;
+                offset += length;
+            }
+        }
+        self.way = Way::Streaming(encoder, gathering);
+        Ok(())
+    }
+
+    /// The layer is complete.
+    fn finish(mut self) -> Result<Outgoing> {
+        let (diff_id, tar_bytes) = std::mem::take(&mut self.hasher).finish();
+        if !matches!(self.way, Way::Streaming(..)) {
+            if let Some(descriptor) = self.packer.known.find(diff_id) {
+                self.packer.observer.layer_known(self.index, tar_bytes, descriptor.size);
+                return Ok(Outgoing::Known(Packed { index: self.index, diff_id, tar_bytes, descriptor }));
+            }
+            match self.way {
+                Way::Spilling(_) => self.stream(self.packer.threads, self.packer.gather_bytes_max)?,
+                _ => self.stream(1, u64::MAX)?,
+            }
+        }
+        let Way::Streaming(encoder, mut gathering) = self.way else { return Err(Error::hung_up("a packer")) };
+        self.packer.meters.compress.busy(|| encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        gathering.finish(diff_id, self.prefix, tar_bytes)
     }
 }
 
@@ -231,11 +311,11 @@ impl<'a> Gathering<'a> {
         }
     }
 
-    fn finish(mut self, diff_id: DiffId, tar_bytes: u64) -> Result<Outgoing> {
+    fn finish(mut self, diff_id: DiffId, prefix: Option<DiffId>, tar_bytes: u64) -> Result<Outgoing> {
         let (digest, size) = std::mem::take(&mut self.digest).finish();
         let media_type = self.packer.method.compression.media_type().to_owned();
         let descriptor = Descriptor { media_type, digest, size };
-        self.packer.known.learn(diff_id, &descriptor);
+        self.packer.known.learn(diff_id, prefix, &descriptor);
         self.packer.observer.layer_packed(self.index, tar_bytes, size);
         if self.live.is_empty() {
             return Ok(Outgoing::Whole(Arc::new(Layer { index: self.index, diff_id, tar_bytes, descriptor, body: self.body() })));

@@ -349,7 +349,14 @@ impl KnownLayers for KnownAtSinks {
         answers.into_iter().all(|has| matches!(has, Ok(true))).then_some(blob)
     }
 
-    fn learn(&self, diff_id: DiffId, descriptor: &Descriptor) {
+    fn expects(&self, prefix: DiffId) -> bool {
+        self.store.expects(prefix, self.method)
+    }
+
+    fn learn(&self, diff_id: DiffId, prefix: Option<DiffId>, descriptor: &Descriptor) {
         self.store.remember(diff_id, self.method, descriptor);
+        if let Some(prefix) = prefix {
+            self.store.expect(prefix, self.method);
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! All choices of a freeze, made before it starts, and printable.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;

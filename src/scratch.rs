@@ -86,7 +86,7 @@ impl ScratchFile {
     }
 
     pub(crate) fn finish(self) -> ScratchRange {
-        ScratchRange { file: Arc::new(self.file), length: self.length, share: Arc::new(self.share) }
+        ScratchRange { file: Arc::new(self.file), length: self.length, _share: Arc::new(self.share) }
     }
 }
 
