@@ -39,10 +39,10 @@ impl Held {
         Self { everywhere: Arc::clone(everywhere), here: 0 }
     }
 
-    /// One more. Returns how many all jobs hold now.
-    pub(super) fn add_one(&mut self) -> usize {
+    /// One more. Returns how many this job holds now, and how many all of them do.
+    pub(super) fn add_one(&mut self) -> (usize, usize) {
         self.here += 1;
-        self.everywhere.fetch_add(1, Ordering::Relaxed) + 1
+        (self.here, self.everywhere.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 

@@ -116,7 +116,7 @@ impl Directory {
         let jobs_max = readers * JOBS_A_READER;
         let (jobs, jobs_out) = bounded(jobs_max);
         let (slots, slots_out) = bounded(jobs_max);
-        let edges = Edges { jobs, slots, memory: outlet.memory() };
+        let edges = Edges { jobs, slots, memory: outlet.memory(), jobs_max };
         let planner = Planner::new(&self, edges);
         thread::scope(|scope| {
             let mut threads = vec![scope.spawn(|| planner.run(stop))];

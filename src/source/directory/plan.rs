@@ -35,15 +35,17 @@ const HEADER_BYTES: usize = 3 * BLOCK_BYTES;
 /// A shorter hole is read like data.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 
-/// Folders and files that all jobs under way may keep open; a process has 1,024 descriptors unless it asks for more.
-/// At the bound, each job ends with the first that it opens, so a job is full where the readers keep up.
-const OPEN_MAX: usize = 384;
+/// Folders and files that all jobs under way keep open before the next job is cut short for it, and, by then, at most so
+/// many again. A process has 1,024 descriptors unless it asks for more.
+const OPEN_MAX: usize = 320;
 
 /// Where jobs go, and what they are made of.
 pub(super) struct Edges {
     pub(super) jobs: Sender<Job>,
     pub(super) slots: Sender<Slot>,
     pub(super) memory: Memory,
+    /// How many jobs may be under way.
+    pub(super) jobs_max: usize,
 }
 
 /// The walker.
@@ -286,10 +288,13 @@ impl<'a> Planner<'a> {
         Ok(draft)
     }
 
-    /// The job holds one more open folder or file; at the bound it is handed on.
+    /// The job holds one more open folder or file. Where the readers keep up, it may hold any number; where they don't,
+    /// its share, so that its buffer is not wasted on a single entry.
     fn keeps_one_open(&mut self) -> Result<()> {
         let Some(draft) = self.job.as_mut() else { return Ok(()) };
-        if draft.held.add_one() >= OPEN_MAX { self.submit() } else { Ok(()) }
+        let (here, everywhere) = draft.held.add_one();
+        let is_too_much = everywhere >= OPEN_MAX && here >= OPEN_MAX / self.edges.jobs_max;
+        if is_too_much { self.submit() } else { Ok(()) }
     }
 
     /// Hands the job on, if there is one.
