@@ -271,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_a_field_gets_a_record() {
+        let mut writer = Writer::default();
+        let mut field = [0; 11];
+        writer.number(&mut field, (8 << 30) - 1, b"size");
+        assert_eq!((field, writer.records.len()), (*b"77777777777", 0));
+        writer.number(&mut field, 8 << 30, b"size");
+        assert_eq!((field, &writer.records[..]), (*b"00000000000", &b"19 size=8589934592\n"[..]));
+    }
+
+    #[test]
     fn padding_reaches_the_next_block() {
         assert_eq!([0, 1, 511, 512, 513, 1 << 33].map(padding), [0, 511, 1, 0, 511, 0]);
     }

@@ -23,7 +23,33 @@ pub(super) struct Job {
     pub(super) text: Vec<u8>,
     pub(super) steps: Vec<Step>,
     pub(super) notices: Vec<Noticed>,
+    pub(super) held: Held,
     pub(super) done: Sender<Result<Done>>,
+}
+
+/// Folders and files that one job keeps open, counted with those of all other jobs until it is dropped.
+pub(super) struct Held {
+    everywhere: Arc<AtomicUsize>,
+    here: usize,
+}
+
+impl Held {
+    /// Nothing yet.
+    pub(super) fn none(everywhere: &Arc<AtomicUsize>) -> Self {
+        Self { everywhere: Arc::clone(everywhere), here: 0 }
+    }
+
+    /// One more. Returns how many this job holds now, and how many all of them do.
+    pub(super) fn add_one(&mut self) -> (usize, usize) {
+        self.here += 1;
+        (self.here, self.everywhere.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.everywhere.fetch_sub(self.here, Ordering::Relaxed);
+    }
 }
 
 /// A stretch that was written.

@@ -50,9 +50,6 @@ const READERS_MIN: usize = 2;
 /// Jobs under way, waiting ones included, for each reader. Each holds a buffer.
 const JOBS_A_READER: usize = 4;
 
-/// Folders and files that all jobs under way may keep open; a process has 1,024 descriptors unless it asks for more.
-const OPEN_MAX: usize = 256;
-
 /// What holes and the end of the tar are made of.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -119,8 +116,7 @@ impl Directory {
         let jobs_max = readers * JOBS_A_READER;
         let (jobs, jobs_out) = bounded(jobs_max);
         let (slots, slots_out) = bounded(jobs_max);
-        let open_a_job_max = (OPEN_MAX / jobs_max).max(1);
-        let edges = Edges { jobs, slots, memory: outlet.memory(), open_a_job_max };
+        let edges = Edges { jobs, slots, memory: outlet.memory(), jobs_max };
         let planner = Planner::new(&self, edges);
         thread::scope(|scope| {
             let mut threads = vec![scope.spawn(|| planner.run(stop))];
@@ -193,7 +189,11 @@ fn send_zeros(outlet: &mut Outlet, bytes: u64, stop: &Stop) -> Result<()> {
 fn unreadable(operation: &str, path: &[u8], error: Errno) -> Error {
     let path = String::from_utf8_lossy(path);
     let failed = Error::source(operation, format!("'./{path}'"), std::io::Error::from(error)).because(error);
-    if path.is_empty() { failed } else { failed.hint(format!("leave it out with --exclude '/{path}'")) }
+    if path.is_empty() {
+        failed
+    } else {
+        failed.hint(format!("leave it out with --exclude '/{}'", globset::escape(&path)))
+    }
 }
 
 fn panicked() -> Error {

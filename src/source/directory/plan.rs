@@ -5,13 +5,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crossbeam_channel::{Sender, bounded};
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
-use super::job::{File, Job, Slot, Split, Step};
+use super::job::{File, Held, Job, Noticed, Slot, Split, Step};
 use super::links::Links;
 use super::meta::{self, Id, Kind, Meta};
 use super::walk::{Seen, Walk, step_into};
@@ -34,13 +35,17 @@ const HEADER_BYTES: usize = 3 * BLOCK_BYTES;
 /// A shorter hole is read like data.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 
+/// Folders and files that all jobs under way keep open before the next job is cut short for it, and, by then, at most so
+/// many again. A process has 1,024 descriptors unless it asks for more.
+const OPEN_MAX: usize = 320;
+
 /// Where jobs go, and what they are made of.
 pub(super) struct Edges {
     pub(super) jobs: Sender<Job>,
     pub(super) slots: Sender<Slot>,
     pub(super) memory: Memory,
-    /// Folders and files that one job may keep open.
-    pub(super) open_a_job_max: usize,
+    /// How many jobs may be under way.
+    pub(super) jobs_max: usize,
 }
 
 /// The walker.
@@ -48,6 +53,7 @@ pub(super) struct Planner<'a> {
     directory: &'a Directory,
     edges: Edges,
     job: Option<Draft>,
+    open: Arc<AtomicUsize>,
     headers: Writer,
     header: Vec<u8>,
     xattrs: Xattrs,
@@ -59,9 +65,9 @@ struct Draft {
     buffer: Buffer,
     text: Vec<u8>,
     steps: Vec<Step>,
-    notices: Vec<super::job::Noticed>,
+    notices: Vec<Noticed>,
     planned_bytes: usize,
-    open: usize,
+    held: Held,
     last_folder: Option<Arc<OwnedFd>>,
 }
 
@@ -71,6 +77,7 @@ impl<'a> Planner<'a> {
             directory,
             edges,
             job: None,
+            open: Arc::default(),
             headers: Writer::default(),
             header: Vec::new(),
             xattrs: Xattrs::default(),
@@ -274,39 +281,41 @@ impl<'a> Planner<'a> {
             self.submit()?;
         }
         if self.job.is_none() {
-            self.job = Some(Draft::new(self.edges.memory.buffer()?));
+            self.job = Some(Draft::new(self.edges.memory.buffer()?, Held::none(&self.open)));
         }
         let draft = self.job.as_mut().ok_or_else(hung_up)?;
         draft.planned_bytes += bytes;
         Ok(draft)
     }
 
-    /// The job holds one more open folder or file; past its share it is handed on.
+    /// The job holds one more open folder or file. Where the readers keep up, it may hold any number; where they don't,
+    /// its share, so that its buffer is not wasted on a single entry.
     fn keeps_one_open(&mut self) -> Result<()> {
         let Some(draft) = self.job.as_mut() else { return Ok(()) };
-        draft.open += 1;
-        if draft.open >= self.edges.open_a_job_max { self.submit() } else { Ok(()) }
+        let (here, everywhere) = draft.held.add_one();
+        let is_too_much = everywhere >= OPEN_MAX && here >= OPEN_MAX / self.edges.jobs_max;
+        if is_too_much { self.submit() } else { Ok(()) }
     }
 
     /// Hands the job on, if there is one.
     fn submit(&mut self) -> Result<()> {
         let Some(draft) = self.job.take() else { return Ok(()) };
         let (done, slot) = bounded(1);
-        let Draft { buffer, text, steps, notices, .. } = draft;
+        let Draft { buffer, text, steps, notices, held, .. } = draft;
         self.edges.slots.send(Slot::Job(slot)).map_err(|_| hung_up())?;
-        self.edges.jobs.send(Job { buffer, text, steps, notices, done }).map_err(|_| hung_up())
+        self.edges.jobs.send(Job { buffer, text, steps, notices, held, done }).map_err(|_| hung_up())
     }
 }
 
 impl Draft {
-    fn new(buffer: Buffer) -> Self {
+    fn new(buffer: Buffer, held: Held) -> Self {
         Self {
             buffer,
             text: Vec::new(),
             steps: Vec::new(),
             notices: Vec::new(),
             planned_bytes: 0,
-            open: 0,
+            held,
             last_folder: None,
         }
     }

@@ -25,8 +25,10 @@ pub(super) fn run(jobs: &Receiver<Job>, stop: &Stop) {
             continue;
         }
         let written = reader.write(&mut job);
+        let Job { buffer, notices, held, done, .. } = job;
+        drop(held);
         // Nobody takes it if the stream has failed meanwhile.
-        let _ = job.done.send(written.map(|()| Done { buffer: job.buffer, notices: job.notices }));
+        let _ = done.send(written.map(|()| Done { buffer, notices }));
     }
 }
 

@@ -1,14 +1,15 @@
 //! A folder with everything in it that a tar can keep, and that something or other gets wrong.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use tempfile::TempDir;
 
 use super::{is_root, shell};
 
 const FOR_ANYBODY: &str = r#"
 mkdir -p some/deeper/folder zz empty sticky 'a dir' && chmod 0700 empty && chmod 1777 sticky
-printf hello >plain; printf x >setid; chmod 6755 setid; printf secret >closed; chmod 0000 closed; : >zero
+printf hello >plain; printf x >setid; chmod 6755 setid; : >zero
 for size in 1 511 512 513 131071 131072 131073 1048064 1048575 1048576 1048577 5000000; do
     head -c $size /dev/urandom >bytes-$size
 done
@@ -40,7 +41,7 @@ setfacl -m u:12:rw,g:34:r setid; setfacl -d -m u:12:rwx empty; setfacl -m u:99:r
 "#;
 
 const FOR_ROOT: &str = r"
-mknod null c 1 3; chmod 0666 null; mknod loop b 7 200; mknod large c 511 1048575; ln null zz/null
+printf secret >closed; chmod 0000 closed; mknod null c 1 3; chmod 0666 null; mknod loop b 7 200; mknod large c 511 1048575; ln null zz/null
 printf x >capable; setcap cap_net_raw+ep capable; ln capable zz/capable
 setfattr -n trusted.mark -v file plain; setfattr -h -n trusted.mark -v link dangling; setfattr -n trusted.mark -v fifo fifo
 setfattr -h -n trusted.mark -v device null
@@ -48,13 +49,17 @@ printf x >owned; chown 12345:54321 owned; printf x >far-owned; chown 4000000000:
 chown -h 2097151:2097152 long-link; chown 1000:1000 empty
 ";
 
-/// Makes it in `folder`, which is empty; a second link to one of its files goes next to it.
-pub(super) fn make(folder: &Path) {
-    shell(folder, FOR_ANYBODY);
-    shell(folder, WITH_ATTRIBUTES);
+/// Makes it, as the folder `root` of the one that is returned; a second link to one of its files is next to it.
+pub(super) fn make() -> (TempDir, PathBuf) {
+    let around = tempfile::tempdir().unwrap();
+    let root = around.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    shell(&root, FOR_ANYBODY);
+    shell(&root, WITH_ATTRIBUTES);
     if is_root() {
-        shell(folder, FOR_ROOT);
+        shell(&root, FOR_ROOT);
     }
+    (around, root)
 }
 
 /// A chain of folders whose path is longer than the kernel takes in one call, deeper than the walk keeps open, with a

@@ -4,17 +4,14 @@ use super::*;
 
 #[test]
 fn gnu_tar_makes_the_same_folder_of_it() {
-    let (tree, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let root = tree.path().join("root");
-    std::fs::create_dir(&root).unwrap();
-    awkward::make(&root);
+    let ((_around, root), copy) = (awkward::make(), tempfile::tempdir().unwrap());
     let streamed = stream(&root, &Selection::default()).unwrap();
     assert_eq!(streamed.notices.counts().len(), 0, "{:?}", streamed.noticed());
     let into = copy.path().to_str().unwrap();
     streamed.tar(&[
         "--xattrs",
         "--xattrs-include=*",
-        "--acls",
+        "--delay-directory-restore",
         "--numeric-owner",
         "--warning=no-timestamp",
         "-xpf",
@@ -32,10 +29,7 @@ fn gnu_tar_makes_the_same_folder_of_it() {
 
 #[test]
 fn the_same_folder_gives_the_same_bytes() {
-    let tree = tempfile::tempdir().unwrap();
-    let root = tree.path().join("root");
-    std::fs::create_dir(&root).unwrap();
-    awkward::make(&root);
+    let (_around, root) = awkward::make();
     let first = stream(&root, &Selection::default()).unwrap();
     assert_eq!(first.tar.len() % 512, 0);
     assert!(first.tar.ends_with(&[0; 1024]));
@@ -88,11 +82,9 @@ fn a_survey_is_exact_where_nothing_is_extended() {
 
 #[test]
 fn a_survey_of_anything_is_close() {
-    let tree = tempfile::tempdir().unwrap();
-    awkward::make(&tree.path().join("."));
-    let surveyed = Directory::open(tree.path(), &Selection::default()).unwrap().survey(&Stop::new()).unwrap();
-    let streamed = stream(tree.path(), &Selection::default()).unwrap();
-    std::fs::remove_file(tree.path().join("../outside-of-the-tree")).unwrap();
+    let (_around, root) = awkward::make();
+    let surveyed = Directory::open(&root, &Selection::default()).unwrap().survey(&Stop::new()).unwrap();
+    let streamed = stream(&root, &Selection::default()).unwrap();
     let (expected, found) = (surveyed.tar_bytes.unwrap(), streamed.tar.len() as u64);
     assert!(expected.abs_diff(found) < 32 << 10, "{expected} is not {found}");
 }
@@ -104,6 +96,15 @@ fn many_small_files_come_whole() {
     let streamed = stream(tree.path(), &Selection::default()).unwrap();
     assert_eq!(streamed.names().len(), 1 + 40 + 4_000);
     assert_eq!(streamed.content("./17/93"), b"17-93\n");
+}
+
+#[test]
+fn more_folders_and_links_than_may_be_open_come_whole() {
+    let tree = tempfile::tempdir().unwrap();
+    shell(tree.path(), "for d in {1..700}; do mkdir $d; echo $d >$d/file; echo $d >$d/one; ln $d/one $d/two; done");
+    let streamed = stream(tree.path(), &Selection::default()).unwrap();
+    assert_eq!(streamed.names().len(), 1 + 4 * 700);
+    assert_eq!((streamed.content("./617/file"), streamed.content("./618/one")), (b"617\n".to_vec(), b"618\n".to_vec()));
 }
 
 #[test]

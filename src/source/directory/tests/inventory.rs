@@ -55,7 +55,7 @@ fn digest(path: &Path) -> String {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer).unwrap() {
-            0 => return hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+            0 => return format!("{:02x?}", &hash.finalize()[..8]),
             bytes => hash.update(&buffer[..bytes]),
         }
     }
