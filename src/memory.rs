@@ -135,8 +135,9 @@ impl Drop for Buffer {
         let mut bytes = std::mem::take(&mut self.bytes);
         let mut state = self.home.lock();
         state.out -= 1;
-        // A buffer that grew, or one more than the bound, goes back to the allocator.
-        if bytes.capacity() == BUFFER_BYTES && state.out + state.idle.len() < self.home.buffers_max {
+        // A buffer that grew goes back to the allocator. The others never do: the allocator would keep them apart from
+        // each other and from the system, and the process would grow to twice the bound.
+        if bytes.capacity() == BUFFER_BYTES {
             bytes.clear();
             state.idle.push(bytes);
         }
