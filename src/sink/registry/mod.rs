@@ -193,18 +193,23 @@ impl RegistrySink {
 }
 
 fn parse(reference: &str) -> Result<Reference> {
-    reference.parse().map_err(|error| {
-        Error::usage("reading a reference", format!("'{}'", reference.escape_debug()), &error)
-            .hint("give HOST/NAME:TAG")
-            .because(error)
-    })
+    let refuse = |reason: &dyn std::fmt::Display| {
+        let subject = format!("'{}'", reference.escape_debug());
+        Error::usage("reading a reference", subject, reason).hint("give HOST/NAME:TAG")
+    };
+    let parsed: Reference = reference.parse().map_err(|error| refuse(&error).because(error))?;
+    // The library takes a host in capitals without a dot for a part of the name.
+    if parsed.repository().chars().any(|character| character.is_ascii_uppercase()) {
+        return Err(refuse(&"a repository's name has no capital letters"));
+    }
+    Ok(parsed)
 }
 
 /// What sink and reader have in common: from a reference to a registry that answers.
 async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
-    let plain = options.plain_http || guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
-    let plain = plain && options.ca_cert.is_none();
+    let is_loopback = guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
+    let plain = options.plain_http || (is_loopback && options.ca_cert.is_none());
     let root = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
     let root = root.parse().map_err(|error| Error::usage("reading a reference", &host, error))?;
     let files = options.auth_files.clone().unwrap_or_else(auth::user_files);

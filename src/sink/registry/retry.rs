@@ -45,7 +45,8 @@ pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
             // "Not there" is an answer: of a question, and of a cancellation.
             (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
             (_, 408 | 425 | 429 | 500 | 502..=504, _) => once_more,
-            // Debian's docker-registry 2.8.2 says BLOB_UPLOAD_INVALID of a session it lost.
+            // Docker's registry 2.8 keeps the offset it expects in Location. When it has more than that, because a part
+            // was cut or its answer lost, it says 404 BLOB_UPLOAD_INVALID to every further request, DELETE included.
             (_, 400..=499, Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid)) if step.has_session() => {
                 Verdict::Restart
             }

@@ -103,7 +103,8 @@ impl<'a, W: Wire> Upload<'a, W> {
         }
     }
 
-    async fn restart(&mut self) -> Result<(), Failure> {
+    /// Gives the session up.
+    async fn give_up(&mut self) {
         self.must_ask = false;
         if let Some(held) = self.held.take() {
             // One try, so that the registry need not keep it. Where it fails, the session stays listed for the abort.
@@ -111,13 +112,12 @@ impl<'a, W: Wire> Upload<'a, W> {
                 self.sessions.remove(held.id);
             }
         }
-        match &self.parts {
-            Parts::Live(live) if !self.parts.can_restart() => Err(Failure::local(Step::Patch, live.cannot_restart())),
-            _ => Ok(()),
-        }
     }
 
     async fn open(&mut self) -> Result<Held, Failure> {
+        if let Parts::Live(live) = &self.parts {
+            live.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
+        }
         let opened = self.wire.open().await?;
         let id = self.sessions.add(opened.session.clone());
         let wanted = opened.part_bytes_min.unwrap_or(0);
@@ -208,7 +208,7 @@ impl<W: Wire> Attempt for Upload<'_, W> {
         match recovery {
             Recovery::GoOn => {}
             Recovery::Resume => self.must_ask = self.held.is_some(),
-            Recovery::Restart => self.restart().await?,
+            Recovery::Restart => self.give_up().await,
         }
         let mut held = match self.held.take() {
             Some(held) => held,
