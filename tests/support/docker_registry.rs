@@ -90,20 +90,18 @@ fn configure(folder: &Path, address: SocketAddr, setup: &Setup) -> PathBuf {
         path.display().to_string()
     };
     let storage = folder.join("storage");
-    let mut config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n",
-        storage.display()
-    );
-    config += &match &setup.tls {
-        Some((certificate, key)) => format!(
-            "http: {{addr: '{address}', tls: {{certificate: {}, key: {}}}}}\n",
-            write("chain.pem", certificate),
-            write("key.pem", key)
-        ),
-        None => format!("http: {{addr: '{address}'}}\n"),
+    let http = match &setup.tls {
+        Some((certificate, key)) => {
+            let (certificate, key) = (write("chain.pem", certificate), write("key.pem", key));
+            format!("{{addr: '{address}', tls: {{certificate: {certificate}, key: {key}}}}}")
+        }
+        None => format!("{{addr: '{address}'}}"),
     };
-    if let Some(lines) = &setup.htpasswd {
-        config += &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", write("htpasswd", lines));
-    }
+    let auth = match &setup.htpasswd {
+        Some(lines) => format!("{{htpasswd: {{realm: test, path: {}}}}}", write("htpasswd", lines)),
+        None => "{}".to_owned(),
+    };
+    let storage = format!("{{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}", storage.display());
+    let config = format!("version: 0.1\nlog: {{level: error}}\nstorage: {storage}\nhttp: {http}\nauth: {auth}\n");
     PathBuf::from(write("config.yml", &config))
 }

@@ -1,5 +1,6 @@
 //! Layers of bytes that no compression shrinks, and a context that remembers what it was told.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,8 +21,11 @@ pub fn random_bytes(seed: u64, length: usize) -> Bytes {
 }
 
 pub fn descriptor(media_type: &str, bytes: &[u8]) -> Descriptor {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let digest = format!("sha256:{hex}").parse().expect("a digest");
+    let mut name = String::from("sha256:");
+    for byte in Sha256::digest(bytes) {
+        write!(name, "{byte:02x}").expect("a string takes all");
+    }
+    let digest = name.parse().expect("a digest");
     Descriptor { media_type: media_type.to_owned(), digest, size: bytes.len() as u64 }
 }
 

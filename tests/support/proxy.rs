@@ -49,8 +49,8 @@ pub struct Habits {
     pub location: Location,
     /// A wait for each 64 KiB of a request's body, on each connection by itself.
     pub slowness: Option<Duration>,
-    /// Tokens are wanted, and each is good for so many requests.
-    pub requests_a_token: Option<usize>,
+    /// Tokens are wanted, and the first one is good for so many requests.
+    pub first_token_requests: Option<usize>,
     /// Sent with the answer to every POST.
     pub part_bytes_min: Option<u64>,
 }
@@ -142,12 +142,13 @@ impl Shared {
 
     /// The answer to a request without a good token, or to one for a token.
     fn gate(&self, request: &Seen) -> Option<String> {
-        let limit = self.habits.requests_a_token?;
+        let first = self.habits.first_token_requests?;
         let mut tokens = self.tokens.lock().expect("the count");
         if request.target.starts_with("/token") {
             *tokens = (tokens.0 + 1, 0);
             return Some(answer(200, "", &format!(r#"{{"token":"t{}"}}"#, tokens.0)));
         }
+        let limit = if tokens.0 == 1 { first } else { usize::MAX };
         if request.header("authorization") == Some(&format!("Bearer t{}", tokens.0)) && tokens.1 < limit {
             tokens.1 += 1;
             return None;
@@ -190,7 +191,7 @@ async fn serve(shared: Arc<Shared>, client: TcpStream) -> io::Result<()> {
         }
         Some(Fault::Forget) => {
             let mut cancel = request.clone();
-            cancel.method = "DELETE".to_owned();
+            "DELETE".clone_into(&mut cancel.method);
             cancel.headers.retain(|(key, _)| !key.to_lowercase().starts_with("content-"));
             let mut registry = send_head(&shared, &cancel).await?;
             drain_all(&mut registry).await?;
@@ -218,10 +219,8 @@ async fn pass_on(
         }
         let is_end = line == "\r\n";
         let is_location = line.to_lowercase().starts_with("location: ");
-        if is_end && request.method == "POST" {
-            if let Some(least) = shared.habits.part_bytes_min {
-                head += &format!("OCI-Chunk-Min-Length: {least}\r\n");
-            }
+        if let (true, "POST", Some(least)) = (is_end, request.method.as_str(), shared.habits.part_bytes_min) {
+            head.extend(["OCI-Chunk-Min-Length: ", &least.to_string(), "\r\n"]);
         }
         head += &if is_location { relocate(&line, shared) } else { line };
         if is_end {
@@ -276,7 +275,7 @@ async fn send_head(shared: &Shared, request: &Seen) -> io::Result<TcpStream> {
     let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", request.method, request.target);
     // `Location: Elsewhere` makes requests that name another host; the registry builds its own answer from it.
     for (key, value) in request.headers.iter().filter(|(key, _)| !key.eq_ignore_ascii_case("connection")) {
-        head += &format!("{key}: {value}\r\n");
+        head.extend([key, ": ", value, "\r\n"]);
     }
     registry.write_all(format!("{head}\r\n").as_bytes()).await?;
     Ok(registry)

@@ -27,7 +27,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A question may be passed on so often.
 const REDIRECTS_MAX: usize = 5;
 
-/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, TCP_NODELAY.
+/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, `TCP_NODELAY`.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,

@@ -107,7 +107,7 @@ impl RegistrySink {
         Ok(upload::same(found, descriptor))
     }
 
-    /// Sends a gathered layer, unless the registry has it.
+    /// Sends a gathered layer, unless the registry has it. Either way its bytes are reported as confirmed, once.
     ///
     /// # Errors
     /// When the registry can't take it, after all that could be tried; when the freeze was stopped.
@@ -205,7 +205,8 @@ fn parse(reference: &str) -> Result<Reference> {
     Ok(parsed)
 }
 
-/// What sink and reader have in common: from a reference to a registry that answers.
+/// What sink and reader have in common: from a reference to a registry that answers. A registry that lets everybody in
+/// at `/v2/` says only to a writer what it wants of writers; then the first upload gets the token, or the refusal.
 async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
     let is_loopback = guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
@@ -222,7 +223,6 @@ async fn reach(reference: Reference, actions: &str, options: RegistryOptions, co
     let auth = Auth::new(credentials, format!("repository:{repository}:{actions}"));
     let client = Client::new(root, &repository, auth, &options).await?;
     retry::run(&client, &report.first_contact(), "", Request(|| client.ping())).await?;
-    // A registry that lets everybody in at its door says what it wants of a writer only to a writer.
     Ok(Reached { reference, client, report })
 }
 

@@ -210,18 +210,16 @@ impl<W: Wire> Attempt for Upload<'_, W> {
             Recovery::Resume => self.must_ask = self.held.is_some(),
             Recovery::Restart => self.give_up().await,
         }
-        let mut held = match self.held.take() {
-            Some(held) => held,
-            None => {
-                // After a lost session too: the answer that was lost may have been the one to the last PUT.
-                if let Some(descriptor) = self.is_present().await? {
-                    self.confirm(descriptor.size);
-                    let put =
-                        if self.bytes_sent == 0 { Put::Present } else { Put::Sent { bytes_sent: self.bytes_sent } };
-                    return Ok((descriptor, put));
-                }
-                self.open().await?
+        let mut held = if let Some(held) = self.held.take() {
+            held
+        } else {
+            // After a lost session too: the answer that was lost may have been the one to the last PUT.
+            if let Some(descriptor) = self.is_present().await? {
+                self.confirm(descriptor.size);
+                let put = if self.bytes_sent == 0 { Put::Present } else { Put::Sent { bytes_sent: self.bytes_sent } };
+                return Ok((descriptor, put));
             }
+            self.open().await?
         };
         let sent = self.send(&mut held).await;
         if sent.is_err() {

@@ -1,18 +1,17 @@
 //! Who may write to a registry, and whom we believe to be it: credentials, tokens, TLS, references, other hosts.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support;
+use crate::support::docker_registry::{DockerRegistry, Setup};
+use crate::support::layers::{context, layer};
+use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 use base64::Engine;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use smolfreeze::error::{Error, Kind};
 use smolfreeze::sink::Put;
 use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistrySink};
-use support::docker_registry::{DockerRegistry, Setup};
-use support::layers::{context, layer};
-use support::proxy::{Fault, Habits, Location, Proxy, Rule};
 
 /// User `alice`, password `correct horse`, bcrypt.
 const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n";
@@ -75,7 +74,7 @@ async fn basic_credentials_are_right_or_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_expires_in_mid_blob_is_renewed() {
     let registry = DockerRegistry::start();
-    let habits = Habits { requests_a_token: Some(4), ..Habits::default() };
+    let habits = Habits { first_token_requests: Some(4), ..Habits::default() };
     let proxy = Proxy::start(registry.address, habits, vec![]).await;
     let (context, told) = context();
     let sink = RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context).await.unwrap();
@@ -97,7 +96,7 @@ async fn a_token_that_expires_in_mid_blob_is_renewed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_refused_requests_fetch_one_token() {
     let registry = DockerRegistry::start();
-    let habits = Habits { requests_a_token: Some(10_000), ..Habits::default() };
+    let habits = Habits { first_token_requests: Some(1), ..Habits::default() };
     let proxy = Proxy::start(registry.address, habits, vec![]).await;
     let sink =
         RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
@@ -108,7 +107,7 @@ async fn many_refused_requests_fetch_one_token() {
     for put in puts.collect::<Vec<_>>() {
         put.await.unwrap();
     }
-    assert_eq!(proxy.tokens(), 1);
+    assert_eq!(proxy.tokens(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,8 +128,11 @@ async fn a_forbidden_push_is_not_tried_again() {
 async fn credentials_do_not_follow_to_another_host() {
     let registry = DockerRegistry::start();
     let elsewhere = Proxy::start(registry.address, Habits::default(), vec![]).await;
-    let habits =
-        Habits { requests_a_token: Some(1000), location: Location::Elsewhere(elsewhere.address), ..Habits::default() };
+    let habits = Habits {
+        first_token_requests: Some(1000),
+        location: Location::Elsewhere(elsewhere.address),
+        ..Habits::default()
+    };
     let proxy = Proxy::start(registry.address, habits, vec![]).await;
     let sink =
         RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
@@ -139,6 +141,29 @@ async fn credentials_do_not_follow_to_another_host() {
     assert!(here.iter().any(|seen| seen.method == "POST" && seen.header("authorization").is_some()));
     assert!(there.iter().any(|seen| seen.method == "PATCH"));
     assert!(there.iter().all(|seen| seen.header("authorization").is_none()), "{there:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_questions_are_passed_on_and_without_credentials() {
+    let registry = DockerRegistry::start();
+    let layer = layer(0, 1, 1000);
+    let direct =
+        RegistrySink::connect(&format!("{}/space/name:tag", registry.address), options(), context().0).await.unwrap();
+    direct.put(&layer).await.unwrap();
+    let elsewhere = Proxy::start(registry.address, Habits::default(), vec![]).await;
+    let target = format!("Location: http://{}/v2/space/name/blobs/{}\r\n", elsewhere.address, layer.descriptor.digest);
+    // A test's rules live as long as the test.
+    let target: &'static str = target.leak();
+    let rules = ["HEAD", "POST"].map(|method| nth(method, 1, Fault::Answer(307, target, ""))).to_vec();
+    let habits = Habits { first_token_requests: Some(1000), ..Habits::default() };
+    let proxy = Proxy::start(registry.address, habits, rules).await;
+    let sink =
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
+    assert!(sink.has(&layer.descriptor).await.unwrap());
+    assert!(elsewhere.seen().iter().all(|seen| seen.method == "HEAD" && seen.header("authorization").is_none()));
+    let error = sink.put(&support::layers::layer(0, 2, 1000)).await.unwrap_err();
+    assert!(error.to_string().contains("307"), "{error}");
+    assert_eq!(elsewhere.seen().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,6 +184,10 @@ async fn an_authority_of_ones_own_is_trusted_only_when_named() {
     let trusting = RegistryOptions { ca_cert: Some(path.clone()), ..options() };
     let sink = RegistrySink::connect(&name, trusting, context().0).await.unwrap();
     sink.put(&layer(0, 1, 3 << 20)).await.unwrap();
+
+    // Loopback without an authority is reached without TLS, and the registry says what it wants.
+    let error = refused(&name, options()).await;
+    assert!(error.to_string().contains("HTTPS server"), "{error}");
 
     // Another authority: the certificate is not trusted, and that is final.
     let other = CertifiedIssuer::self_signed(CertificateParams::new(Vec::new()).unwrap(), KeyPair::generate().unwrap());

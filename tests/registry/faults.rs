@@ -1,21 +1,19 @@
-//! The registry sink against Debian's own registry, through a proxy that fails as ordered.
-
-mod support;
+//! Faults, and what an upload makes of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::support::docker_registry::DockerRegistry;
+use crate::support::layers::{Told, context, descriptor, layer, random_bytes};
+use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 use bytes::Bytes;
 use smolfreeze::error::Kind;
 use smolfreeze::gather::{Body, Layer, LiveLayer, LivePiece};
 use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Descriptor, MANIFEST_MEDIA_TYPE};
 use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistryReader, RegistrySink};
 use smolfreeze::sink::{Image, Put};
-use support::docker_registry::DockerRegistry;
-use support::layers::{Told, context, descriptor, layer, random_bytes};
-use support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 
 const MIB: usize = 1 << 20;
 const PART_BYTES: u64 = 1 << 20;
