@@ -22,7 +22,7 @@ fn options() -> RegistryOptions {
 }
 
 async fn refused(name: &str, options: RegistryOptions) -> Error {
-    RegistrySink::connect(name, options, context().0).await.map(drop).unwrap_err()
+    RegistrySink::connect(name, options, context().0).await.map(drop).expect_err("a refusal")
 }
 
 #[tokio::test]
@@ -91,6 +91,26 @@ async fn a_token_that_expires_in_mid_blob_is_renewed() {
     assert!(seen.iter().all(|seen| seen.method != "GET" || !seen.target.contains("/uploads/")));
     let asked = proxy.seen().into_iter().find(|seen| seen.target.starts_with("/token")).unwrap();
     assert!(asked.target.contains("scope=repository%3Aspace%2Fname%3Apull%2Cpush"), "{}", asked.target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_bought_with_what_the_user_has() {
+    let registry = DockerRegistry::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.json");
+    for (entry, method, header) in [
+        (r#""auth":"YWxpY2U6aG9yc2U=""#, "GET", Some("Basic YWxpY2U6aG9yc2U=")),
+        (r#""identitytoken":"abc""#, "POST", None),
+    ] {
+        let habits = Habits { first_token_requests: Some(1000), ..Habits::default() };
+        let proxy = Proxy::start(registry.address, habits, vec![]).await;
+        std::fs::write(&file, format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, proxy.address)).unwrap();
+        let options = RegistryOptions { auth_files: Some(vec![file.clone()]), ..options() };
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options, context().0).await.unwrap();
+        let seen = proxy.seen();
+        let asked = seen.iter().find(|seen| seen.target.starts_with("/token")).unwrap();
+        assert_eq!((asked.method.as_str(), asked.header("authorization")), (method, header));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

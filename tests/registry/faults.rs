@@ -25,17 +25,18 @@ fn options() -> RegistryOptions {
 
 async fn connect(address: SocketAddr, options: RegistryOptions) -> (RegistrySink, Arc<Told>) {
     let (context, told) = context();
-    let sink = RegistrySink::connect(&format!("{address}/space/name:tag"), options, context).await.unwrap();
+    let sink =
+        RegistrySink::connect(&format!("{address}/space/name:tag"), options, context).await.expect("a connection");
     (sink, told)
 }
 
 /// Reads a blob back, past any proxy; the reader checks size and digest.
 async fn read_back(registry: &DockerRegistry, wanted: &Descriptor) -> Vec<u8> {
     let name = format!("{}/space/name:tag", registry.address);
-    let reader = RegistryReader::connect(&name, options(), context().0).await.unwrap();
+    let reader = RegistryReader::connect(&name, options(), context().0).await.expect("a connection");
     let mut blob = reader.blob(wanted);
     let mut bytes = Vec::new();
-    while let Some(chunk) = blob.next().await.unwrap() {
+    while let Some(chunk) = blob.next().await.expect("the blob") {
         bytes.extend_from_slice(&chunk);
     }
     bytes
@@ -110,7 +111,7 @@ async fn every_fault_ends_well() {
     let (registry, mut lost) = (DockerRegistry::start(), 0);
     for (index, case) in cases().into_iter().enumerate() {
         let proxy = Proxy::start(registry.address, case.habits, case.rules).await;
-        let stall_timeout = Duration::from_secs(2);
+        let stall_timeout = Duration::from_millis(1500);
         let (sink, told) = connect(proxy.address, RegistryOptions { stall_timeout, ..options() }).await;
         let length = 3 * MIB + 500_000;
         let layer = layer(index, index as u64, length);
@@ -120,9 +121,8 @@ async fn every_fault_ends_well() {
         assert_eq!(told.bytes.load(Ordering::Relaxed), length as u64, "{}: progress", case.name);
         let again = sent - length as u64;
         assert!(again <= case.parts_again * PART_BYTES, "{}: {again} bytes again", case.name);
-        let retries = told.retries.lock().unwrap();
+        let retries = told.retries.lock().unwrap().clone();
         assert_eq!(retries.len(), case.retries, "{}: {retries:?}", case.name);
-        drop(retries);
         assert!(read_back(&registry, &layer.descriptor).await == layer.body.slice(0, u64::MAX).await.unwrap().concat());
         assert!(sink.has(&layer.descriptor).await.unwrap());
         assert_eq!(sink.put(&layer).await.unwrap(), Put::Present, "{}", case.name);
@@ -149,6 +149,26 @@ async fn a_registry_that_fails_for_good_is_named_and_left_clean() {
     assert_eq!(registry.open_sessions("space/name"), 1);
     sink.abort().await.unwrap();
     assert_eq!(registry.open_sessions("space/name"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_an_upload_and_leaves_the_registry_clean() {
+    let registry = DockerRegistry::start();
+    let habits = Habits { slowness: Some(Duration::from_millis(20)), ..Habits::default() };
+    let proxy = Proxy::start(registry.address, habits, vec![]).await;
+    let (context, told) = context();
+    let stop = context.stop.clone();
+    let sink = RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context).await.unwrap();
+    let layer = layer(0, 1, 8 * MIB);
+    let (outcome, ()) = tokio::join!(sink.put(&layer), async {
+        while told.bytes.load(Ordering::Relaxed) < 2 * PART_BYTES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.interrupt();
+    });
+    assert_eq!(outcome.unwrap_err().kind(), Kind::HungUp);
+    sink.abort().await.unwrap();
+    assert!(proxy.seen().iter().any(|seen| seen.method == "DELETE"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,8 +257,8 @@ async fn stream(
         let _ = sender.send(LivePiece::End(end)).await;
     });
     let outcome = sink.put_live(layer).await;
-    feeder.await.unwrap();
-    sink.abort().await.unwrap();
+    feeder.await.expect("all pieces sent");
+    sink.abort().await.expect("nothing left open");
     (outcome, whole, told.bytes.load(Ordering::Relaxed))
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Ask {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<Bytes>,
-    /// How many stall timeouts an answer may take: a registry may hash or move a whole blob before it answers.
+    /// So many stall timeouts may pass without a byte before the answer has to be there.
     pub(super) stalls: u32,
 }
 

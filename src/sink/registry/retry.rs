@@ -135,7 +135,9 @@ pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, m
                 return Err(tries.give_up(failure, report, subject));
             };
             report.retrying(subject, &failure.to_string(), delay);
-            tokio::time::sleep(delay).await;
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             // A token that could not be fetched says nothing of the session: the recovery stays what it was.
             if failure.step != Step::Token {
                 (recovery, stale) = (next, failure.stale.take());
