@@ -18,6 +18,8 @@ pub enum Fault {
     CutBefore,
     /// The registry does it all, and its answer is lost.
     CutAnswer,
+    /// The registry does it all, and its answer ends after this many bytes of its body.
+    CutInAnswer(u64),
     /// The proxy answers: status, further header lines, body. The registry hears nothing.
     Answer(u16, &'static str, &'static str),
     /// The session is cancelled at the registry, then the request is passed on.
@@ -195,18 +197,20 @@ async fn serve(shared: Arc<Shared>, client: TcpStream) -> io::Result<()> {
             cancel.headers.retain(|(key, _)| !key.to_lowercase().starts_with("content-"));
             let mut registry = send_head(&shared, &cancel).await?;
             drain_all(&mut registry).await?;
-            pass_on(&shared, &request, &mut client, true).await
+            pass_on(&shared, &request, &mut client, Some(u64::MAX)).await
         }
-        Some(Fault::CutAnswer) => pass_on(&shared, &request, &mut client, false).await,
-        None => pass_on(&shared, &request, &mut client, true).await,
+        Some(Fault::CutAnswer) => pass_on(&shared, &request, &mut client, None).await,
+        Some(Fault::CutInAnswer(bytes)) => pass_on(&shared, &request, &mut client, Some(bytes)).await,
+        None => pass_on(&shared, &request, &mut client, Some(u64::MAX)).await,
     }
 }
 
+/// `answer_bytes` of the answer's body reach the client; with none, nothing of the answer does.
 async fn pass_on(
     shared: &Shared,
     request: &Seen,
     client: &mut BufReader<TcpStream>,
-    with_answer: bool,
+    answer_bytes: Option<u64>,
 ) -> io::Result<()> {
     let mut registry = send_head(shared, request).await?;
     copy(client, &mut registry, request.length, shared.habits.slowness).await?;
@@ -227,11 +231,11 @@ async fn pass_on(
             break;
         }
     }
-    if !with_answer {
+    let Some(answer_bytes) = answer_bytes else {
         return drain_all(&mut registry.into_inner()).await;
-    }
+    };
     client.write_all(head.as_bytes()).await?;
-    tokio::io::copy(&mut registry, client).await.map(drop)
+    tokio::io::copy(&mut registry.take(answer_bytes), client).await.map(drop)
 }
 
 fn relocate(line: &str, shared: &Shared) -> String {
