@@ -161,8 +161,12 @@ impl Failure {
             detail = format!("{detail}: {words}");
         }
         let text = |value: &reqwest::header::HeaderValue| value.to_str().ok().map(str::to_owned);
+        let wish = headers.get(RETRY_AFTER).and_then(text).and_then(|wish| retry_after(&wish, SystemTime::now()));
+        if let Some(wish) = wish {
+            detail = format!("{detail} (it asks for {} s of patience)", wish.as_secs());
+        }
         Self {
-            retry_after: headers.get(RETRY_AFTER).and_then(text).and_then(|wish| retry_after(&wish, SystemTime::now())),
+            retry_after: wish,
             stale: (status == 401).then(|| Stale {
                 generation: 0,
                 challenges: headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text).collect(),

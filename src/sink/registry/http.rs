@@ -27,7 +27,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A question may be passed on so often.
 const REDIRECTS_MAX: usize = 5;
 
-/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, TCP_NODELAY.
+/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, `TCP_NODELAY`.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
@@ -48,7 +48,7 @@ pub(super) struct Ask {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<Bytes>,
-    /// How many stall timeouts an answer may take: a registry may hash or move a whole blob before it answers.
+    /// So many stall timeouts may pass without a byte before the answer has to be there.
     pub(super) stalls: u32,
 }
 
@@ -262,32 +262,34 @@ fn failure_of(step: Step, error: &reqwest::Error) -> Failure {
 fn io_of(error: &reqwest::Error) -> Io {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        // `source` of an `io::Error` skips the error it was made from.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let inner: Option<&(dyn std::error::Error + 'static)> = inner.map(|inner| inner as _);
-        for error in [Some(error), inner].into_iter().flatten() {
-            if error.is::<Refused>() {
-                return Io::Refused;
-            }
-            if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)) = error.downcast_ref()
-            {
-                return Io::Untrusted;
-            }
+        if error.is::<Refused>() {
+            return Io::Refused;
         }
-        cause = error.source();
+        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
+            return Io::Untrusted;
+        }
+        cause = cause_of(error);
     }
     if error.is_connect() { Io::Unreachable } else { Io::Cut }
 }
 
-/// The outermost and the innermost words; those between repeat them.
+/// The innermost words; those around them only repeat that a request failed.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut innermost = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         innermost = error.to_string();
-        cause = error.source();
+        cause = cause_of(error);
     }
     innermost
+}
+
+fn cause_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    // `source` of an `io::Error` passes over the error it was made from.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 /// A header from our own text, which is always ASCII.

@@ -107,7 +107,7 @@ impl RegistrySink {
         Ok(upload::same(found, descriptor))
     }
 
-    /// Sends a gathered layer, unless the registry has it.
+    /// Sends a gathered layer, unless the registry has it. Either way its bytes are reported as confirmed, once.
     ///
     /// # Errors
     /// When the registry can't take it, after all that could be tried; when the freeze was stopped.
@@ -193,18 +193,24 @@ impl RegistrySink {
 }
 
 fn parse(reference: &str) -> Result<Reference> {
-    reference.parse().map_err(|error| {
-        Error::usage("reading a reference", format!("'{}'", reference.escape_debug()), &error)
-            .hint("give HOST/NAME:TAG")
-            .because(error)
-    })
+    let refuse = |reason: &dyn std::fmt::Display| {
+        let subject = format!("'{}'", reference.escape_debug());
+        Error::usage("reading a reference", subject, reason).hint("give HOST/NAME:TAG")
+    };
+    let parsed: Reference = reference.parse().map_err(|error| refuse(&error).because(error))?;
+    // The library takes a host in capitals without a dot for a part of the name.
+    if parsed.repository().chars().any(|character| character.is_ascii_uppercase()) {
+        return Err(refuse(&"a repository's name has no capital letters"));
+    }
+    Ok(parsed)
 }
 
-/// What sink and reader have in common: from a reference to a registry that answers.
+/// What sink and reader have in common: from a reference to a registry that answers. A registry that lets everybody in
+/// at `/v2/` says only to a writer what it wants of writers; then the first upload gets the token, or the refusal.
 async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
-    let plain = options.plain_http || guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
-    let plain = plain && options.ca_cert.is_none();
+    let is_loopback = guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
+    let plain = options.plain_http || (is_loopback && options.ca_cert.is_none());
     let root = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
     let root = root.parse().map_err(|error| Error::usage("reading a reference", &host, error))?;
     let files = options.auth_files.clone().unwrap_or_else(auth::user_files);
@@ -217,7 +223,6 @@ async fn reach(reference: Reference, actions: &str, options: RegistryOptions, co
     let auth = Auth::new(credentials, format!("repository:{repository}:{actions}"));
     let client = Client::new(root, &repository, auth, &options).await?;
     retry::run(&client, &report.first_contact(), "", Request(|| client.ping())).await?;
-    // A registry that lets everybody in at its door says what it wants of a writer only to a writer.
     Ok(Reached { reference, client, report })
 }
 

@@ -65,14 +65,6 @@ impl Parts<'_> {
             live.acknowledge(offset);
         }
     }
-
-    /// Whether the blob can be sent again from its first byte.
-    pub(super) fn can_restart(&self) -> bool {
-        match self {
-            Self::Gathered { .. } => true,
-            Self::Live(live) => live.window_start == live.head.len(),
-        }
-    }
 }
 
 /// A live layer: its head, which stays, and a window of its tail: what the registry has not acknowledged.
@@ -118,11 +110,11 @@ impl Live {
                 words,
             ));
         }
-        let mut bytes = self.head.slice(offset, part_bytes).await?;
         let mut at = self.window_start;
-        if offset < at && offset >= self.head.len() {
+        if offset < at && at > self.head.len() {
             return Err(self.lost());
         }
+        let mut bytes = self.head.slice(offset, part_bytes).await?;
         for chunk in &self.window {
             let (from, to) = (offset.max(at), wanted.min(at + chunk.len() as u64));
             if from < to {
@@ -146,15 +138,15 @@ impl Live {
         }
     }
 
+    /// Whether the layer can be sent again from its first byte.
+    pub(super) fn can_restart(&self) -> Result<()> {
+        if self.window_start == self.head.len() { Ok(()) } else { Err(self.lost()) }
+    }
+
     fn lost(&self) -> Error {
         let words = "the registry lost the upload session, and the layer's bytes are gone: it was too large to be held";
         Error::sink("streaming a layer", format!("after {} bytes", self.window_start), words)
             .hint("give more --scratch, so that layers can be sent again")
-    }
-
-    /// What a restart that isn't possible means.
-    pub(super) fn cannot_restart(&self) -> Error {
-        self.lost()
     }
 }
 
@@ -182,9 +174,10 @@ mod tests {
         assert!(live.window_start == 3);
         live.acknowledge(5);
         let part = live.part(6, 4).await.unwrap();
-        assert_eq!((part.bytes.concat(), part.is_last), (b"ghij".to_vec(), true));
+        assert_eq!((part.bytes.concat(), part.is_last), (b"ghij".to_vec(), false));
         assert!(live.part(3, 4).await.unwrap_err().to_string().contains("--scratch"));
-        assert_eq!(live.part(10, 4).await.unwrap().length, 0);
+        let part = live.part(10, 4).await.unwrap();
+        assert_eq!((part.length, part.is_last), (0, true));
     }
 
     #[tokio::test]

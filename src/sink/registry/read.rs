@@ -186,14 +186,13 @@ struct Next<'a, 'b>(&'a mut Reading, &'b Client);
 
 impl Reading {
     async fn next(&mut self, client: &Client) -> Result<Option<Bytes>, Failure> {
-        let mut answer = match self.answer.take() {
-            Some(answer) => answer,
-            None => {
-                let answer = client.get_blob(&self.wanted.digest, self.offset).await?;
-                let is_partial = answer.response.status() == StatusCode::PARTIAL_CONTENT;
-                self.skip = if is_partial { 0 } else { self.offset };
-                answer
-            }
+        let mut answer = if let Some(answer) = self.answer.take() {
+            answer
+        } else {
+            let answer = client.get_blob(&self.wanted.digest, self.offset).await?;
+            let is_partial = answer.response.status() == StatusCode::PARTIAL_CONTENT;
+            self.skip = if is_partial { 0 } else { self.offset };
+            answer
         };
         while let Some(mut chunk) = answer.chunk().await? {
             let skipped = self.skip.min(chunk.len() as u64);

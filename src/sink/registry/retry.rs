@@ -41,19 +41,19 @@ pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
     match *cause {
         Cause::Status { status: 401, .. } if step != Step::Token => Verdict::Refresh,
         Cause::Status { status, code } => match (step, status, code) {
-            (_, 200..=299, _) => Verdict::Done,
-            // "Not there" is an answer: of a question, and of a cancellation.
-            (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
-            (_, 408 | 425 | 429 | 500 | 502..=504, _) => once_more,
-            // Debian's docker-registry 2.8.2 says BLOB_UPLOAD_INVALID of a session it lost.
+            // "Not there" is an answer: to a question, and to a cancellation.
+            (_, 200..=299, _) | (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
+            // From 520 on: a content network that can't reach the registry.
+            (_, 408 | 425 | 429 | 500 | 502..=504 | 520..=599, _) => once_more,
+            // Docker's registry 2.8 keeps the offset it expects in Location. When it has more than that, because a part
+            // was cut or its answer lost, it says 404 BLOB_UPLOAD_INVALID to every further request, DELETE included.
             (_, 400..=499, Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid)) if step.has_session() => {
                 Verdict::Restart
             }
-            (Step::Patch | Step::Status | Step::Finish, 404, _) => Verdict::Restart,
-            (Step::Finish, 400, Some(Code::DigestInvalid | Code::SizeInvalid)) => Verdict::Restart,
-            (Step::Status, 416, _) => Verdict::Restart,
+            (Step::Patch | Step::Status | Step::Finish, 404, _)
+            | (Step::Finish, 400, Some(Code::DigestInvalid | Code::SizeInvalid))
+            | (Step::Status, 416, _) => Verdict::Restart,
             (Step::Patch | Step::Finish, 416, _) => Verdict::Resume { after },
-            (_, 520..=599, _) => once_more,
             _ => Verdict::Fatal,
         },
         Cause::Io(Io::Untrusted | Io::Refused) | Cause::Local(_) => Verdict::Fatal,
@@ -135,7 +135,9 @@ pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, m
                 return Err(tries.give_up(failure, report, subject));
             };
             report.retrying(subject, &failure.to_string(), delay);
-            tokio::time::sleep(delay).await;
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             // A token that could not be fetched says nothing of the session: the recovery stays what it was.
             if failure.step != Step::Token {
                 (recovery, stale) = (next, failure.stale.take());

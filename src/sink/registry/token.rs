@@ -128,7 +128,7 @@ mod tests {
             (r#"bearer realm="/token""#, bearer("/token", None)),
             (r#"Basic realm="r""#, Some(Challenge::Basic)),
             (r#"Basic realm="r", Bearer realm="/token""#, bearer("/token", None)),
-            (r#"Negotiate"#, None),
+            ("Negotiate", None),
             ("", None),
             ("\"", None),
         ] {

@@ -103,7 +103,8 @@ impl<'a, W: Wire> Upload<'a, W> {
         }
     }
 
-    async fn restart(&mut self) -> Result<(), Failure> {
+    /// Gives the session up.
+    async fn give_up(&mut self) {
         self.must_ask = false;
         if let Some(held) = self.held.take() {
             // One try, so that the registry need not keep it. Where it fails, the session stays listed for the abort.
@@ -111,13 +112,12 @@ impl<'a, W: Wire> Upload<'a, W> {
                 self.sessions.remove(held.id);
             }
         }
-        match &self.parts {
-            Parts::Live(live) if !self.parts.can_restart() => Err(Failure::local(Step::Patch, live.cannot_restart())),
-            _ => Ok(()),
-        }
     }
 
     async fn open(&mut self) -> Result<Held, Failure> {
+        if let Parts::Live(live) = &self.parts {
+            live.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
+        }
         let opened = self.wire.open().await?;
         let id = self.sessions.add(opened.session.clone());
         let wanted = opened.part_bytes_min.unwrap_or(0);
@@ -208,20 +208,18 @@ impl<W: Wire> Attempt for Upload<'_, W> {
         match recovery {
             Recovery::GoOn => {}
             Recovery::Resume => self.must_ask = self.held.is_some(),
-            Recovery::Restart => self.restart().await?,
+            Recovery::Restart => self.give_up().await,
         }
-        let mut held = match self.held.take() {
-            Some(held) => held,
-            None => {
-                // After a lost session too: the answer that was lost may have been the one to the last PUT.
-                if let Some(descriptor) = self.is_present().await? {
-                    self.confirm(descriptor.size);
-                    let put =
-                        if self.bytes_sent == 0 { Put::Present } else { Put::Sent { bytes_sent: self.bytes_sent } };
-                    return Ok((descriptor, put));
-                }
-                self.open().await?
+        let mut held = if let Some(held) = self.held.take() {
+            held
+        } else {
+            // After a lost session too: the answer that was lost may have been the one to the last PUT.
+            if let Some(descriptor) = self.is_present().await? {
+                self.confirm(descriptor.size);
+                let put = if self.bytes_sent == 0 { Put::Present } else { Put::Sent { bytes_sent: self.bytes_sent } };
+                return Ok((descriptor, put));
             }
+            self.open().await?
         };
         let sent = self.send(&mut held).await;
         if sent.is_err() {

@@ -10,6 +10,8 @@ use super::failure::{Cause, Failure, Io, Stale, Step};
 use super::http::{Answer, Ask, Client, header};
 use crate::oci::{Descriptor, Digest};
 
+/// What the kernel holds of a part isn't seen moving: on a slow line that takes longer than one stall timeout.
+const PATCH_STALLS: u32 = 3;
 /// A registry that hashes, or moves, a whole blob before it answers a `PUT` gets so many stall timeouts for it.
 const FINISH_STALLS: u32 = 10;
 
@@ -100,7 +102,7 @@ impl Wire for Client {
 
     async fn patch(&self, at: &Session, offset: u64, body: Vec<Bytes>) -> Result<Accepted, Failure> {
         let length: u64 = body.iter().map(|chunk| chunk.len() as u64).sum();
-        let mut ask = Ask { body, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
+        let mut ask = Ask { body, stalls: PATCH_STALLS, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
         ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
         // The specification's form: both ends inclusive, without a unit.
         ask.headers.insert(CONTENT_RANGE, header(&format!("{offset}-{}", (offset + length).saturating_sub(1))));

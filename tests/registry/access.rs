@@ -1,0 +1,229 @@
+//! Who may write to a registry, and whom we believe to be it: credentials, tokens, TLS, references, other hosts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support;
+use crate::support::docker_registry::{DockerRegistry, Setup};
+use crate::support::layers::{context, layer};
+use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
+use base64::Engine;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use smolfreeze::error::{Error, Kind};
+use smolfreeze::sink::Put;
+use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistrySink};
+
+/// User `alice`, password `correct horse`, bcrypt.
+const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n";
+
+fn options() -> RegistryOptions {
+    let patience = Patience { first_delay: Duration::from_millis(5), random: Arc::new(|| 0.5), ..Patience::default() };
+    RegistryOptions { part_bytes: 1 << 20, auth_files: Some(Vec::new()), patience, ..RegistryOptions::default() }
+}
+
+async fn refused(name: &str, options: RegistryOptions) -> Error {
+    RegistrySink::connect(name, options, context().0).await.map(drop).expect_err("a refusal")
+}
+
+#[tokio::test]
+async fn a_typo_is_named() {
+    for name in ["", "UPPER/case:tag", "localhost:5000/a:b:c", "registry.example/a@sha256:12", "a b"] {
+        let error = refused(name, options()).await;
+        assert_eq!(error.kind(), Kind::Usage, "{name}: {error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    let digest = format!("localhost:5000/a@sha256:{}", "0".repeat(64));
+    assert_eq!(refused(&digest, options()).await.kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn an_unreachable_registry_is_named() {
+    // Bound and dropped: nobody listens.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = refused(&format!("{address}/name:tag"), options()).await;
+    assert_eq!(error.kind(), Kind::Sink);
+    assert!(error.to_string().contains(&address.to_string()) && error.to_string().contains("tried 4 times"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn basic_credentials_are_right_or_refused() {
+    let registry = DockerRegistry::start_with(&Setup { htpasswd: Some(HTPASSWD.to_owned()), ..Setup::default() });
+    let name = format!("{}/space/name:tag", registry.address);
+    let folder = tempfile::tempdir().unwrap();
+    for (user, is_right) in [("alice:correct horse", true), ("alice:wrong", false)] {
+        let file = folder.path().join("auth.json");
+        let encoded = base64::engine::general_purpose::STANDARD.encode(user);
+        std::fs::write(&file, format!(r#"{{"auths":{{"{}/space":{{"auth":"{encoded}"}}}}}}"#, registry.address))
+            .unwrap();
+        let options = RegistryOptions { auth_files: Some(vec![file.clone()]), ..options() };
+        if is_right {
+            let sink = RegistrySink::connect(&name, options, context().0).await.unwrap();
+            assert!(matches!(sink.put(&layer(0, 1, 3 << 20)).await.unwrap(), Put::Sent { .. }));
+        } else {
+            let error = refused(&name, options).await;
+            assert_eq!(error.kind(), Kind::Unauthorized);
+            let words = error.to_string();
+            assert!(words.contains(&registry.address.to_string()) && words.contains("auth.json"), "{words}");
+            assert!(!words.contains("wrong") && !words.contains(&encoded), "{words}");
+        }
+    }
+    let error = refused(&name, options()).await;
+    assert_eq!(error.kind(), Kind::Unauthorized, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_expires_in_mid_blob_is_renewed() {
+    let registry = DockerRegistry::start();
+    let habits = Habits { first_token_requests: Some(4), ..Habits::default() };
+    let proxy = Proxy::start(registry.address, habits, vec![]).await;
+    let (context, told) = context();
+    let sink = RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context).await.unwrap();
+    let layer = layer(0, 1, 6 << 20);
+    sink.put(&layer).await.unwrap();
+    assert_eq!(told.bytes.load(std::sync::atomic::Ordering::Relaxed), 6 << 20);
+    assert!(proxy.tokens() >= 2, "{} tokens", proxy.tokens());
+    assert!(sink.has(&layer.descriptor).await.unwrap());
+    // The same part once more, without asking the session.
+    let seen = proxy.seen();
+    let parts: Vec<_> =
+        seen.iter().filter(|seen| seen.method == "PATCH").filter_map(|seen| seen.header("content-range")).collect();
+    assert!(parts.len() > 6 && parts.windows(3).all(|three| three[0] != three[2]), "{parts:?}");
+    assert!(seen.iter().all(|seen| seen.method != "GET" || !seen.target.contains("/uploads/")));
+    let asked = proxy.seen().into_iter().find(|seen| seen.target.starts_with("/token")).unwrap();
+    assert!(asked.target.contains("scope=repository%3Aspace%2Fname%3Apull%2Cpush"), "{}", asked.target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_bought_with_what_the_user_has() {
+    let registry = DockerRegistry::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.json");
+    for (entry, method, header) in [
+        (r#""auth":"YWxpY2U6aG9yc2U=""#, "GET", Some("Basic YWxpY2U6aG9yc2U=")),
+        (r#""identitytoken":"abc""#, "POST", None),
+    ] {
+        let habits = Habits { first_token_requests: Some(1000), ..Habits::default() };
+        let proxy = Proxy::start(registry.address, habits, vec![]).await;
+        std::fs::write(&file, format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, proxy.address)).unwrap();
+        let options = RegistryOptions { auth_files: Some(vec![file.clone()]), ..options() };
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options, context().0).await.unwrap();
+        let seen = proxy.seen();
+        let asked = seen.iter().find(|seen| seen.target.starts_with("/token")).unwrap();
+        assert_eq!((asked.method.as_str(), asked.header("authorization")), (method, header));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_refused_requests_fetch_one_token() {
+    let registry = DockerRegistry::start();
+    let habits = Habits { first_token_requests: Some(1), ..Habits::default() };
+    let proxy = Proxy::start(registry.address, habits, vec![]).await;
+    let sink =
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
+    let puts = (0..6).map(|seed| {
+        let sink = sink.clone();
+        tokio::spawn(async move { sink.put(&layer(0, seed, 100)).await.unwrap() })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        put.await.unwrap();
+    }
+    assert_eq!(proxy.tokens(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forbidden_push_is_not_tried_again() {
+    let registry = DockerRegistry::start();
+    let body = r#"{"errors":[{"code":"DENIED","message":"no push for you"}]}"#;
+    let rule = Rule { method: "POST", skip: 0, times: 9, fault: Fault::Answer(403, "", body) };
+    let proxy = Proxy::start(registry.address, Habits::default(), vec![rule]).await;
+    let (context, told) = context();
+    let sink = RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context).await.unwrap();
+    let error = sink.put(&layer(0, 1, 100)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unauthorized);
+    assert!(error.to_string().contains("DENIED no push for you"), "{error}");
+    assert!(told.retries.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_do_not_follow_to_another_host() {
+    let registry = DockerRegistry::start();
+    let elsewhere = Proxy::start(registry.address, Habits::default(), vec![]).await;
+    let habits = Habits {
+        first_token_requests: Some(1000),
+        location: Location::Elsewhere(elsewhere.address),
+        ..Habits::default()
+    };
+    let proxy = Proxy::start(registry.address, habits, vec![]).await;
+    let sink =
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
+    sink.put(&layer(0, 1, 3 << 20)).await.unwrap();
+    let (here, there) = (proxy.seen(), elsewhere.seen());
+    assert!(here.iter().any(|seen| seen.method == "POST" && seen.header("authorization").is_some()));
+    assert!(there.iter().any(|seen| seen.method == "PATCH"));
+    assert!(there.iter().all(|seen| seen.header("authorization").is_none()), "{there:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_questions_are_passed_on_and_without_credentials() {
+    let registry = DockerRegistry::start();
+    let layer = layer(0, 1, 1000);
+    let direct =
+        RegistrySink::connect(&format!("{}/space/name:tag", registry.address), options(), context().0).await.unwrap();
+    direct.put(&layer).await.unwrap();
+    let elsewhere = Proxy::start(registry.address, Habits::default(), vec![]).await;
+    let target = format!("Location: http://{}/v2/space/name/blobs/{}\r\n", elsewhere.address, layer.descriptor.digest);
+    // A test's rules live as long as the test.
+    let target: &'static str = target.leak();
+    let rules = ["HEAD", "POST"].map(|method| nth(method, 1, Fault::Answer(307, target, ""))).to_vec();
+    let habits = Habits { first_token_requests: Some(1000), ..Habits::default() };
+    let proxy = Proxy::start(registry.address, habits, rules).await;
+    let sink =
+        RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
+    assert!(sink.has(&layer.descriptor).await.unwrap());
+    assert!(elsewhere.seen().iter().all(|seen| seen.method == "HEAD" && seen.header("authorization").is_none()));
+    let error = sink.put(&support::layers::layer(0, 2, 1000)).await.unwrap_err();
+    assert!(error.to_string().contains("307"), "{error}");
+    assert_eq!(elsewhere.seen().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_of_ones_own_is_trusted_only_when_named() {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let registry =
+        DockerRegistry::start_with(&Setup { tls: Some((certificate.pem(), key.serialize_pem())), ..Setup::default() });
+    let name = format!("{}/space/name:tag", registry.address);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, authority.pem()).unwrap();
+    let trusting = RegistryOptions { ca_cert: Some(path.clone()), ..options() };
+    let sink = RegistrySink::connect(&name, trusting, context().0).await.unwrap();
+    sink.put(&layer(0, 1, 3 << 20)).await.unwrap();
+
+    // Loopback without an authority is reached without TLS, and the registry says what it wants.
+    let error = refused(&name, options()).await;
+    assert!(error.to_string().contains("HTTPS server"), "{error}");
+
+    // Another authority: the certificate is not trusted, and that is final.
+    let other = CertifiedIssuer::self_signed(CertificateParams::new(Vec::new()).unwrap(), KeyPair::generate().unwrap());
+    std::fs::write(&path, other.unwrap().pem()).unwrap();
+    let error = refused(&name, RegistryOptions { ca_cert: Some(path.clone()), ..options() }).await;
+    assert_eq!(error.kind(), Kind::Sink);
+    assert!(error.to_string().contains("certificate") && error.to_string().contains("--ca-cert"), "{error}");
+    assert!(!error.to_string().contains("tried"), "{error}");
+
+    for (text, words) in [(Some("no certificate"), "PEM"), (None, "ca.pem")] {
+        match text {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let error = refused(&name, RegistryOptions { ca_cert: Some(path.clone()), ..options() }).await;
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Stand-ins for tests: small products, with faults that a test orders.
+
+pub mod docker_registry;
+pub mod layers;
+pub mod proxy;
