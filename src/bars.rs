@@ -143,10 +143,14 @@ impl Lines {
             return;
         }
         state.last = Instant::now();
-        let (read, sent, expected, seconds) = (state.read, state.sent, state.expected, state.began.elapsed().as_secs_f64());
+        let (read, sent, expected, seconds) =
+            (state.read, state.sent, state.expected, state.began.elapsed().as_secs_f64());
         drop(state);
         if self.json {
-            line(&json!({ "event": "progress", "read": read, "expected": expected, "sent": sent, "seconds": seconds }).to_string());
+            line(
+                &json!({ "event": "progress", "read": read, "expected": expected, "sent": sent, "seconds": seconds })
+                    .to_string(),
+            );
             return;
         }
         let of = expected.map_or_else(String::new, |bytes| format!(" of about {}", HumanBytes(bytes)));

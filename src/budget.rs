@@ -70,12 +70,16 @@ impl Budget {
         let fixed = budget.memory_bytes_max();
         if fixed + least_held > wish.memory_bytes {
             let needed = (fixed + least_held).div_ceil(1 << 20);
-            return Err(Error::usage("reading --memory", format_args!("{} MiB", wish.memory_bytes >> 20), format_args!("a freeze needs {needed} MiB")));
+            return Err(Error::usage(
+                "reading --memory",
+                format_args!("{} MiB", wish.memory_bytes >> 20),
+                format_args!("a freeze needs {needed} MiB"),
+            ));
         }
         budget.held_bytes_max = wish.memory_bytes - fixed;
         budget.hold_bytes_max = budget.held_bytes_max * 2 / 5;
         budget.gather_bytes_max = budget.held_bytes_max / 8;
-        let largest = budget.largest_layer_bytes(survey, layer_size);
+        let largest = largest_layer_bytes(survey, layer_size);
         let needed = if largest <= budget.hold_bytes_max {
             0
         } else {
@@ -84,13 +88,13 @@ impl Budget {
         budget.scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
         Ok(budget)
     }
+}
 
-    fn largest_layer_bytes(&self, survey: &Survey, layer_size: LayerSize) -> u64 {
-        let whole = survey.tar_bytes.unwrap_or(u64::MAX);
-        match layer_size.layer_bytes_max() {
-            None => whole,
-            Some(most) => most.max(survey.largest_entry_bytes).min(whole),
-        }
+fn largest_layer_bytes(survey: &Survey, layer_size: LayerSize) -> u64 {
+    let whole = survey.tar_bytes.unwrap_or(u64::MAX);
+    match layer_size.layer_bytes_max() {
+        None => whole,
+        Some(most) => most.max(survey.largest_entry_bytes).min(whole),
     }
 }
 
@@ -130,7 +134,8 @@ mod tests {
     fn the_formula_never_exceeds_what_was_asked_for() {
         for mebibytes in [96, 128, 256, 1024] {
             for tar_bytes in [1 << 20, 1 << 30, 50 << 30] {
-                let budget = Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
+                let budget =
+                    Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
                 assert!(budget.memory_bytes_max() <= mebibytes << 20, "{mebibytes} MiB, {tar_bytes}: {budget:?}");
                 assert!(budget.hold_bytes_max + budget.gather_bytes_max < budget.held_bytes_max);
             }
@@ -139,7 +144,8 @@ mod tests {
 
     #[test]
     fn small_machines_need_no_scratch() {
-        let plan = |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
+        let plan =
+            |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
         assert_eq!(plan(2_800 << 20).scratch_bytes_max, 0);
         assert!(plan(20 << 30).scratch_bytes_max > 0);
     }

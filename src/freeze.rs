@@ -30,7 +30,13 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     if let Some(tar_bytes) = plan.survey.tar_bytes {
         observer.expected(tar_bytes);
     }
-    let sinks = Arc::new(open_sinks(&plan, SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() }).await?);
+    let sinks = Arc::new(
+        open_sinks(
+            &plan,
+            SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() },
+        )
+        .await?,
+    );
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
     let (options, method, budget) = (plan.options, plan.method, plan.budget);
     let line = Line {
@@ -47,7 +53,11 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     };
     let frozen = async {
         let flowed = pipeline::run(line).await?;
-        let layers: Vec<_> = flowed.layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id, descriptor: layer.descriptor.clone() }).collect();
+        let layers: Vec<_> = flowed
+            .layers
+            .iter()
+            .map(|layer| ImageLayer { diff_id: layer.diff_id, descriptor: layer.descriptor.clone() })
+            .collect();
         let image = image::build(&options.image, &layers)?;
         let committed = tokio::select! {
             committed = commit_all(&sinks, &image) => committed?,
@@ -80,7 +90,9 @@ async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
 
 async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> Result<Sink> {
     match output {
-        OutputSpec::Layout { folder, tag } => Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?)),
+        OutputSpec::Layout { folder, tag } => {
+            Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?))
+        }
         OutputSpec::Registry(reference) => {
             let options = RegistryOptions {
                 ca_cert: plan.options.ca_cert.clone(),

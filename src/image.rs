@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use oci_spec::image::{
-    ConfigBuilder, Descriptor as SpecDescriptor, HistoryBuilder, ImageConfigurationBuilder, ImageManifestBuilder, MediaType, RootFsBuilder,
-    Sha256Digest,
+    ConfigBuilder, Descriptor as SpecDescriptor, HistoryBuilder, ImageConfigurationBuilder, ImageManifestBuilder,
+    MediaType, RootFsBuilder, Sha256Digest,
 };
 
 use crate::error::{Error, Kind, Result, Side};
@@ -69,7 +69,8 @@ pub fn build(options: &ImageOptions, layers: &[ImageLayer]) -> Result<Image> {
 }
 
 fn describe(media_type: &str, bytes: Vec<u8>) -> (Descriptor, Bytes) {
-    let descriptor = Descriptor { media_type: media_type.to_owned(), digest: DigestHasher::of(&bytes), size: bytes.len() as u64 };
+    let descriptor =
+        Descriptor { media_type: media_type.to_owned(), digest: DigestHasher::of(&bytes), size: bytes.len() as u64 };
     (descriptor, bytes.into())
 }
 
@@ -109,7 +110,11 @@ fn config(options: &ImageOptions, layers: &[ImageLayer]) -> Result<Vec<u8>, Box<
     canonical(&config)
 }
 
-fn manifest(options: &ImageOptions, config: &Descriptor, layers: &[ImageLayer]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+fn manifest(
+    options: &ImageOptions,
+    config: &Descriptor,
+    layers: &[ImageLayer],
+) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
     let spec = |blob: &Descriptor| -> Result<SpecDescriptor, Box<dyn std::error::Error + Send + Sync>> {
         let digest: Sha256Digest = blob.digest.hex().parse()?;
         Ok(SpecDescriptor::new(MediaType::from(blob.media_type.as_str()), blob.size, digest))
@@ -159,7 +164,11 @@ mod tests {
         let hex = "0af".repeat(22)[..64].to_owned();
         let layer = ImageLayer {
             diff_id: format!("sha256:{hex}").parse().unwrap(),
-            descriptor: Descriptor { media_type: Compression::Zstd.media_type().to_owned(), digest: DigestHasher::of(b"x"), size: 1 },
+            descriptor: Descriptor {
+                media_type: Compression::Zstd.media_type().to_owned(),
+                digest: DigestHasher::of(b"x"),
+                size: 1,
+            },
         };
         let image = build(&options(), &[layer.clone(), layer.clone()]).unwrap();
         assert_eq!(image.manifest, build(&options(), &[layer.clone(), layer.clone()]).unwrap().manifest);

@@ -100,10 +100,10 @@ impl KnownStore {
         let kept: String = prefixes.chain(layers).collect();
         let kept = &kept[..kept.len().min(usize::try_from(FILE_BYTES_MAX / 2).unwrap_or(usize::MAX))];
         let Some(folder) = path.parent() else { return };
-        if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder) {
-            if file.write_all(kept.as_bytes()).is_ok() {
-                let _ = file.persist(path);
-            }
+        if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder)
+            && file.write_all(kept.as_bytes()).is_ok()
+        {
+            let _ = file.persist(path);
         }
     }
 }
@@ -193,14 +193,17 @@ mod tests {
         let path = folder.path().join("known");
         let samples: Vec<_> = (0..3).map(sample).collect();
         let store = KnownStore::open(&path);
-        samples.iter().for_each(|(diff_id, method, blob)| store.remember(*diff_id, *method, blob));
+        for (diff_id, method, blob) in &samples {
+            store.remember(*diff_id, *method, blob);
+        }
         let mut text = fs::read(&path).unwrap();
         let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 100;
         text[second] ^= 1;
         text.extend_from_slice(b"\xff\xfenonsense\n1 half");
         fs::write(&path, &text).unwrap();
         let store = KnownStore::open(&path);
-        let found: Vec<_> = samples.iter().map(|(diff_id, method, _)| store.find(*diff_id, *method).is_some()).collect();
+        let found: Vec<_> =
+            samples.iter().map(|(diff_id, method, _)| store.find(*diff_id, *method).is_some()).collect();
         assert_eq!(found, [true, false, true]);
     }
 }

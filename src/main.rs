@@ -37,7 +37,9 @@ fn main() -> ExitCode {
 /// Throws `stop` on the first Ctrl-C, SIGTERM or SIGHUP, and keeps the exit code that a shell expects of that signal.
 fn watch_signals(stop: &Stop) -> Arc<OnceLock<u8>> {
     let code = Arc::new(OnceLock::new());
-    for (kind, exit_code) in [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143), (SignalKind::hangup(), 129)] {
+    for (kind, exit_code) in
+        [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143), (SignalKind::hangup(), 129)]
+    {
         let (stop, code) = (stop.clone(), Arc::clone(&code));
         if let Ok(mut signal) = signal(kind) {
             tokio::spawn(async move {

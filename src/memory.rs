@@ -26,8 +26,8 @@ pub struct Memory(Arc<Home>);
 #[derive(Debug)]
 struct Home {
     state: Mutex<State>,
-    came_home: Condvar,
-    buffers_max: usize,
+    returned: Condvar,
+    most_out: usize,
     stop: Stop,
 }
 
@@ -43,7 +43,7 @@ impl Memory {
     #[must_use]
     pub fn new(held_bytes_max: u64, stop: Stop) -> Self {
         let buffers = usize::try_from(held_bytes_max / BUFFER_BYTES as u64).unwrap_or(usize::MAX);
-        Self(Arc::new(Home { state: Mutex::default(), came_home: Condvar::new(), buffers_max: buffers.max(2), stop }))
+        Self(Arc::new(Home { state: Mutex::default(), returned: Condvar::new(), most_out: buffers.max(2), stop }))
     }
 
     /// An empty buffer; blocks the calling thread until one is free.
@@ -52,9 +52,9 @@ impl Memory {
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
         let mut state = self.0.lock();
-        while state.out >= self.0.buffers_max {
+        while state.out >= self.0.most_out {
             self.0.stop.check()?;
-            state = self.0.came_home.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.0.returned.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(self.take(&mut state))
     }
@@ -142,7 +142,7 @@ impl Drop for Buffer {
             state.idle.push(bytes);
         }
         drop(state);
-        self.home.came_home.notify_one();
+        self.home.returned.notify_one();
     }
 }
 

@@ -149,12 +149,20 @@ enum Way<'a> {
     /// Too many to hold, but likely known: the rest waits in scratch space.
     Spilling(ScratchFile),
     /// They are compressed at once.
-    Streaming(Encoder, Gathering<'a>),
+    Streaming(Box<Encoder>, Gathering<'a>),
 }
 
 impl<'a> Coming<'a> {
     fn new(packer: &'a Packer, index: usize) -> Self {
-        Self { packer, index, hasher: DiffIdHasher::default(), prefix: None, held: VecDeque::new(), held_bytes: 0, way: Way::Holding }
+        Self {
+            packer,
+            index,
+            hasher: DiffIdHasher::default(),
+            prefix: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            way: Way::Holding,
+        }
     }
 
     fn take(&mut self, bytes: Bytes) -> Result<()> {
@@ -171,13 +179,12 @@ impl<'a> Coming<'a> {
             }
             self.stream(self.packer.threads, self.packer.gather_bytes_max)?;
         }
-        match &mut self.way {
-            Way::Streaming(encoder, gathering) => self.packer.compress(&bytes, encoder, gathering),
-            _ => {
-                self.held_bytes += bytes.len() as u64;
-                self.held.push_back(bytes);
-                Ok(())
-            }
+        if let Way::Streaming(encoder, gathering) = &mut self.way {
+            self.packer.compress(&bytes, encoder, gathering)
+        } else {
+            self.held_bytes += bytes.len() as u64;
+            self.held.push_back(bytes);
+            Ok(())
         }
     }
 
@@ -185,11 +192,11 @@ impl<'a> Coming<'a> {
     /// same to its end: then the rest waits in scratch space for its diff_id. Else it is compressed as it streams.
     fn past_hold(&mut self, prefix: DiffId) -> Result<()> {
         self.prefix = Some(prefix);
-        if self.packer.known.expects(prefix) {
-            if let Some(file) = ScratchFile::create(&self.packer.scratch, BUFFER_BYTES as u64)? {
-                self.way = Way::Spilling(file);
-                return Ok(());
-            }
+        if self.packer.known.expects(prefix)
+            && let Some(file) = ScratchFile::create(&self.packer.scratch, BUFFER_BYTES as u64)?
+        {
+            self.way = Way::Spilling(file);
+            return Ok(());
         }
         self.stream(self.packer.threads, self.packer.gather_bytes_max)
     }
@@ -211,7 +218,7 @@ impl<'a> Coming<'a> {
                 offset += length;
             }
         }
-        self.way = Way::Streaming(encoder, gathering);
+        self.way = Way::Streaming(Box::new(encoder), gathering);
         Ok(())
     }
 
@@ -274,10 +281,10 @@ impl<'a> Gathering<'a> {
         if self.scratch.is_none() {
             self.scratch = ScratchFile::create(&self.packer.scratch, bytes.len() as u64)?;
         }
-        if let Some(scratch) = &mut self.scratch {
-            if scratch.append(&bytes)? {
-                return Ok(());
-            }
+        if let Some(scratch) = &mut self.scratch
+            && scratch.append(&bytes)?
+        {
+            return Ok(());
         }
         self.go_live()?;
         self.push_live(&LivePiece::Bytes(bytes))
@@ -318,7 +325,13 @@ impl<'a> Gathering<'a> {
         self.packer.known.learn(diff_id, prefix, &descriptor);
         self.packer.observer.layer_packed(self.index, tar_bytes, size);
         if self.live.is_empty() {
-            return Ok(Outgoing::Whole(Arc::new(Layer { index: self.index, diff_id, tar_bytes, descriptor, body: self.body() })));
+            return Ok(Outgoing::Whole(Arc::new(Layer {
+                index: self.index,
+                diff_id,
+                tar_bytes,
+                descriptor,
+                body: self.body(),
+            })));
         }
         self.push_live(&LivePiece::End(descriptor.clone()))?;
         Ok(Outgoing::LiveEnded(Packed { index: self.index, diff_id, tar_bytes, descriptor }))

@@ -94,7 +94,8 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let meters = Arc::clone(&line.meters);
     let notices = crew.spawn("source", move || meters.source.busy_but_waiting(|| stream(outlet)));
     let cut = CutThread { meters: Arc::clone(&line.meters), observer: Arc::clone(&line.observer) };
-    let summary = crew.spawn("cut", move || Arc::clone(&cut.meters).cut.busy_but_waiting(|| cut.run(options, &pieces, &feeds_end)));
+    let summary = crew
+        .spawn("cut", move || Arc::clone(&cut.meters).cut.busy_but_waiting(|| cut.run(options, &pieces, &feeds_end)));
     let packer = Arc::new(Packer {
         method: line.method,
         hold_bytes_max: line.budget.hold_bytes_max,
@@ -103,7 +104,12 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         sinks: line.sinks.len(),
         memory: memory.clone(),
         scratch: line.scratch,
-        known: Arc::new(KnownAtSinks { store: line.known, method: line.method, sinks: Arc::clone(&line.sinks), runtime: Handle::current() }),
+        known: Arc::new(KnownAtSinks {
+            store: line.known,
+            method: line.method,
+            sinks: Arc::clone(&line.sinks),
+            runtime: Handle::current(),
+        }),
         outgoing: outgoing_end,
         meters: Arc::clone(&line.meters),
         observer: Arc::clone(&line.observer),
@@ -146,7 +152,11 @@ struct Crew {
 
 impl Crew {
     /// Starts `work`; its result arrives on the edge that is returned. An error, or a panic, stops everything.
-    fn spawn<T: Send + 'static>(&mut self, name: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> oneshot::Receiver<T> {
+    fn spawn<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
         let (result_end, result) = oneshot::channel();
         let (left_end, left) = oneshot::channel();
         self.leaving.push(left);
@@ -204,7 +214,10 @@ impl CutThread {
                 CutPiece::Begin => {
                     let (layer_end, pieces) = bounded(LAYER_PIECES);
                     self.observer.layer_began(index);
-                    self.meters.cut.waiting(|| feeds.send(LayerFeed { index, pieces })).map_err(|_| Error::hung_up("the packers"))?;
+                    self.meters
+                        .cut
+                        .waiting(|| feeds.send(LayerFeed { index, pieces }))
+                        .map_err(|_| Error::hung_up("the packers"))?;
                     (index, layer) = (index + 1, Some(layer_end));
                 }
                 CutPiece::Bytes(bytes) => {
@@ -236,7 +249,7 @@ impl CutThread {
 /// Layers on their way to all sinks.
 struct Uploads {
     sinks: Arc<Vec<Sink>>,
-    uploads_max: usize,
+    most_at_once: usize,
     tasks: JoinSet<Result<Uploaded>>,
     delivered: Vec<(usize, Delivered)>,
     /// Live layers whose names came before their last byte was confirmed, or after.
@@ -253,11 +266,19 @@ enum Uploaded {
 }
 
 impl Uploads {
-    fn new(sinks: Arc<Vec<Sink>>, uploads_max: usize, watched_by: Watchers) -> Self {
-        Self { sinks, uploads_max, tasks: JoinSet::new(), delivered: Vec::new(), live: Vec::new(), live_puts: Vec::new(), watched_by }
+    fn new(sinks: Arc<Vec<Sink>>, most_at_once: usize, watched_by: Watchers) -> Self {
+        Self {
+            sinks,
+            most_at_once,
+            tasks: JoinSet::new(),
+            delivered: Vec::new(),
+            live: Vec::new(),
+            live_puts: Vec::new(),
+            watched_by,
+        }
     }
 
-    /// Sends what comes, `uploads_max` layers at a time, until nothing comes any more.
+    /// Sends what comes, `most_at_once` layers at a time, until nothing comes any more.
     async fn run(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> Result<()> {
         let mut open = true;
         while open || !self.tasks.is_empty() {
@@ -266,7 +287,7 @@ impl Uploads {
                     Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
                     Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
                 },
-                next = outgoing.recv(), if open && self.tasks.len() < self.uploads_max => match next {
+                next = outgoing.recv(), if open && self.tasks.len() < self.most_at_once => match next {
                     None => open = false,
                     Some(Outgoing::Known(packed)) => self.known(packed),
                     Some(Outgoing::LiveEnded(packed)) => self.live.push(packed),
@@ -298,9 +319,16 @@ impl Uploads {
             }
         }
         self.delivered.sort_by_key(|(index, _)| *index);
-        let complete = self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index) && self.live_puts.is_empty();
+        let complete =
+            self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index) && self.live_puts.is_empty();
         if !complete || self.delivered.is_empty() {
-            return Err(Error::new(Kind::Internal, Side::Stage, "collecting layers", "the image", "a layer is missing; this is a bug in smolfreeze"));
+            return Err(Error::new(
+                Kind::Internal,
+                Side::Stage,
+                "collecting layers",
+                "the image",
+                "a layer is missing; this is a bug in smolfreeze",
+            ));
         }
         Ok(self.delivered.into_iter().map(|(_, delivered)| delivered).collect())
     }

@@ -85,7 +85,8 @@ impl std::str::FromStr for OutputSpec {
             _ => (path, "latest"),
         };
         let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let tag_is_fine = !tag.is_empty() && tag.len() <= 128 && tag.bytes().all(is_tag_byte) && !tag.starts_with(['.', '-']);
+        let tag_is_fine =
+            !tag.is_empty() && tag.len() <= 128 && tag.bytes().all(is_tag_byte) && !tag.starts_with(['.', '-']);
         if folder.is_empty() || !tag_is_fine {
             let reason = "a layout is oci:DIR or oci:DIR:TAG, the tag of letters, digits, '_', '.' and '-'";
             return Err(Error::usage("reading --to", format_args!("'{text}'"), reason));
@@ -175,7 +176,8 @@ impl Plan {
         let exclude = Exclude::new(&options.exclude)?;
         fill_in(&mut options.image, &options.source)?;
         let opened = {
-            let (options, exclude, opened_stop, runtime) = (options.clone(), exclude.clone(), stop.clone(), Handle::current());
+            let (options, exclude, opened_stop, runtime) =
+                (options.clone(), exclude.clone(), stop.clone(), Handle::current());
             let opening = tokio::task::spawn_blocking(move || open(&options, exclude, &opened_stop, &runtime));
             tokio::select! {
                 opened = opening => opened.map_err(|_| Error::interrupted())??,
@@ -191,7 +193,13 @@ impl Plan {
             (None, None) => LayerSize::One,
         };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let wish = Wish { memory_bytes: options.memory_bytes, scratch_bytes: options.scratch_bytes, uploads: options.uploads, cores, method };
+        let wish = Wish {
+            memory_bytes: options.memory_bytes,
+            scratch_bytes: options.scratch_bytes,
+            uploads: options.uploads,
+            cores,
+            method,
+        };
         let budget = Budget::plan(&wish, &survey, layer_size)?;
         let cut = CutOptions {
             layer_size,
@@ -200,7 +208,16 @@ impl Plan {
             whole_from: opened.whole_from,
             own_layers: Vec::new(),
         };
-        Ok(Self { options, method, layer_size, cut, survey, budget, scratch_folder: scratch_folder(), stream: opened.stream })
+        Ok(Self {
+            options,
+            method,
+            layer_size,
+            cut,
+            survey,
+            budget,
+            scratch_folder: scratch_folder(),
+            stream: opened.stream,
+        })
     }
 
     /// The division of memory and scratch space.
@@ -230,7 +247,11 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
                 OutputSpec::Layout { folder, .. } => Some(folder.clone()),
                 OutputSpec::Registry(_) => None,
             });
-            let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: own_outputs.collect() };
+            let selection = Selection {
+                exclude,
+                include_mounts: options.include_mounts.clone(),
+                own_outputs: own_outputs.collect(),
+            };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;
             Ok(Opened { survey, whole_from: None, stream: Box::new(move |outlet| directory.stream(outlet, &stop)) })
@@ -260,7 +281,13 @@ fn fill_in(image: &mut ImageOptions, source: &SourceSpec) -> Result<()> {
 fn created() -> Result<SystemTime> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
     let seconds = text.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds < 253_402_300_800_u64);
-    let wrong = || Error::usage("reading SOURCE_DATE_EPOCH", format_args!("'{}'", text.display()), "it is no number of seconds since 1970");
+    let wrong = || {
+        Error::usage(
+            "reading SOURCE_DATE_EPOCH",
+            format_args!("'{}'", text.display()),
+            "it is no number of seconds since 1970",
+        )
+    };
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.ok_or_else(wrong)?))
 }
 
@@ -269,7 +296,13 @@ impl std::fmt::Display for Plan {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
         writeln!(f, "source       {}", self.options.source)?;
         match self.survey.tar_bytes {
-            Some(bytes) => writeln!(f, "             about {} of tar in {} entries, the largest {}", size(bytes), self.survey.entries, size(self.survey.largest_entry_bytes))?,
+            Some(bytes) => writeln!(
+                f,
+                "             about {} of tar in {} entries, the largest {}",
+                size(bytes),
+                self.survey.entries,
+                size(self.survey.largest_entry_bytes)
+            )?,
             None => writeln!(f, "             of unknown size")?,
         }
         for output in &self.options.outputs {
@@ -281,7 +314,12 @@ impl std::fmt::Display for Plan {
         }
         writeln!(f, "compression  {} (level {})", self.method.compression, self.method.level)?;
         writeln!(f, "at once      {} packers, {} uploads", self.budget.workers, self.budget.uploads)?;
-        writeln!(f, "memory       at most {}, {} of it layers", size(self.budget.memory_bytes_max()), size(self.budget.held_bytes_max))?;
+        writeln!(
+            f,
+            "memory       at most {}, {} of it layers",
+            size(self.budget.memory_bytes_max()),
+            size(self.budget.held_bytes_max)
+        )?;
         write!(f, "scratch      at most {} in {}", size(self.budget.scratch_bytes_max), self.scratch_folder.display())
     }
 }

@@ -144,7 +144,10 @@ impl Snapshot {
             send: meters.send.read(),
         };
         let stages = &self.stages;
-        self.retries = [stages.source, stages.cut, stages.hash, stages.compress, stages.send].iter().map(|stage| stage.retries).sum();
+        self.retries = [stages.source, stages.cut, stages.hash, stages.compress, stages.send]
+            .iter()
+            .map(|stage| stage.retries)
+            .sum();
         self.bottleneck = self.find_bottleneck();
         self
     }
@@ -174,20 +177,37 @@ impl Snapshot {
     #[must_use]
     pub fn summary(&self) -> String {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
-        let mut lines: Vec<_> = self.outputs.iter().map(|output| format!("frozen      {}@{}", output.name, output.digest)).collect();
-        lines.push(format!("bytes       {} of tar in, {} stored, {} sent", size(self.tar_bytes), size(self.stored_bytes), size(self.sent_bytes)));
+        let mut lines: Vec<_> =
+            self.outputs.iter().map(|output| format!("frozen      {}@{}", output.name, output.digest)).collect();
+        lines.push(format!(
+            "bytes       {} of tar in, {} stored, {} sent",
+            size(self.tar_bytes),
+            size(self.stored_bytes),
+            size(self.sent_bytes)
+        ));
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = 100.0 * self.stored_bytes as f64 / self.tar_bytes.max(1) as f64;
         lines.push(format!(
             "layers      {} stored at {ratio:.0} % ({}): {} known, {} packed, {} sent",
-            self.layers.len(), self.compression, self.layers_known, self.layers_packed, self.layers_sent
+            self.layers.len(),
+            self.compression,
+            self.layers_known,
+            self.layers_packed,
+            self.layers_sent
         ));
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = self.tar_bytes as f64 / 1_048_576.0 / self.seconds.max(0.001);
         lines.push(format!("time        {:.1} s, {rate:.0} MiB/s, {} retries", self.seconds, self.retries));
         lines.push(format!("bottleneck  {}", self.bottleneck));
         for (kind, count) in self.notices.counts() {
-            let names: Vec<_> = self.notices.named().iter().filter(|notice| notice.kind == *kind).take(3).map(|notice| notice.path.as_str()).collect();
+            let names: Vec<_> = self
+                .notices
+                .named()
+                .iter()
+                .filter(|notice| notice.kind == *kind)
+                .take(3)
+                .map(|notice| notice.path.as_str())
+                .collect();
             let more = if *count > names.len() as u64 { ", …" } else { "" };
             lines.push(format!("{count} {} ({}{more})", notice_words(*kind), names.join(", ")));
         }

@@ -87,7 +87,9 @@ impl Stored {
     pub async fn open(name: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
         match name.parse()? {
             OutputSpec::Layout { folder, tag } => Ok(Self::Layout(folder, tag)),
-            OutputSpec::Registry(reference) => Ok(Self::Registry(RegistryReader::connect(&reference, options, context).await?)),
+            OutputSpec::Registry(reference) => {
+                Ok(Self::Registry(RegistryReader::connect(&reference, options, context).await?))
+            }
         }
     }
 
@@ -136,7 +138,11 @@ impl Stored {
     async fn check_layer(&self, layer: &Descriptor, diff_id: DiffId) -> Result<Verified> {
         let mut found = Verified::default();
         let Some(compression) = Compression::from_media_type(&layer.media_type) else {
-            found.faults.push(format!("layer {}: media type '{}' is none of a layer", layer.digest, layer.media_type.escape_debug()));
+            found.faults.push(format!(
+                "layer {}: media type '{}' is none of a layer",
+                layer.digest,
+                layer.media_type.escape_debug()
+            ));
             return Ok(found);
         };
         let blob = match self.blob(layer).await {
@@ -147,7 +153,8 @@ impl Stored {
             }
             Err(error) => return Err(error),
         };
-        let (stored, digest) = Hashing::new(StreamReader::new(blob.map_err(std::io::Error::other)), DigestHasher::default());
+        let (stored, digest) =
+            Hashing::new(StreamReader::new(blob.map_err(std::io::Error::other)), DigestHasher::default());
         let stored = BufReader::with_capacity(READ_BYTES, stored);
         let plain: Box<dyn AsyncRead + Send + Unpin> = match compression {
             Compression::Zstd => Box::new(whole(ZstdDecoder::new(stored), |decoder| decoder.multiple_members(true))),
@@ -163,7 +170,9 @@ impl Stored {
         let (found_diff_id, tar_bytes) = take(&tar).finish();
         (found.layers, found.stored_bytes, found.tar_bytes) = (1, size, tar_bytes);
         if found.faults.is_empty() {
-            let wrong = |what: &str, stated: &dyn std::fmt::Display, is: &dyn std::fmt::Display| format!("layer {}: {what} should be {stated}, and is {is}", layer.digest);
+            let wrong = |what: &str, stated: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
+                format!("layer {}: {what} should be {stated}, and is {is}", layer.digest)
+            };
             if size != layer.size {
                 found.faults.push(wrong("the size", &layer.size, &size));
             }
@@ -222,7 +231,9 @@ impl Stored {
             }
             Self::Layout(folder, _) => {
                 let path = folder.join("blobs/sha256").join(descriptor.digest.hex());
-                let failed = move |error: std::io::Error| Error::sink("reading a blob", format_args!("'{}'", path.display()), &error).because(error);
+                let failed = move |error: std::io::Error| {
+                    Error::sink("reading a blob", format_args!("'{}'", path.display()), &error).because(error)
+                };
                 let path = folder.join("blobs/sha256").join(descriptor.digest.hex());
                 let file = tokio::fs::File::open(path).await.map_err(&failed)?;
                 Ok(ReaderStream::with_capacity(file, READ_BYTES).map_err(failed).boxed())
@@ -275,7 +286,8 @@ fn whole<D>(mut decoder: D, set: impl FnOnce(&mut D)) -> D {
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Digest) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, &error).because(error))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, &error).because(error))
 }
 
 async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {
@@ -291,13 +303,17 @@ async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {
         annotations: std::collections::HashMap<String, String>,
     }
     let path = folder.join("index.json");
-    let failed = |reason: &dyn std::fmt::Display| Error::sink("reading the layout", format_args!("'{}'", path.display()), reason);
+    let failed = |reason: &dyn std::fmt::Display| {
+        Error::sink("reading the layout", format_args!("'{}'", path.display()), reason)
+    };
     let text = tokio::fs::read(&path).await.map_err(|error| failed(&error))?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
     let name_of = |named: &Named| named.annotations.get("org.opencontainers.image.ref.name").cloned();
     let known: Vec<_> = index.manifests.iter().filter_map(name_of).collect();
     let found = index.manifests.into_iter().find(|named| name_of(named).as_deref() == Some(tag));
-    found.map(|named| named.descriptor).ok_or_else(|| failed(&format!("it has no image '{tag}', only: {}", known.join(", "))))
+    found
+        .map(|named| named.descriptor)
+        .ok_or_else(|| failed(&format!("it has no image '{tag}', only: {}", known.join(", "))))
 }
 
 /// Passes bytes on and hashes them. The hash is shared with who asks for it at the end.
@@ -334,7 +350,11 @@ fn take<H: Default>(hasher: &Mutex<H>) -> H {
 }
 
 impl<R: AsyncRead + Unpin, H: Update> AsyncRead for Hashing<R, H> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.reader).poll_read(context, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {

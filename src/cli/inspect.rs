@@ -23,7 +23,7 @@ pub struct Inspect {
 impl Inspect {
     /// Reads manifest and config, and prints them.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), self.registry.context()).await?;
+        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
         let inspected = stored.inspect(&self.image).await?;
         if self.json {
             return super::print(&serde_json::to_string_pretty(&inspected).unwrap_or_default());
@@ -45,7 +45,14 @@ fn lines(image: &Inspected) -> String {
         format!("created       {}", text(&config["created"])),
         format!("platform      {}/{}", text(&config["os"]), text(&config["architecture"])),
     ];
-    for (label, key) in [("user", "User"), ("workdir", "WorkingDir"), ("env", "Env"), ("entrypoint", "Entrypoint"), ("cmd", "Cmd"), ("labels", "Labels")] {
+    for (label, key) in [
+        ("user", "User"),
+        ("workdir", "WorkingDir"),
+        ("env", "Env"),
+        ("entrypoint", "Entrypoint"),
+        ("cmd", "Cmd"),
+        ("labels", "Labels"),
+    ] {
         lines.push(format!("{label:13} {}", text(&config["config"][key])));
     }
     let total = image.layers.iter().map(|layer| layer.size).sum();

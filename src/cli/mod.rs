@@ -58,7 +58,8 @@ impl RegistryArguments {
         RegistryOptions { ca_cert: self.ca_cert.clone(), plain_http: self.plain_http, ..RegistryOptions::default() }
     }
 
-    fn context(&self) -> SinkContext {
+    /// A context for reading: nobody watches, and the whole command stops at once.
+    fn context() -> SinkContext {
         SinkContext { observer: Arc::new(Silent), meters: Arc::default(), stop: Stop::new() }
     }
 }
@@ -77,7 +78,9 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Man => {
             let mut page = Vec::new();
             let rendered = clap_mangen::Man::new(Arguments::command()).render(&mut page);
-            rendered.map_err(|error| Error::new(Kind::Internal, Side::Plan, "rendering the manual page", "smolfreeze(1)", error))?;
+            rendered.map_err(|error| {
+                Error::new(Kind::Internal, Side::Plan, "rendering the manual page", "smolfreeze(1)", error)
+            })?;
             print(&String::from_utf8_lossy(&page))
         }
     }

@@ -24,11 +24,15 @@ pub struct Verify {
 impl Verify {
     /// Verifies, and prints each fault on a line of its own.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), self.registry.context()).await?;
+        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
         let on_terminal = std::io::stderr().is_terminal();
         let show = |done: usize, total: usize| {
             if on_terminal {
-                let _ = write!(std::io::stderr(), "\rlayer {done} of {total}{}", if done == total { "\r\x1b[K" } else { "" });
+                let _ = write!(
+                    std::io::stderr(),
+                    "\rlayer {done} of {total}{}",
+                    if done == total { "\r\x1b[K" } else { "" }
+                );
             }
         };
         let verified = stored.verify(&show).await?;
@@ -38,7 +42,11 @@ impl Verify {
             let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
             super::print(&format!(
                 "verified    {}: {} layers, {} entries, {} of tar in {} stored",
-                self.image, verified.layers, verified.entries, size(verified.tar_bytes), size(verified.stored_bytes)
+                self.image,
+                verified.layers,
+                verified.entries,
+                size(verified.tar_bytes),
+                size(verified.stored_bytes)
             ))?;
         } else {
             super::print(&verified.faults.join("\n"))?;

@@ -42,27 +42,34 @@ impl LayoutSink {
     /// # Errors
     /// When the folder can't be written to, or is something else than an image layout.
     pub fn open(folder: &Path, tag: &str, observer: Arc<dyn Observer>) -> Result<Self> {
-        if folder.is_dir() && !folder.join("oci-layout").exists() && fs::read_dir(folder).is_ok_and(|mut any| any.next().is_some()) {
+        if folder.is_dir()
+            && !folder.join("oci-layout").exists()
+            && fs::read_dir(folder).is_ok_and(|mut any| any.next().is_some())
+        {
             let reason = "the folder is neither empty nor an OCI image layout";
             return Err(failed("opening the layout", folder, reason).hint("name another folder"));
         }
         let mut created = Vec::new();
         for path in [folder.to_owned(), folder.join("blobs"), folder.join("blobs/sha256")] {
-            let missing = path.ancestors().filter(|path| !path.as_os_str().is_empty() && !path.exists()).map(Path::to_owned);
+            let missing =
+                path.ancestors().filter(|path| !path.as_os_str().is_empty() && !path.exists()).map(Path::to_owned);
             created.extend(missing.collect::<Vec<_>>().into_iter().rev());
             fs::create_dir_all(&path).map_err(|error| io_failed("making the layout", &path, error))?;
         }
         let marker = folder.join("oci-layout");
         if !marker.exists() {
-            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#).map_err(|error| io_failed("making the layout", &marker, error))?;
+            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
+                .map_err(|error| io_failed("making the layout", &marker, error))?;
             created.push(marker.clone());
         }
         let lock = File::open(&marker).map_err(|error| io_failed("opening the layout", &marker, error))?;
-        let sink = Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written: Mutex::default(), observer };
+        let sink =
+            Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written: Mutex::default(), observer };
         if flock(&sink.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             sink.remove_leftovers();
         }
-        flock(&sink.lock, FlockOperation::LockShared).map_err(|error| io_failed("locking the layout", &marker, error.into()))?;
+        flock(&sink.lock, FlockOperation::LockShared)
+            .map_err(|error| io_failed("locking the layout", &marker, error.into()))?;
         Ok(sink)
     }
 
@@ -75,7 +82,8 @@ impl LayoutSink {
     /// Whether the blob is there, in its full size.
     #[must_use]
     pub fn has(&self, blob: &Descriptor) -> bool {
-        fs::metadata(self.blob_path(blob.digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size)
+        fs::metadata(self.blob_path(blob.digest))
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size)
     }
 
     /// Writes a layer.
@@ -192,7 +200,8 @@ impl LayoutSink {
         let guard = OpenOptions::new().read(true).open(self.folder.join("blobs")).map_err(wrap)?;
         flock(&guard, FlockOperation::LockExclusive).map_err(|error| wrap(error.into()))?;
         let mut manifests = read_index(&path)?;
-        let tag = |manifest: &Value| manifest["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned);
+        let tag =
+            |manifest: &Value| manifest["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned);
         manifests.retain(|manifest| tag(manifest).as_deref() != Some(self.tag.as_str()));
         let manifest = &image.manifest.0;
         manifests.push(json!({
@@ -273,7 +282,9 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io_failed("writing the layout", folder, error))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| io_failed("writing the layout", folder, error))
 }
 
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

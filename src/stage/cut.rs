@@ -88,9 +88,15 @@ pub struct Cutter {
 enum State {
     Headers,
     /// Content and padding of an entry.
-    Content { left: u64, keep: bool, name: Vec<u8> },
+    Content {
+        left: u64,
+        keep: bool,
+        name: Vec<u8>,
+    },
     /// Zero blocks and nothing else; `seen` bytes of them came.
-    End { seen: u64 },
+    End {
+        seen: u64,
+    },
 }
 
 /// The layer that is being written.
@@ -168,7 +174,8 @@ impl Cutter {
                 State::End { seen } => {
                     if let Some(at) = rest.iter().position(|byte| *byte != 0) {
                         let offset = self.offset + (cursor.at + at) as u64;
-                        let reason = "there is more after the archive's end mark; are these several archives in one file?";
+                        let reason =
+                            "there is more after the archive's end mark; are these several archives in one file?";
                         return Err(Error::source("reading the tar", format_args!("byte {offset}"), reason));
                     }
                     *seen += rest.len() as u64;
@@ -189,13 +196,20 @@ impl Cutter {
     /// # Errors
     /// Where it ended before its end mark.
     pub fn finish(mut self, emit: Emit) -> Result<CutSummary> {
-        let cut_off = |subject: String, reason: String| Err(Error::source("reading the tar", subject, format!("{reason}; it was cut off")));
+        let cut_off = |subject: String, reason: String| {
+            Err(Error::source("reading the tar", subject, format!("{reason}; it was cut off")))
+        };
         match &self.state {
             State::End { seen } if *seen >= END_MARK.len() as u64 => {}
             State::Content { left, name, .. } => {
                 return cut_off(entry::quoted(name), format!("the stream ends {left} bytes before the entry does"));
             }
-            _ => return cut_off(format!("byte {}", self.offset), "the stream ends before the archive's end mark".to_owned()),
+            _ => {
+                return cut_off(
+                    format!("byte {}", self.offset),
+                    "the stream ends before the archive's end mark".to_owned(),
+                );
+            }
         }
         self.open_layer(None, emit)?;
         self.end_layer(emit)?;
@@ -205,7 +219,8 @@ impl Cutter {
     /// An entry's headers are complete: decide what becomes of it.
     fn entry(&mut self, chunk: &Bytes, cursor: &mut Cursor, entry: &Resolved, emit: Emit) -> Result<()> {
         let refuse = |reason: &str| self.refuse(&entry::Refusal::of(&entry.name, reason), cursor.at);
-        let skip = self.options.exclude.matches_within(&entry.path) || self.options.exclude.matches_within(entry::lenient(&entry.name));
+        let skip = self.options.exclude.matches_within(&entry.path)
+            || self.options.exclude.matches_within(entry::lenient(&entry.name));
         let path = match &entry.hostile {
             Some(_) if skip => &[][..],
             Some(reason) => return Err(refuse(reason)),
@@ -238,7 +253,9 @@ impl Cutter {
         let ends = self.layer.as_ref().is_some_and(|layer| match self.options.whole_from {
             Some(whole_from) if begins_at >= whole_from => begins_at == whole_from,
             _ if own != layer.own => entry.link.is_none(),
-            _ => entry.link.is_none() && self.options.layer_size.ends_before(&entry.path, entry_bytes, layer.entry_bytes),
+            _ => {
+                entry.link.is_none() && self.options.layer_size.ends_before(&entry.path, entry_bytes, layer.entry_bytes)
+            }
         });
         let mut interrupted = false;
         if ends || self.layer.is_none() {
@@ -250,10 +267,10 @@ impl Cutter {
             self.open_layer(own, emit)?;
         }
         let Some(layer) = self.layer.as_mut() else { return Ok(()) };
-        if let Some(target) = &entry.link {
-            if !layer.files.contains(&rule::hash(target)) {
-                return Err(self.unreachable_link(entry, target, cursor.at));
-            }
+        if let Some(target) = &entry.link
+            && !layer.files.contains(&rule::hash(target))
+        {
+            return Err(self.unreachable_link(entry, target, cursor.at));
         }
         let missing = layer.held.missing(&entry.path);
         let blocks: Vec<_> = missing.iter().filter_map(|path| self.directories.header_blocks(path)).collect();
@@ -299,7 +316,8 @@ impl Cutter {
         match self.options.tar_bytes_max {
             Some(most) if self.offset > most => {
                 let reason = format!("the tar has more than {most} bytes");
-                Err(Error::source("reading the tar", format_args!("byte {most}"), reason).hint("raise --max-size if that is right"))
+                Err(Error::source("reading the tar", format_args!("byte {most}"), reason)
+                    .hint("raise --max-size if that is right"))
             }
             _ => Ok(()),
         }
@@ -314,7 +332,8 @@ impl Cutter {
             "it is a link to {}, which is in an earlier layer or in none; a layer must not link into another",
             entry::quoted(target)
         );
-        self.refuse(&entry::Refusal::of(&entry.name, &reason), at).hint("leave --layer-size out, or freeze into one layer")
+        self.refuse(&entry::Refusal::of(&entry.name, &reason), at)
+            .hint("leave --layer-size out, or freeze into one layer")
     }
 }
 

@@ -94,7 +94,13 @@ pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
     }
     // The pre-POSIX way to say directory: a plain file whose name ends in a slash.
     let kind = if kind == Kind::File && size == 0 && name.ends_with(b"/") { Kind::Directory } else { kind };
-    Ok(Header { name, link: text(&block[157..257]).to_vec(), size, kind, extended: kind == Kind::OldSparse && block[482] != 0 })
+    Ok(Header {
+        name,
+        link: text(&block[157..257]).to_vec(),
+        size,
+        kind,
+        extended: kind == Kind::OldSparse && block[482] != 0,
+    })
 }
 
 fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), Malformed> {
@@ -102,8 +108,12 @@ fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), Malformed> {
     let blanked = || block[..148].iter().chain(b"        ").chain(&block[156..]);
     let sum: u64 = blanked().map(|byte| u64::from(*byte)).sum();
     // Historic tars summed signed bytes.
-    let signed: i64 = blanked().map(|byte| i64::from(*byte as i8)).sum();
-    if stated == sum || i64::try_from(stated) == Ok(signed) { Ok(()) } else { Err(Malformed::Damaged("its checksum is wrong")) }
+    let signed: i64 = blanked().map(|byte| i64::from(byte.cast_signed())).sum();
+    if stated == sum || i64::try_from(stated) == Ok(signed) {
+        Ok(())
+    } else {
+        Err(Malformed::Damaged("its checksum is wrong"))
+    }
 }
 
 fn text(field: &[u8]) -> &[u8] {
@@ -144,14 +154,22 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
     while !content.is_empty() {
         let (key, value, rest) = pax_record(content).ok_or(Malformed::Damaged("a PAX record is broken"))?;
         content = rest;
-        let named = || if value.contains(&0) { Err(Malformed::Damaged("a PAX name holds a NUL")) } else { Ok(Some(value.to_vec())) };
+        let named = || {
+            if value.contains(&0) {
+                Err(Malformed::Damaged("a PAX name holds a NUL"))
+            } else {
+                Ok(Some(value.to_vec()))
+            }
+        };
         match key {
             b"path" => records.path = named()?,
             b"linkpath" => records.link = named()?,
             b"GNU.sparse.name" => sparse_name = named()?,
             b"size" => {
-                let size = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-                records.size = Some(size.and_then(|text| text.parse().ok()).ok_or(Malformed::Damaged("a PAX size is no number"))?);
+                let size =
+                    std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+                records.size =
+                    Some(size.and_then(|text| text.parse().ok()).ok_or(Malformed::Damaged("a PAX size is no number"))?);
             }
             _ => {}
         }
@@ -175,7 +193,8 @@ pub fn only_comments(mut content: &[u8]) -> bool {
 /// `<length> <key>=<value>\n`, the length counting all of it.
 fn pax_record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let blank = content.iter().take(20).position(|byte| *byte == b' ')?;
-    let digits = std::str::from_utf8(&content[..blank]).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let digits =
+        std::str::from_utf8(&content[..blank]).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     let length: usize = digits.parse().ok()?;
     let (record, rest) = content.split_at_checked(length)?;
     let body = record.get(blank + 1..)?.strip_suffix(b"\n")?;

@@ -103,10 +103,15 @@ impl Scanner {
     pub fn finish(self) -> Result<Scanned> {
         if !self.ended {
             let subject = format!("byte {}, after {} entries", self.offset, self.entries);
-            return Err(Error::source("reading the tar", subject, "the stream ends before the archive's end mark; it was cut off"));
+            return Err(Error::source(
+                "reading the tar",
+                subject,
+                "the stream ends before the archive's end mark; it was cut off",
+            ));
         }
         let targets = self.targets;
-        let mut linked: Vec<_> = self.files.into_iter().filter(|(path, _)| targets.contains(path)).map(|(_, extent)| extent).collect();
+        let mut linked: Vec<_> =
+            self.files.into_iter().filter(|(path, _)| targets.contains(path)).map(|(_, extent)| extent).collect();
         linked.extend(self.links);
         linked.sort_by_key(|extent| extent.start);
         linked.dedup_by(|next, last| {
@@ -116,6 +121,11 @@ impl Scanner {
             }
             joined
         });
-        Ok(Scanned { entry_bytes: self.offset, entries: self.entries, largest_entry_bytes: self.largest_entry_bytes, linked })
+        Ok(Scanned {
+            entry_bytes: self.offset,
+            entries: self.entries,
+            largest_entry_bytes: self.largest_entry_bytes,
+            linked,
+        })
     }
 }

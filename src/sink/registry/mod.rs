@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 
 use self::auth::Auth;
 use self::http::Client;

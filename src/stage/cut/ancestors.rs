@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn squeezing_loses_nothing() {
-        for bytes in [vec![0; 1024], vec![1; 5], [vec![7], vec![0; 255], vec![8], vec![0; 256], vec![9, 0]].concat(), vec![]] {
+        for bytes in
+            [vec![0; 1024], vec![1; 5], [vec![7], vec![0; 255], vec![8], vec![0; 256], vec![9, 0]].concat(), vec![]]
+        {
             let squeezed = squeeze(bytes.iter());
             assert_eq!(expand(&squeezed), bytes);
         }

@@ -77,7 +77,8 @@ impl Refusal {
             return Error::source("reading the tar", format_args!("byte {offset}"), &self.reason);
         }
         let name = quoted(&self.name);
-        Error::source("reading the tar", &name, &self.reason).hint(format!("leave it out with --exclude {}", hint_pattern(&self.name)))
+        Error::source("reading the tar", &name, &self.reason)
+            .hint(format!("leave it out with --exclude {}", hint_pattern(&self.name)))
     }
 }
 
@@ -142,7 +143,11 @@ impl Pending {
             return if block[504] == 0 { self.resolve() } else { self.bounded(Read::More) };
         }
         if block.iter().all(|byte| *byte == 0) {
-            return if self.header_bytes == 0 { Ok(Read::ZeroBlock) } else { Err(self.refusal("its headers end without an entry")) };
+            return if self.header_bytes == 0 {
+                Ok(Read::ZeroBlock)
+            } else {
+                Err(self.refusal("its headers end without an entry"))
+            };
         }
         let header = header::parse(block).map_err(|malformed| self.refusal(&malformed.to_string()))?;
         self.header_bytes += BLOCK_BYTES as u64;
@@ -184,7 +189,11 @@ impl Pending {
                 let records = header::parse_pax(&content).map_err(|malformed| self.refusal(&malformed.to_string()))?;
                 if kind == Kind::GlobalPax {
                     let harmless = header::only_comments(&content);
-                    return if harmless { Ok(()) } else { Err(self.refusal("a global PAX header changes all entries after it")) };
+                    return if harmless {
+                        Ok(())
+                    } else {
+                        Err(self.refusal("a global PAX header changes all entries after it"))
+                    };
                 }
                 twice(self.pax.replace(records).is_some())
             }
@@ -197,9 +206,12 @@ impl Pending {
         let whole = std::mem::take(self);
         let Some(main) = &whole.main else { return Err(whole.refusal("it has no header")) };
         let pax = whole.pax.as_ref();
-        let (pax_name, pax_link, pax_size) = pax.map_or((None, None, None), |pax| (pax.path.as_ref(), pax.link.as_ref(), pax.size));
+        let (pax_name, pax_link, pax_size) =
+            pax.map_or((None, None, None), |pax| (pax.path.as_ref(), pax.link.as_ref(), pax.size));
         let agreed = |first: Option<&Vec<u8>>, second: Option<&Vec<u8>>, own: &Vec<u8>| match (first, second) {
-            (Some(first), Some(second)) if first != second => Err(whole.refusal("PAX and GNU extension headers give different names")),
+            (Some(first), Some(second)) if first != second => {
+                Err(whole.refusal("PAX and GNU extension headers give different names"))
+            }
             (first, second) => Ok(first.or(second).unwrap_or(own).clone()),
         };
         let name = agreed(pax_name, whole.long_name.as_ref(), &main.name)?;

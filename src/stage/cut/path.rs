@@ -14,7 +14,9 @@ pub(super) fn normalise(name: &[u8]) -> Result<Vec<u8>, &'static str> {
             b"" | b"." => continue,
             b".." => return Err("the path leaves the root with '..'"),
             // OCI image specification, layer.md: such a name deletes its sibling in the layers below.
-            _ if part.starts_with(b".wh.") => return Err("a name that starts with '.wh.' would delete things in other layers"),
+            _ if part.starts_with(b".wh.") => {
+                return Err("a name that starts with '.wh.' would delete things in other layers");
+            }
             _ => {}
         }
         if !path.is_empty() {
@@ -52,7 +54,9 @@ mod tests {
 
     #[test]
     fn names_become_paths() {
-        for (name, path) in [("./", ""), (".", ""), ("./a//b/", "a/b"), ("a/./b", "a/b"), ("..a/b..", "..a/b.."), ("x.wh.", "x.wh.")] {
+        for (name, path) in
+            [("./", ""), (".", ""), ("./a//b/", "a/b"), ("a/./b", "a/b"), ("..a/b..", "..a/b.."), ("x.wh.", "x.wh.")]
+        {
             assert_eq!(normalise(name.as_bytes()).unwrap(), path.as_bytes(), "{name}");
         }
         for name in ["/etc/x", "../x", "a/../../x", "a/..", ".wh.x", "a/.wh..wh..opq"] {

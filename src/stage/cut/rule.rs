@@ -58,7 +58,9 @@ impl LayerSize {
 /// FNV-1a over the path, with murmur's finalizer so that all bits depend on all bytes. Not for anyone's protection: who
 /// chooses the names chooses the cuts, and nothing more.
 pub(in crate::stage) fn hash(path: &[u8]) -> u64 {
-    let sum = path.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let sum = path
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let mixed = (sum ^ (sum >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33)
 }

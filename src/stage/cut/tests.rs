@@ -123,7 +123,8 @@ fn links_stay_with_their_file() {
 #[test]
 fn a_folder_can_have_layers_of_its_own() {
     let names_in = ["./", "./a", "./workspace/", "./workspace/x", "./workspaces"];
-    let entries: Vec<_> = names_in.iter().map(|name| entry(name, if name.ends_with('/') { b'5' } else { b'0' }, b"")).collect();
+    let entries: Vec<_> =
+        names_in.iter().map(|name| entry(name, if name.ends_with('/') { b'5' } else { b'0' }, b"")).collect();
     let options = CutOptions { own_layers: vec![b"workspace".to_vec()], ..CutOptions::default() };
     let layers = cut(&options, &archive(&entries), 512).unwrap();
     let layers: Vec<_> = layers.iter().map(|layer| names(layer)).collect();
@@ -145,16 +146,24 @@ fn hostile_names_are_refused_and_can_be_left_out() {
 
 #[test]
 fn what_is_left_out_takes_its_content_along() {
-    let tar = archive(&[entry("a", b'0', &[1; 5000]), entry("cache/", b'5', b""), entry("cache/x", b'0', &[2; 5000]), entry("z", b'0', b"3")]);
+    let tar = archive(&[
+        entry("a", b'0', &[1; 5000]),
+        entry("cache/", b'5', b""),
+        entry("cache/x", b'0', &[2; 5000]),
+        entry("z", b'0', b"3"),
+    ]);
     let options = CutOptions { exclude: Exclude::new(&["/cache"]).unwrap(), ..CutOptions::default() };
     for chunk in [1, 300, 512, 100_000] {
-        assert_eq!(cut(&options, &tar, chunk).unwrap(), [archive(&[entry("a", b'0', &[1; 5000]), entry("z", b'0', b"3")])]);
+        assert_eq!(
+            cut(&options, &tar, chunk).unwrap(),
+            [archive(&[entry("a", b'0', &[1; 5000]), entry("z", b'0', b"3")])]
+        );
     }
 }
 
 #[test]
 fn contradictions_are_refused() {
-    let mut with_pax_size = |records: &[u8], size| {
+    let with_pax_size = |records: &[u8], size| {
         let mut tar = pax(records);
         tar.extend(block(b"contradiction", b'0', size));
         tar.extend([0; 1024]);
@@ -186,7 +195,10 @@ fn a_truncated_stream_is_an_error_at_any_byte() {
 #[test]
 fn two_archives_in_one_file_are_no_silent_loss() {
     let tar = archive(&[entry("a", b'0', b"")]);
-    assert!(cut(&CutOptions::default(), &[tar.clone(), vec![0; 8192]].concat(), 700).is_ok(), "GNU tar pads with zeros");
+    assert!(
+        cut(&CutOptions::default(), &[tar.clone(), vec![0; 8192]].concat(), 700).is_ok(),
+        "GNU tar pads with zeros"
+    );
     assert!(cut(&CutOptions::default(), &[tar.clone(), tar].concat(), 700).is_err());
 }
 
