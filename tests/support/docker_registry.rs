@@ -1,11 +1,10 @@
 //! Debian's own `docker-registry`, on a free port of loopback, with its storage in a folder that goes with it.
 
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 /// A running registry; it ends when this is dropped.
 pub struct DockerRegistry {
@@ -29,37 +28,19 @@ impl DockerRegistry {
     }
 
     pub fn start_with(setup: &Setup) -> Self {
-        // The port is free until somebody else takes it in between; then the registry ends, and it is tried again.
-        for _ in 0..5 {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            let address = free_address();
-            let config = configure(folder.path(), address, setup);
-            let process = Command::new("docker-registry")
-                .args([Path::new("serve"), &config])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("docker-registry has to be installed (apt install docker-registry)");
-            let mut registry = Self { process, folder, address };
-            if registry.answers() {
-                return registry;
-            }
-        }
-        panic!("docker-registry does not start");
-    }
-
-    fn answers(&mut self) -> bool {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(20) {
-            if self.process.try_wait().expect("the registry's state").is_some() {
-                return false;
-            }
-            if TcpStream::connect(self.address).is_ok() {
-                return true;
-            }
-            sleep(Duration::from_millis(20));
-        }
-        false
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = configure(folder.path(), setup);
+        let mut process = Command::new("docker-registry")
+            .args([Path::new("serve"), &config])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry has to be installed (apt install docker-registry)");
+        let mut log = BufReader::new(process.stderr.take().expect("its log"));
+        let address = listening(&mut log).expect("docker-registry does not start");
+        // It would stop when nobody reads its log.
+        thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+        Self { process, folder, address }
     }
 
     /// The upload sessions it keeps for a repository. A cancelled one leaves a folder without a start.
@@ -78,12 +59,15 @@ impl Drop for DockerRegistry {
     }
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("the port's number")
+/// The port it took, in its own words: a port chosen here could be somebody else's by the time it starts.
+fn listening(log: &mut impl BufRead) -> Option<SocketAddr> {
+    log.lines().map_while(Result::ok).find_map(|line| {
+        let (_, rest) = line.split_once("listening on ")?;
+        rest.split(['"', ',', ' ']).next()?.parse().ok()
+    })
 }
 
-fn configure(folder: &Path, address: SocketAddr, setup: &Setup) -> PathBuf {
+fn configure(folder: &Path, setup: &Setup) -> PathBuf {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).expect("a file in the temporary folder");
@@ -93,15 +77,15 @@ fn configure(folder: &Path, address: SocketAddr, setup: &Setup) -> PathBuf {
     let http = match &setup.tls {
         Some((certificate, key)) => {
             let (certificate, key) = (write("chain.pem", certificate), write("key.pem", key));
-            format!("{{addr: '{address}', tls: {{certificate: {certificate}, key: {key}}}}}")
+            format!("{{addr: '127.0.0.1:0', tls: {{certificate: {certificate}, key: {key}}}}}")
         }
-        None => format!("{{addr: '{address}'}}"),
+        None => "{addr: '127.0.0.1:0'}".to_owned(),
     };
     let auth = match &setup.htpasswd {
         Some(lines) => format!("{{htpasswd: {{realm: test, path: {}}}}}", write("htpasswd", lines)),
         None => "{}".to_owned(),
     };
     let storage = format!("{{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}", storage.display());
-    let config = format!("version: 0.1\nlog: {{level: error}}\nstorage: {storage}\nhttp: {http}\nauth: {auth}\n");
+    let config = format!("version: 0.1\nlog: {{level: info}}\nstorage: {storage}\nhttp: {http}\nauth: {auth}\n");
     PathBuf::from(write("config.yml", &config))
 }

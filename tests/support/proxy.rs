@@ -22,7 +22,7 @@ pub enum Fault {
     CutInAnswer(u64),
     /// The proxy answers: status, further header lines, body. The registry hears nothing.
     Answer(u16, &'static str, &'static str),
-    /// The session is cancelled at the registry, then the request is passed on.
+    /// The session is cancelled at the registry, which then says what it knows of it.
     Forget,
     /// Nothing more comes.
     Stall,
@@ -192,12 +192,15 @@ async fn serve(shared: Arc<Shared>, client: TcpStream) -> io::Result<()> {
             Ok(())
         }
         Some(Fault::Forget) => {
-            let mut cancel = request.clone();
-            "DELETE".clone_into(&mut cancel.method);
-            cancel.headers.retain(|(key, _)| !key.to_lowercase().starts_with("content-"));
-            let mut registry = send_head(&shared, &cancel).await?;
-            drain_all(&mut registry).await?;
-            pass_on(&shared, &request, &mut client, Some(u64::MAX)).await
+            drain(&mut client, request.length).await?;
+            let mut empty = request.clone();
+            empty.headers.retain(|(key, _)| !key.to_lowercase().starts_with("content-"));
+            empty.length = 0;
+            let cancel = Seen { method: "DELETE".to_owned(), ..empty.clone() };
+            drain_all(&mut send_head(&shared, &cancel).await?).await?;
+            // As a question, because the registry answers a PATCH before it read it, and then the answer may get lost.
+            let ask = Seen { method: "GET".to_owned(), ..empty };
+            pass_on(&shared, &ask, &mut client, Some(u64::MAX)).await
         }
         Some(Fault::CutAnswer) => pass_on(&shared, &request, &mut client, None).await,
         Some(Fault::CutInAnswer(bytes)) => pass_on(&shared, &request, &mut client, Some(bytes)).await,
