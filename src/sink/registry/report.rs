@@ -125,7 +125,6 @@ impl Report {
 
     /// The registry acknowledged this many bytes more than ever before.
     pub(super) fn confirmed(&self, index: Option<usize>, bytes: u64) {
-        self.context.meters.send.gave(bytes);
         if let Some(index) = index {
             self.context.observer.part_sent(index, bytes);
         }
