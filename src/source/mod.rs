@@ -3,6 +3,8 @@
 //! A source is surveyed first (how large is it), and then streamed, on a thread of its own, into an [`Outlet`].
 //! Entries with several links come last and group by group, so that no layer has a link into another.
 
+pub mod machine;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,6 +56,11 @@ impl Outlet {
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.memory.clone()
+    }
+
+    /// What a source tells of its retries to.
+    pub(crate) fn watchers(&self) -> (Arc<Meters>, Arc<dyn Observer>) {
+        (Arc::clone(&self.meters), Arc::clone(&self.observer))
     }
 
     /// An empty buffer; blocks until one is free.
