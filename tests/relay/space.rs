@@ -59,6 +59,39 @@ fn a_machine_larger_than_one_cp_comes_over() {
     rig.assert_clean();
 }
 
+/// Prints MB/s by chunk size, beside the guest's plain `tar | cat`; the default in `Options` comes from here.
+#[test]
+#[ignore = "slow: a measurement"]
+fn measured_by_chunk_size() {
+    let rig = Rig::start(Kind::Debian);
+    rig.sh("for i in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/srv/random$i bs=1M count=100; done; cp -a /usr /srv/usr1; cp -a /usr /srv/usr2");
+    let seconds = |work: &mut dyn FnMut() -> u64| {
+        let mut rates: Vec<f64> = (0..5)
+            .map(|_| {
+                let began = std::time::Instant::now();
+                let bytes = work();
+                bytes as f64 / 1e6 / began.elapsed().as_secs_f64()
+            })
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        rates[2]
+    };
+    let plain = seconds(&mut || {
+        rig.sh("tar --format=posix --one-file-system -C / -cf - . | cat > /dev/null");
+        1_000_000_000
+    });
+    println!("tar alone: {plain:.0} MB/s (of 1 GB, about)");
+    for mib in [1, 4, 8, 16, 32, 64] {
+        let options = Options { chunk_bytes: mib << 20, ..rig.options() };
+        let rate = seconds(&mut || {
+            let mut counted = Counted(0);
+            rig.freeze_to(options.clone(), &mut counted, &Stop::new()).unwrap();
+            counted.0
+        });
+        println!("{mib} MiB: {rate:.0} MB/s");
+    }
+}
+
 struct Counted(u64);
 
 impl std::io::Write for Counted {

@@ -28,9 +28,9 @@ pub(crate) fn run(state: &State, arguments: &CopyArguments) -> Result<(), Failur
         _ => Err(Failure::new("CONFIG_ERROR", "cp: exactly one side must be MACHINE:/path")),
     };
     if result.is_ok() {
-        progress("done\n")
+        progress("done\n");
     } else {
-        progress("")
+        progress("");
     }
     result
 }
@@ -96,6 +96,7 @@ fn carry(state: &State, from: &File, to: &mut File) -> Result<(), Failure> {
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn local(error: std::io::Error) -> Failure {
     Failure::agent(format!("write local file: {error}"))
 }

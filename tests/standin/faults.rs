@@ -11,6 +11,7 @@
 //! | `stop-at-cp` | not this copy: the COUNTth one from here kills the machine first |
 //! | `refuse-until` | COUNT is a time in Unix milliseconds: until then every exec and cp is refused |
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Seek as _, Write as _};
 
 use crate::state::{Failure, State};
@@ -54,7 +55,7 @@ fn change(state: &State, name: &str, step: impl Fn(u64) -> (u64, bool)) -> Resul
             count = left;
             taken = hit.then_some(argument);
         }
-        lines += &format!("{fault} {count} {argument}\n");
+        let _ = writeln!(lines, "{fault} {count} {argument}");
     }
     file.rewind()?;
     file.set_len(0)?;

@@ -84,23 +84,20 @@ pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture>
     let storage = mounts.get(&b"/storage"[..]).filter(|mount| mount.root == b"/").map(|mount| mount.device.clone());
     let included: Vec<Vec<u8>> = selection.include_mounts.iter().map(|path| absolute(path)).collect();
     let mut capture = Capture::default();
-    let mut base = Base::new(0, "/", ".");
+    let mut whole = Base::new(0, "/", ".");
     for folder in EPHEMERAL {
-        base.leave(folder.as_bytes(), &included)?;
+        whole.leave(folder.as_bytes(), &included)?;
     }
     for folder in SMOLVM.iter().filter(|folder| bare || mounts.contains_key(folder.as_bytes())) {
-        base.leave(folder.as_bytes(), &included)?;
+        whole.leave(folder.as_bytes(), &included)?;
     }
     for (point, mount) in mounts.iter().filter(|(point, _)| *point != b"/") {
         let owned_by_others = EPHEMERAL.iter().chain(&SMOLVM).any(|folder| within(point, folder.as_bytes()));
-        if included.contains(point) {
-            base.add_root(point)?;
-        } else if owned_by_others {
-            continue;
-        } else if storage.as_ref() == Some(&mount.device) && mount.root != b"/" {
-            base.add_root(point)?;
-        } else {
-            base.leave(point, &included)?;
+        let own_folder = storage.as_ref() == Some(&mount.device) && mount.root != b"/";
+        if included.contains(point) || own_folder && !owned_by_others {
+            whole.add_root(point)?;
+        } else if !owned_by_others {
+            whole.leave(point, &included)?;
             capture.left_mounts.push(point[1..].to_vec());
         }
     }
@@ -114,22 +111,22 @@ pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture>
         ));
     }
     // Spools of freezes, ours included, wherever they are.
-    base.line("path", "./var/tmp/.smolfreeze*");
-    base.line("path", "./tmp/.smolfreeze*");
+    whole.line("path", "./var/tmp/.smolfreeze*");
+    whole.line("path", "./tmp/.smolfreeze*");
     let mut bases = vec![];
     if bare {
-        base.line("path", "./.smolvm-ready.*");
+        whole.line("path", "./.smolvm-ready.*");
     }
     let seeded = "./workspace/.smolvm-workspace-seeded";
     if look.workspace_link.as_deref().is_some_and(|link| link.trim_end_matches('/') == "/storage/workspace") {
-        base.line("path", "./workspace");
+        whole.line("path", "./workspace");
         let mut workspace = Base::new(1, "/storage", "./workspace");
         workspace.line("path", seeded);
         bases.push(workspace);
     } else {
-        base.line("path", seeded);
+        whole.line("path", seeded);
     }
-    bases.insert(0, base);
+    bases.insert(0, whole);
     let patterns = patterns::to_posix(selection.exclude.patterns())?;
     for mut base in bases {
         for pattern in &patterns {

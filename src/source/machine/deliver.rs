@@ -47,7 +47,7 @@ pub(crate) fn deliver(
         }
         let mut decoder = decoder(&mut archive, compression).map_err(|error| unreadable(subject, error))?;
         while let Some(bytes) = fill(&mut decoder, outlet, subject)? {
-            join.take(bytes, &mut |bytes| outlet.send(bytes))?;
+            join.take(&bytes, &mut |bytes| outlet.send(bytes))?;
         }
         drop(decoder);
         match archive.at {

@@ -29,7 +29,7 @@ impl Join {
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn take(&mut self, bytes: Bytes, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn take(&mut self, bytes: &Bytes, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
         let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
         let solid = bytes.len() - zeros;
         if solid > 0 {
@@ -88,7 +88,7 @@ mod tests {
                 join.seam(&mut send).unwrap();
             }
             for piece in archive.chunks(piece_bytes) {
-                join.take(Bytes::copy_from_slice(piece), &mut send).unwrap();
+                join.take(&Bytes::copy_from_slice(piece), &mut send).unwrap();
             }
         }
         join.end(&mut send).unwrap();

@@ -21,9 +21,10 @@ pub struct Options {
     /// Without a sign of life from the host for this long, the guest removes everything and ends. Whole seconds, at
     /// least 4. Default: 5 minutes.
     pub lease: Duration,
-    /// How long one operation may go on failing before the freeze fails; less than the lease. Default: 2 minutes.
+    /// How long one operation may go on failing before the freeze fails, and at least three times; less than the lease.
+    /// Default: 2 minutes.
     pub patience: Duration,
-    /// How long one call of smolvm may take, beside what a chunk's size adds. Default: 2 minutes.
+    /// How long one call of smolvm may take, beside what a chunk's size adds. Default: 1 minute.
     pub call_limit: Duration,
     /// How long to wait while another freeze has the machine. Default: not at all.
     pub wait: Duration,
@@ -42,7 +43,7 @@ impl Default for Options {
             guest_compression: Compression::None,
             lease: Duration::from_secs(300),
             patience: Duration::from_secs(120),
-            call_limit: Duration::from_secs(120),
+            call_limit: Duration::from_secs(60),
             wait: Duration::ZERO,
             pre_exec: None,
             post_exec: None,

@@ -229,10 +229,7 @@ impl Standing {
 
     /// The end, once everything before it was handed on.
     fn complete(&mut self) -> Option<Next> {
-        let count = match self.end.as_ref()?.state {
-            State::End(count) => count,
-            _ => return None,
-        };
+        let State::End(count) = self.end.as_ref()?.state else { return None };
         if self.handed_on >= count { self.end.take() } else { None }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use super::answer;
 use super::capture::{self, Capture};
+use super::checksum;
 use super::deliver::{Arrived, deliver};
 use super::folder::Folder;
 use super::link::{As, Link as _, Smolvm, Trouble};
@@ -118,7 +119,7 @@ impl<'a> Session<'a> {
         let mut id = [0_u8; 8];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| Error::source("choosing a name", machine.subject(), errno))?;
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = checksum::hex(&id);
         let spool = format!("{folder}/.smolfreeze-{id}");
         let (outlet_meters, observer) = outlet.watchers();
         Ok(Self { machine, capture, folder: Folder::new()?, spool, outlet_meters, observer })
@@ -221,7 +222,8 @@ impl<'a> Session<'a> {
     async fn produce(&self) -> Result<()> {
         let options = &self.machine.options;
         let local = self.folder.path("guest.sh");
-        let plan: String = self.capture.plan.lines().map(|line| format!("#: {line}\n")).collect();
+        let plan: Vec<&str> = self.capture.plan.lines().collect();
+        let plan = format!("#: {}\n", plan.join("\n#: "));
         let written = std::fs::File::create(&local)
             .and_then(|mut file| file.write_all(format!("{GUEST_SCRIPT}{plan}").as_bytes()));
         written.map_err(|error| Error::source("writing the guest's script", local.display(), &error).because(error))?;

@@ -14,6 +14,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// A call that hangs may last longer than all patience: it still is made this often.
+const TRIES_MIN: u32 = 3;
+
 /// Makes calls until they work or patience ends.
 pub(super) struct Trying<'a, L> {
     pub(super) link: &'a L,
@@ -43,7 +46,7 @@ impl<L: Link> Trying<'_, L> {
         let pauses = ExponentialBuilder::new().with_min_delay(PAUSE_MIN).with_max_delay(PAUSE_MAX).with_jitter();
         let mut pauses = pauses.without_max_times().build();
         let began = Instant::now();
-        let mut tries = 0;
+        let mut tries = 0_u32;
         loop {
             let trouble = match attempt().await {
                 Ok(result) => return Ok(result),
@@ -54,7 +57,7 @@ impl<L: Link> Trying<'_, L> {
                 let error = Error::source(doing, self.subject(), format!("{trouble}; the machine is {state}"));
                 return Err(error.hint(format!("start it with `smolvm machine start --name {}`", self.machine)));
             }
-            if matches!(trouble, Trouble::NotStarted(_)) || began.elapsed() >= self.patience {
+            if matches!(trouble, Trouble::NotStarted(_)) || tries >= TRIES_MIN && began.elapsed() >= self.patience {
                 let reason = format!("{trouble} ({tries} tries in {} s)", began.elapsed().as_secs());
                 return Err(Error::source(doing, self.subject(), reason));
             }

@@ -45,13 +45,13 @@ pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKi
 
 /// The first three lines, for an error.
 fn quoted(lines: &[&[u8]]) -> String {
-    let more = lines.len().saturating_sub(3);
-    let mut text: String =
-        lines.iter().take(3).map(|line| format!(": {}", String::from_utf8_lossy(line).escape_debug())).collect();
-    if more > 0 {
-        text += &format!(" (and {more} lines more)");
+    let said: Vec<String> =
+        lines.iter().take(3).map(|line| String::from_utf8_lossy(line).escape_debug().to_string()).collect();
+    match (said.is_empty(), lines.len().saturating_sub(3)) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {}", said.join(": ")),
+        (false, more) => format!(": {} (and {more} lines more)", said.join(": ")),
     }
-    text
 }
 
 /// A line that is normal on a live system; `Some(None)` says nothing worth a notice.
