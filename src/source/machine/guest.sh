@@ -40,9 +40,15 @@ find_tar() {
 	return 1
 }
 
-# The shortest sleep that this guest's sleep can do, in two lengths: while something is expected, and while it is late.
+# What this guest's sleep can do, in two lengths: while something is expected, and while it is late. The producer tries
+# it out once, and leaves it in the spool: trying takes as long as a whole `next`.
 short=1 long=1
-if sleep 0.01 2>/dev/null; then short=0.01 long=0.1; fi
+pace() {
+	if ! { read -r short long <"$spool/pace"; } 2>/dev/null; then
+		short=1 long=1
+		if sleep 0.002 2>/dev/null; then short=0.005 long=0.1; fi
+	fi
+}
 
 # Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores.
 pause() { if [ "$1" -lt 50 ]; then sleep "$short"; else sleep "$long"; fi; }
@@ -344,6 +350,8 @@ produce() {
 	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4
 	cd "$spool" || exit 1
 	plan=$(sed -n 's/^#: //p' "$0")
+	pace
+	echo "$short $long" >pace
 	echo 0 >beat
 	echo 0 >index
 	echo begun >sign
@@ -384,6 +392,7 @@ next() {
 		rm -f "c.$ack" "m.$ack"
 		ack=$((ack + 1))
 	done
+	pace
 	# At most $4 seconds, counted in pauses: a guest's clock may jump.
 	turns=0 turns_max=$4 state=''
 	if [ "$short" != 1 ]; then turns_max=$(($4 * 10 + 45)); fi
@@ -413,6 +422,7 @@ next() {
 stop() {
 	begin
 	: 2>/dev/null >"$spool/stop"
+	pace
 	turns=0
 	while [ -e "$spool/beat" ] && [ "$turns" -lt 60 ]; do
 		pause "$turns"
