@@ -70,7 +70,7 @@ fn measured_by_chunk_size() {
             .map(|_| {
                 let began = std::time::Instant::now();
                 let bytes = work();
-                bytes as f64 / 1e6 / began.elapsed().as_secs_f64()
+                f64::from(u32::try_from(bytes >> 10).unwrap()) * 1.024e-3 / began.elapsed().as_secs_f64()
             })
             .collect();
         rates.sort_by(f64::total_cmp);

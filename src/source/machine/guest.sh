@@ -301,7 +301,10 @@ prepare() {
 		echo "busy $owner"
 	elif free=$(df -Pk "$folder" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9]*%.*/\1/p') && [ "${free:-0}" -lt "$1" ]; then
 		echo "full $free"
-	elif made=$(stat -c %Y "$folder") && mkdir "$spool"; then
+	elif [ -e "$spool/made" ]; then
+		# A host that did not hear the first answer asks again.
+		echo "ready"
+	elif made=$(stat -c %Y "$folder") && { mkdir "$spool" || [ -d "$spool" ]; }; then
 		echo "$made" >"$spool/made"
 		echo "ready"
 	fi
@@ -349,17 +352,18 @@ keep_watch() {
 produce() {
 	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4
 	cd "$spool" || exit 1
+	if ! ln -sn "$id" "$lock" 2>/dev/null; then
+		# A start that was made twice, because its answer was lost, must not disturb the first.
+		[ "$(readlink "$lock")" = "$id" ] || set_state "busy $(readlink "$lock")"
+		exit 0
+	fi
+	echo 0 >beat
 	plan=$(sed -n 's/^#: //p' "$0")
 	pace
 	echo "$short $long" >pace
-	echo 0 >beat
 	echo 0 >index
 	echo begun >sign
 	: >verdict
-	if ! ln -sn "$id" "$lock" 2>/dev/null; then
-		set_state "busy $(readlink "$lock")"
-		exit 0
-	fi
 	untouched
 	set_state running
 	mkfifo words.pipe

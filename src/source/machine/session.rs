@@ -33,6 +33,9 @@ const CLEANUP: Duration = Duration::from_secs(60);
 /// How often a machine that another freeze has is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
+/// Archives of one transfer: two bases, each with single and with linked entries; and the end.
+const SEAMS_MAX: usize = 5;
+
 type Found = Vec<(NoticeKind, Vec<u8>)>;
 
 impl Machine {
@@ -49,8 +52,9 @@ impl Machine {
         }
         let capture = capture::decide(&self.look, self.facts().image.is_none(), selection)?;
         let session = Session::new(self, &capture, &outlet)?;
-        // Chunks wait in files, not here; this only has to hold their order.
-        let (sender, receiver) = channel(HOST_CHUNKS_MAX + 1);
+        // Chunks wait in files, not here; this only has to hold their order. With room for every chunk and seam, the
+        // relay never waits for it: it has to go on telling the guest that it lives.
+        let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX);
         let (carried, delivered) = std::thread::scope(|scope| {
             let relay = scope.spawn(|| runtime.block_on(session.run(sender, stop)));
             let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject());
