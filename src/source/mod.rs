@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod directory;
+pub mod machine;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +58,11 @@ impl Outlet {
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.memory.clone()
+    }
+
+    /// What a source tells of its retries to.
+    pub(crate) fn watchers(&self) -> (Arc<Meters>, Arc<dyn Observer>) {
+        (Arc::clone(&self.meters), Arc::clone(&self.observer))
     }
 
     /// An empty buffer; blocks until one is free.

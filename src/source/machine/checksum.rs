@@ -1,0 +1,100 @@
+//! The checksum of a chunk that arrived, as the guest's `cksum` or `md5sum` computes it.
+//!
+//! It guards a transfer and is no trust boundary, so it has to be cheap.
+
+use std::fmt::Write as _;
+use std::io::{self, Read};
+
+use crc_fast::{CrcAlgorithm, Digest};
+use md5::Digest as _;
+
+use super::answer::Sum;
+
+/// Bytes read at a time: they are still in the processor's cache when they are summed.
+const READ_BYTES: usize = 256 << 10;
+
+/// Says what is wrong with a chunk of `size` bytes that should have `sum`; nothing, if all is well.
+///
+/// # Errors
+/// When it can't be read.
+pub fn complaint(from: impl Read, size: u64, sum: &Sum) -> io::Result<Option<String>> {
+    let mut bytes = 0;
+    let found = match sum {
+        Sum::Cksum(_) => {
+            let mut digest = Digest::new(CrcAlgorithm::Crc32Cksum);
+            each_piece(from, size, |piece| {
+                bytes += piece.len() as u64;
+                digest.update(piece);
+            })?;
+            // POSIX: the count follows the bytes, least significant byte first, without leading zeros.
+            let count = bytes.to_le_bytes();
+            digest.update(&count[..count.len() - bytes.leading_zeros() as usize / 8]);
+            Sum::Cksum(u32::try_from(digest.finalize()).unwrap_or(0))
+        }
+        Sum::Md5(_) => {
+            let mut digest = md5::Md5::new();
+            each_piece(from, size, |piece| {
+                bytes += piece.len() as u64;
+                digest.update(piece);
+            })?;
+            Sum::Md5(hex(&digest.finalize()))
+        }
+    };
+    Ok(if bytes != size {
+        Some(format!("{size} bytes were announced, {}{bytes} came", if bytes > size { "more than " } else { "" }))
+    } else if found == *sum {
+        None
+    } else {
+        Some("the checksum is wrong".to_owned())
+    })
+}
+
+/// Two lower-case digits a byte.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads at most one byte more than `size`: enough to see that there is too much.
+fn each_piece(from: impl Read, size: u64, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut from = from.take(size.saturating_add(1));
+    let mut piece = vec![0; READ_BYTES];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(count) => take(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_coreutils() {
+        let data: Vec<u8> = (0..1_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7).to_le_bytes()[0]).collect();
+        for bytes in [&b""[..], b"smolfreeze", &data] {
+            let output = std::process::Command::new("sh")
+                .args(["-c", "cksum"])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .and_then(|mut child| {
+                    io::Write::write_all(&mut child.stdin.take().unwrap(), bytes)?;
+                    child.wait_with_output()
+                })
+                .unwrap();
+            let printed: u32 = String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(complaint(bytes, bytes.len() as u64, &Sum::Cksum(printed)).unwrap(), None);
+            assert!(complaint(bytes, bytes.len() as u64, &Sum::Cksum(printed ^ 1)).unwrap().is_some());
+        }
+        let md5 = Sum::Md5("d41d8cd98f00b204e9800998ecf8427e".to_owned());
+        assert_eq!(complaint(&b""[..], 0, &md5).unwrap(), None);
+        assert!(complaint(&b"x"[..], 0, &md5).unwrap().unwrap().contains("more than"));
+    }
+}

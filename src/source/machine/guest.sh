@@ -1,0 +1,473 @@
+#!/bin/sh
+# smolfreeze's hand in the guest: lists, archives and spools a machine's own files, chunk by chunk.
+#
+# Called as `sh guest.sh VERB ARGUMENT...` (or, before it is copied in, as `sh -c "$(cat guest.sh)" smolfreeze VERB …`):
+#   whoami                                       user, folder and environment of a plain exec
+#   look                                         everything else the host wants to know before it makes a plan
+#   survey PLAN                                  entries and bytes that PLAN selects
+#   prepare SPOOL NEEDED_KIB                     makes the spool folder, if there is room and no other freeze
+#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE lists, archives, cuts, waits; run detached
+#   next SPOOL ACK_FROM ACK_TO FROM WAIT SIGN    acknowledges, waits, answers with what is ready
+#   stop SPOOL                                   ends it and removes every trace
+# Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
+#
+# In a spool (0700): guest.sh (this file and, in lines that start with `#: `, the plan), c.N (chunk N, never touched
+# again), m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while
+# the producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
+# POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
+# shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
+set -u
+umask 077
+LC_ALL=C
+PATH=${PATH:-/bin}:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL PATH
+unset TAR_OPTIONS POSIXLY_CORRECT CDPATH GZIP ZSTD_CLEVEL
+
+words_kib=256
+verb=${1:?a verb}
+shift
+
+has() { command -v "$1" >/dev/null 2>&1; }
+is_gnu() { "$1" --version 2>/dev/null | grep -q GNU; }
+
+# A GNU tar, wherever it is: a busybox shell may prefer its own tar to one on the PATH.
+tar=tar
+find_tar() {
+	for tar in tar /usr/local/bin/tar /usr/bin/tar /bin/tar; do
+		if is_gnu "$tar"; then return 0; fi
+	done
+	tar=tar
+	return 1
+}
+
+# What this guest's sleep can do, in two lengths: while something is expected, and while it is late. The producer tries
+# it out once, and leaves it in the spool: trying takes as long as a whole `next`.
+short=1 long=1
+pace() {
+	if ! { read -r short long <"$spool/pace"; } 2>/dev/null; then
+		short=1 long=1
+		if sleep 0.002 2>/dev/null; then short=0.005 long=0.1; fi
+	fi
+}
+
+# Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores.
+pause() { if [ "$1" -lt 50 ]; then sleep "$short"; else sleep "$long"; fi; }
+
+# Behind everything that the machine does for its user; busybox may lack nice.
+gently() { if has nice; then nice "$@"; else "$@"; fi; }
+
+begin() { echo "smolfreeze 1"; }
+
+whoami_() {
+	begin
+	echo "uid $(id -u)"
+	echo "gid $(id -g)"
+	echo "cwd $(pwd)"
+	# One variable a line; a line break inside a value travels as \001.
+	# This shell's own, as it was at its start: PATH and LC_ALL are not the machine's any more.
+	{ cat "/proc/$$/environ" || env -0; } 2>/dev/null | tr '\n\000' '\001\n' | sed 's/^/env /'
+	echo "done whoami"
+}
+
+look() {
+	begin
+	echo "arch $(uname -m)"
+	echo "uid $(id -u)"
+	if find_tar; then echo "tar gnu"; elif has tar; then echo "tar busybox"; else echo "tar none"; fi
+	for tool in find sort dd xargs gzip zstd setsid cksum md5sum tr sed; do
+		if has "$tool"; then echo "tool $tool"; fi
+	done
+	for folder in /var/tmp /tmp; do
+		if ! [ -d "$folder" ] || ! [ -w "$folder" ]; then continue; fi
+		echo "spool $folder"
+		df -Pk "$folder" 2>/dev/null | sed -n '2s/^/df /p'
+		break
+	done
+	if [ -L /workspace ]; then echo "workspace link $(readlink /workspace)"; fi
+	sed 's/^/mount /' /proc/self/mountinfo
+	echo "done look"
+}
+
+# The plan's lines of one kind for base $1: `<base> <kind> <value>`. Leaves them in $values, one a line.
+plan_values() {
+	values=$(printf '%s\n' "$plan" | sed -n "s/^$1 $2 //p")
+}
+
+# Runs find over base $1 with the action in the other arguments; the plan says where, and what is not descended into.
+walk() {
+	walk_base=$1
+	shift
+	tail_count=$#
+	plan_values "$walk_base" root
+	# The arguments are rotated: find's own come behind the action, then the action is moved to the end.
+	while IFS= read -r value; do set -- "$@" "$value"; done <<-END
+		$values
+	END
+	set -- "$@" -xdev
+	if is_gnu find; then set -- "$@" -regextype posix-basic; fi
+	set -- "$@" '(' -path ./.smolfreeze-no-such-path
+	for kind in path regex; do
+		plan_values "$walk_base" "$kind"
+		[ -n "$values" ] || continue
+		while IFS= read -r value; do set -- "$@" -o "-$kind" "$value"; done <<-END
+			$values
+		END
+	done
+	set -- "$@" ')' -prune -o
+	while [ "$tail_count" -gt 0 ]; do
+		tail_count=$((tail_count - 1))
+		action=$1
+		shift
+		set -- "$@" "$action"
+	done
+	find "$@"
+}
+
+# Depth first, in name order: `/` sorts before everything else. Swapping two bytes twice changes nothing, so a name with
+# \001 in it survives.
+in_order() { tr '/\001' '\001/' | sort -z -u | tr '/\001' '\001/'; }
+
+# "device.inode name" in front of what find gives; sorted by it, then cut off again. sed works on lines, so line break
+# and NUL change places around it.
+by_inode() { sort -z | tr '\n\000' '\000\n' | sed 's/^[^ ]* //' | tr '\n\000' '\000\n'; }
+
+# The names of base $1, NUL-terminated: `single` (one link, and directories) or `linked` (several links, by inode).
+list() {
+	case $2 in
+	single)
+		walk "$1" ! -type s '(' -type d -o -links 1 ')' -print0 | in_order
+		# Mount points and the like: the entry itself, nothing below it.
+		plan_values "$1" left
+		printf '%s\n' "$values" | while IFS= read -r value; do
+			[ -n "$value" ] || continue
+			# A file that something is mounted on would bring foreign content along.
+			if [ -d "$value" ] || [ -L "$value" ]; then printf '%s\000' "$value"; fi
+		done
+		;;
+	linked)
+		if find / -maxdepth 0 -printf x >/dev/null 2>&1; then
+			walk "$1" ! -type d ! -type s -links +1 -printf '%D.%i %p\000' | by_inode
+		else
+			# shellcheck disable=SC2016  # the inner shell expands it
+			walk "$1" ! -type d ! -type s -links +1 -exec sh -c \
+				'for f; do printf "%s %s\000" "$(stat -c %d.%i "$f")" "$f"; done' sh {} + | by_inode
+		fi
+		;;
+	esac
+	# An archive that another one follows must end in a member without content, so that the host can tell the end
+	# mark's zeros from a file's.
+	if [ "$3" = followed ]; then
+		plan_values "$1" root
+		printf '%s\000' "$(printf '%s\n' "$values" | sed -n 1p)"
+	fi
+}
+
+# GNU tar's flags for this guest, as words. atime and ctime would change every layer at every freeze, and so would the
+# process id that old releases put into the names of extended headers.
+gnu_flags() {
+	printf '%s ' --format=posix --numeric-owner '--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime'
+	for flag in --xattrs --acls; do
+		if "$tar" "$flag" -cf /dev/null -C / --no-recursion . 2>/dev/null; then printf '%s ' "$flag"; fi
+	done
+	if [ "$1" = single ]; then printf '%s' --hard-dereference; fi
+}
+
+# One archive of the names on stdin. Each tar's exit code goes to the verdict.
+archive() {
+	if find_tar; then
+		# shellcheck disable=SC2046  # words on purpose
+		gently "$tar" $(gnu_flags "$1") --null --no-unquote --no-recursion -T - -cf -
+		echo "tar $?" >>"$spool/verdict"
+	else
+		# busybox's tar takes names only as arguments: one archive a batch, each without its end mark of 1,024 zeros.
+		verdict=$spool/verdict
+		export verdict
+		# shellcheck disable=SC2016  # the inner shell expands it
+		gently xargs -0 sh -c '[ $# -gt 0 ] || exit 0
+			{ tar -c --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } | head -c -1024' sh
+		dd if=/dev/zero bs=1024 count=1 2>/dev/null
+	fi
+}
+
+squeeze() {
+	case $1 in
+	gzip) gently gzip -1 -c ;;
+	zstd) gently zstd -q -1 -c ;;
+	*) cat ;;
+	esac
+}
+
+# Chunk N, complete, becomes visible: its line says size and checksum.
+publish() {
+	if has cksum; then sum="cksum $(cksum <"c.$1")"; else sum="md5 $(md5sum <"c.$1")"; fi
+	# "kind sum rest": what the tool says behind the sum is not wanted.
+	kind=${sum%% *} rest=${sum#* }
+	echo "chunk $1 $2 $kind ${rest%% *}" >"m.new.$1" && mv "m.new.$1" "m.$1"
+}
+
+# Unacknowledged chunks. Counts files, so nothing that is killed can lose count.
+unacknowledged() {
+	set -- c.*
+	if [ -e "$1" ]; then echo $#; else echo 0; fi
+}
+
+# Cuts stdin into chunks, at most $window of them unacknowledged; a seam marks the archive's end.
+cut_up() {
+	read -r index <index
+	size=$chunk_bytes
+	while [ "$size" -eq "$chunk_bytes" ]; do
+		turns=0
+		while [ "$(unacknowledged)" -ge "$window" ]; do
+			pause "$turns"
+			turns=$((turns + 1))
+		done
+		dd of="c.$index" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock 2>dd.words || {
+			cat dd.words >&2
+			echo "dd 1" >>verdict
+			: >failed
+			return
+		}
+		size=$(wc -c <"c.$index")
+		if [ "$size" -eq 0 ]; then
+			rm -f "c.$index"
+			break
+		fi
+		# Beside the next dd: a checksum must not keep tar waiting.
+		publish "$index" "$size" &
+		index=$((index + 1))
+	done
+	wait
+	echo "seam $index" >m.new && mv m.new "m.$index"
+	echo $((index + 1)) >index
+}
+
+# All archives of the plan, one after the other.
+archives() {
+	bases=$(printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p')
+	last=$(printf '%s\n' "$bases" | sed -n '$p')
+	# First all entries with one link, then all with several, so that the latter come last in the whole.
+	for links in single linked; do
+		for base in $bases; do
+			if [ -e "$spool/failed" ]; then return; fi
+			plan_values "$base" base
+			follows=followed
+			if [ "$links $base" = "linked $last" ]; then follows=last; fi
+			one_archive "$base" "$links" "$follows" "$values"
+		done
+	done
+}
+
+# One archive, from the list to the chunks: base, links, follows, folder.
+one_archive() {
+	(
+		cd "$4" || exit 1
+		list "$1" "$2" "$3" | archive "$2"
+	) | squeeze "$squeeze" | cut_up
+}
+
+# Sockets mean nothing without their process, and no archive holds one: named, and left out.
+sockets() {
+	printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p' | while read -r base; do
+		plan_values "$base" base
+		(cd "$values" && walk "$base" -type s -print) | sed 's/^/socket: /' >&2
+	done
+}
+
+set_state() { echo "$*" >state.new && mv state.new state; }
+
+alive() {
+	before='' after=''
+	read -r before <"$1/beat" || return 1
+	sleep 3
+	read -r after <"$1/beat" || return 1
+	[ "$before" != "$after" ]
+} 2>/dev/null
+
+# Spools of runs that died, and their lock: removed. True when no live freeze is left.
+sweep() {
+	owner=$(readlink "$lock" 2>/dev/null)
+	if [ -n "$owner" ]; then
+		if alive "$folder/.smolfreeze-$owner"; then return 1; fi
+		rm -f "$lock"
+	fi
+	for stale in "$folder"/.smolfreeze-*; do
+		if [ -d "$stale" ] && [ "$stale" != "$spool" ]; then rm -rf "$stale"; fi
+	done
+}
+
+prepare() {
+	begin
+	if ! sweep; then
+		echo "busy $owner"
+	elif free=$(df -Pk "$folder" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9]*%.*/\1/p') && [ "${free:-0}" -lt "$1" ]; then
+		echo "full $free"
+	elif [ -e "$spool/made" ]; then
+		# A host that did not hear the first answer asks again.
+		echo "ready"
+	elif made=$(stat -c %Y "$folder") && { mkdir "$spool" || [ -d "$spool" ]; }; then
+		echo "$made" >"$spool/made"
+		echo "ready"
+	fi
+	echo "done prepare"
+}
+
+# The spool's own folder gets the time back that it had before us: an unchanged machine gives unchanged layers.
+untouched() {
+	[ -n "${made:-}" ] || { read -r made <"$spool/made"; } 2>/dev/null
+	touch -d "@${made:-}" "$folder" 2>/dev/null
+}
+
+# Ends everything of ours. The group is only killed when it is our own: an agent may share one with what it starts.
+finish() {
+	trap : TERM
+	stat='' own=no
+	{ read -r stat </proc/$$/stat; } 2>/dev/null
+	# shellcheck disable=SC2086  # words on purpose: state, parent, group
+	set -- ${stat##*) }
+	if [ "${3:-}" = $$ ]; then own=yes; fi
+	if [ "$own" = yes ]; then kill -TERM 0; else kill "$producer" 2>/dev/null; fi
+	[ "$(readlink "$lock")" = "$id" ] && rm -f "$lock"
+	cd /
+	for _ in 1 2 3; do rm -rf "$spool" && break; done
+	untouched
+	if [ "$own" = yes ]; then kill -KILL 0; fi
+	exit 0
+}
+
+# Beats, and watches for a reason to end: the lease (seconds without a sign of the host), a stop, a lost lock.
+keep_watch() {
+	tick=1 ticks_max=$1 beat=0 quiet=0 seen='' now=''
+	if [ "$short" != 1 ]; then tick=0.2 ticks_max=$(($1 * 5)); fi
+	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ -d "$spool" ]; do
+		sleep "$tick"
+		beat=$((beat + 1))
+		{ echo "$beat" >beat.new && mv beat.new beat; } 2>/dev/null || break
+		# Every second or so; a fork each.
+		[ $((beat % 5)) -ne 0 ] || [ "$(readlink "$lock")" = "$id" ] || break
+		read -r now <sign
+		if [ "$now" = "$seen" ]; then quiet=$((quiet + 1)); else quiet=0 seen=$now; fi
+	done
+}
+
+produce() {
+	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4
+	cd "$spool" || exit 1
+	if ! ln -sn "$id" "$lock" 2>/dev/null; then
+		# A start that was made twice, because its answer was lost, must not disturb the first.
+		[ "$(readlink "$lock")" = "$id" ] || set_state "busy $(readlink "$lock")"
+		exit 0
+	fi
+	echo 0 >beat
+	plan=$(sed -n 's/^#: //p' "$0")
+	pace
+	echo "$short $long" >pace
+	echo 0 >index
+	echo begun >sign
+	: >verdict
+	untouched
+	set_state running
+	mkfifo words.pipe
+	(
+		{
+			dd of=words bs=1024 count="$words_kib" iflag=fullblock 2>/dev/null
+			cat >/dev/null
+		} <words.pipe &
+		reader=$!
+		{ sockets; archives; } 2>words.pipe
+		wait "$reader"
+		read -r index <index
+		set_state "end $index"
+	) &
+	producer=$!
+	keep_watch "$lease"
+	finish
+}
+
+next() {
+	begin
+	cd "$spool" 2>/dev/null || {
+		echo "gone $(readlink "$lock" 2>/dev/null)"
+		echo "done $5"
+		return
+	}
+	echo "$5" >"sign.new.$$" && mv "sign.new.$$" sign
+	ack=$1
+	while [ "$ack" -lt "$2" ]; do
+		rm -f "c.$ack" "m.$ack"
+		ack=$((ack + 1))
+	done
+	pace
+	# At most $4 seconds, counted in pauses: a guest's clock may jump.
+	turns=0 turns_max=$4 state=''
+	if [ "$short" != 1 ]; then turns_max=$(($4 * 10 + 45)); fi
+	while [ ! -e "m.$3" ] && [ "$turns" -lt "$turns_max" ]; do
+		read -r state <state && [ "$state" != running ] && break
+		pause "$turns"
+		turns=$((turns + 1))
+	done 2>/dev/null
+	# State before chunks: an end that is seen has all its chunks before it.
+	{ read -r state <state; } 2>/dev/null
+	index=$3
+	while [ -e "m.$index" ]; do
+		read -r line <"m.$index" && echo "$line"
+		index=$((index + 1))
+	done
+	echo "state ${state:-starting}"
+	{ read -r beat <beat && echo "beat $beat"; } 2>/dev/null
+	case $state in
+	end*)
+		sed 's/^/verdict /' verdict
+		sed 's/^/word /' words
+		;;
+	esac
+	echo "done $5"
+}
+
+stop() {
+	begin
+	: 2>/dev/null >"$spool/stop"
+	pace
+	turns=0
+	while [ -e "$spool/beat" ] && [ "$turns" -lt 60 ]; do
+		pause "$turns"
+		turns=$((turns + 1))
+	done
+	# Nobody was watching: what still runs there ends when its folder is gone.
+	[ "$(readlink "$lock" 2>/dev/null)" = "$id" ] && rm -f "$lock"
+	{ read -r made <"$spool/made"; } 2>/dev/null && rm -rf "$spool" && untouched
+	rm -rf "$spool"
+	if [ -e "$spool" ]; then echo "left $spool"; fi
+	echo "done stop"
+}
+
+# survey PLAN: sizes through find where it can print them, else through stat.
+survey() {
+	plan=$1
+	begin
+	printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p' | while read -r base; do
+		plan_values "$base" base
+		cd "$values" || continue
+		if find / -maxdepth 0 -printf x >/dev/null 2>&1; then
+			walk "$base" -printf '%y %s %n\n'
+		else
+			walk "$base" -exec stat -c '%A %s %h' {} + | sed 's/^-[^ ]*/f/'
+		fi
+	done 2>/dev/null | awk '{ entries++ } $1 == "f" { size = $2 / ($3 > 0 ? $3 : 1); bytes += 512 * int((size + 511) / 512) }
+		$1 == "f" && $2 > largest { largest = $2 } END { printf "survey %d %.0f %.0f\n", entries, bytes, largest }'
+	echo "done survey"
+}
+
+case $verb in
+prepare | produce | next | stop)
+	spool=${1:?a spool}
+	shift
+	folder=${spool%/*}
+	id=${spool##*/.smolfreeze-}
+	lock=$folder/.smolfreeze.lock
+	;;
+esac
+case $verb in
+whoami) whoami_ ;;
+look | survey | prepare | produce | next | stop) "$verb" "$@" ;;
+*) echo "no such verb: $verb" >&2 && exit 64 ;;
+esac

@@ -1,0 +1,34 @@
+//! A running smolvm machine as a source: its root filesystem, live, through smolvm's own command line.
+//!
+//! ```text
+//!  guest: find ▸ tar ▸ chunks in a spool, at most `window_chunks`     (guest.sh)
+//!  host:  next ▸ take ▸ check ▸ in order                              (relay, link, trying)
+//!         ▸ decompress ▸ join archives ▸ buffers on the edge          (deliver, join)
+//! ```
+//! [`Machine::open`] probes and looks; [`Machine::survey`] asks how large it is; [`Machine::stream`] carries it over and
+//! leaves the guest as it was, on every way out. What the guest says is parsed by `answer`, `capture` and `verdict`: pure,
+//! and careful, because a guest is untrusted.
+
+#[doc(hidden)]
+pub mod answer;
+#[doc(hidden)]
+pub mod capture;
+mod checksum;
+mod deliver;
+mod folder;
+mod join;
+mod link;
+mod options;
+mod patterns;
+mod probe;
+mod relay;
+mod session;
+mod trying;
+#[doc(hidden)]
+pub mod verdict;
+
+pub use options::Options;
+pub use probe::{Machine, MachineFacts};
+
+/// The guest's side, as it is copied in.
+const GUEST_SCRIPT: &str = include_str!("guest.sh");

@@ -1,0 +1,321 @@
+//! The relay: chunks out of the guest, checked, in order, each tried again until it is right.
+//!
+//! One loop holds all of it: at most one `next` and two chunks under way, a bounded number of chunks on the host, and
+//! everything that fails tried again with growing, jittered pauses until the options' patience ends. Nothing here blocks:
+//! while the other end of the edge is slow, the loop keeps telling the guest that its host lives.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Seek as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::answer::{self, Item, Next, State, Sum};
+use super::deliver::Arrived;
+use super::folder::Folder;
+use super::link::{As, Link, Trouble};
+use super::trying::Trying;
+use super::{Options, checksum, verdict};
+use crate::error::{Error, Result};
+use crate::progress::NoticeKind;
+
+/// Chunks under way at once.
+const FETCHES_MAX: usize = 2;
+/// Chunks on the host at once, under way or waiting for their turn. `Options::host_bytes_max` tells users.
+pub(super) const HOST_CHUNKS_MAX: usize = 3;
+/// Seconds that a `next` may wait in the guest.
+const NEXT_WAIT_SECONDS: u64 = 20;
+/// How long the producer's beat may stand still while the guest answers.
+const BEAT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// One transfer.
+pub(super) struct Relay<'a, L> {
+    pub(super) link: &'a L,
+    pub(super) spool: &'a str,
+    pub(super) folder: &'a Folder,
+    pub(super) options: &'a Options,
+    pub(super) trying: Trying<'a, L>,
+    pub(super) signs: AtomicU64,
+}
+
+/// What the loop waits for.
+enum Event {
+    /// What a `next` told, and up to where it acknowledged.
+    Told(Next, u64),
+    Fetched(u64, File, OwnedSemaphorePermit),
+}
+
+/// An item of the spool on its way through the host.
+enum Place {
+    InGuest(u64, Sum),
+    UnderWay,
+    Here(Arrived),
+}
+
+/// Where the transfer stands. Indexes count the spool's items.
+struct Standing {
+    /// From the first item that was not handed on.
+    places: VecDeque<Place>,
+    /// Index of `places`' first.
+    handed_on: u64,
+    /// Items up to here are on the host, or were.
+    had: u64,
+    /// Items up to here were acknowledged, and the guest said so.
+    acknowledged: u64,
+    fetching: usize,
+    asking: bool,
+    asked_at: Instant,
+    began: Instant,
+    beat: (u64, Instant),
+    end: Option<Next>,
+}
+
+impl<L: Link> Relay<'_, L> {
+    /// Carries everything over; gives the notices of the guest's verdict.
+    ///
+    /// # Errors
+    /// When patience ends, the machine stops, the guest's verdict is bad, or the other end of the edge is gone.
+    pub(super) async fn run(&self, arrived: &Sender<Arrived>) -> Result<Vec<(NoticeKind, Vec<u8>)>> {
+        let slots = Arc::new(Semaphore::new(HOST_CHUNKS_MAX));
+        let mut standing = Standing::new();
+        let mut events: FuturesUnordered<LocalBoxFuture<'_, Result<Event>>> = FuturesUnordered::new();
+        loop {
+            while let Some(next) = standing.hand_on() {
+                arrived.send(next).await.map_err(|_| Error::hung_up("the cut"))?;
+            }
+            if let Some(end) = standing.complete() {
+                let notices = verdict::judge(&end.codes, &end.words).map_err(|words| self.bad_verdict(&words))?;
+                arrived.send(Arrived::End).await.map_err(|_| Error::hung_up("the cut"))?;
+                return Ok(notices);
+            }
+            if !standing.asking && standing.should_ask(self.options) {
+                standing.asking = true;
+                standing.asked_at = Instant::now();
+                events.push(
+                    self.ask(standing.acknowledged, standing.had, standing.known(), standing.wait(self.options))
+                        .boxed_local(),
+                );
+            }
+            let wanted = standing.wanted();
+            tokio::select! {
+                slot = Arc::clone(&slots).acquire_owned(), if wanted.is_some() => {
+                    if let (Some(index), Ok(slot)) = (wanted, slot) && let Some((size, sum)) = standing.start(index) {
+                        events.push(self.fetch(index, size, sum, slot).boxed_local());
+                    }
+                }
+                Some(event) = events.next(), if !events.is_empty() => match event? {
+                    Event::Told(next, acknowledged) => standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?,
+                    Event::Fetched(index, file, slot) => standing.arrived(index, Arrived::Chunk(file, slot)),
+                },
+                () = tokio::time::sleep(self.options.lease / 4), if !standing.asking => {}
+                () = arrived.closed() => return Err(Error::hung_up("the cut")),
+            }
+        }
+    }
+
+    /// One `next`: acknowledges, waits in the guest for something new, tells where things stand.
+    async fn ask(&self, acknowledged: u64, had: u64, from: u64, wait: u64) -> Result<Event> {
+        let numbers = [acknowledged, had, from, wait].map(|number| number.to_string());
+        let next = self
+            .trying
+            .until_it_works("asking for chunks", async || {
+                let sign = self.signs.fetch_add(1, Ordering::Relaxed).to_string();
+                let script = format!("{}/guest.sh", self.spool);
+                let [acknowledged, had, from, wait_text] = &numbers;
+                let command = ["sh", &script, "next", self.spool, acknowledged, had, from, wait_text, &sign];
+                let limit = self.options.call_limit + Duration::from_secs(wait);
+                let answer = self.link.run(As::Root, &command, limit).await?;
+                if answer.code == Some(2) && answer.stdout.is_empty() || answer.code == Some(127) {
+                    // The script itself is gone, and the spool with it.
+                    let gone = State::Gone(String::new());
+                    return Ok(Next { items: vec![], state: gone, beat: 0, codes: vec![], words: vec![] });
+                }
+                let lines = answer::lines(&answer.stdout, &sign);
+                match lines.and_then(|lines| Next::read(&lines, from.parse().unwrap_or(0), self.options.chunk_bytes)) {
+                    Ok(next) => Ok(next),
+                    Err(_) if answer.code != Some(0) => Err(answer.trouble()),
+                    Err(reason) => Err(Trouble::Damaged(reason)),
+                }
+            })
+            .await?;
+        Ok(Event::Told(next, had))
+    }
+
+    /// One chunk, until it is right.
+    async fn fetch(&self, index: u64, size: u64, sum: Sum, slot: OwnedSemaphorePermit) -> Result<Event> {
+        let from = format!("{}/c.{index}", self.spool);
+        // A slow link still gets 256 KiB a second.
+        let limit = self.options.call_limit + Duration::from_secs(size >> 18);
+        let file = self
+            .trying
+            .until_it_works(&format!("taking chunk {index}"), async || {
+                let tried = self.signs.fetch_add(1, Ordering::Relaxed);
+                // A new name each time: a call that was killed may still hold the old one.
+                let to = self.folder.path(&format!("{index}.{tried}"));
+                let taken = self.link.take(&from, &to, limit).await;
+                let file = File::open(&to);
+                // Without a name: nothing stays behind, whatever happens.
+                let _ = std::fs::remove_file(&to);
+                taken?;
+                let local = |error: std::io::Error| Trouble::Damaged(format!("{}: {error}", to.display()));
+                let mut file = file.map_err(local)?;
+                if let Some(complaint) = checksum::complaint(&file, size, &sum).map_err(local)? {
+                    return Err(Trouble::Damaged(complaint));
+                }
+                file.rewind().map_err(local)?;
+                Ok(file)
+            })
+            .await?;
+        Ok(Event::Fetched(index, file, slot))
+    }
+
+    fn bad_verdict(&self, words: &str) -> Error {
+        let error = Error::source("archiving in the guest", self.trying.subject(), words);
+        if words.contains("Too many open files") {
+            return error
+                .hint("the host ran out of open files: start the machine from a shell with a higher `ulimit -n`");
+        }
+        if words.contains("No space left on device") {
+            return error.hint("free space in the machine, or lower --chunk-size or --window");
+        }
+        error
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        Error::source("asking for chunks", self.trying.subject(), reason)
+    }
+}
+
+impl Standing {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            places: VecDeque::new(),
+            handed_on: 0,
+            had: 0,
+            acknowledged: 0,
+            fetching: 0,
+            asking: false,
+            asked_at: now,
+            began: now,
+            beat: (0, now),
+            end: None,
+        }
+    }
+
+    /// The first index that nothing is known of.
+    fn known(&self) -> u64 {
+        self.handed_on + self.places.len() as u64
+    }
+
+    /// The next item in order, if it is here.
+    fn hand_on(&mut self) -> Option<Arrived> {
+        if !matches!(self.places.front(), Some(Place::Here(_))) {
+            return None;
+        }
+        self.handed_on += 1;
+        match self.places.pop_front() {
+            Some(Place::Here(arrived)) => Some(arrived),
+            _ => None,
+        }
+    }
+
+    /// The end, once everything before it was handed on.
+    fn complete(&mut self) -> Option<Next> {
+        let State::End(count) = self.end.as_ref()?.state else { return None };
+        if self.handed_on >= count { self.end.take() } else { None }
+    }
+
+    /// Something may be new, something is to be acknowledged, or the guest must hear that we live.
+    fn should_ask(&self, options: &Options) -> bool {
+        let due = self.asked_at.elapsed() >= options.lease / 4;
+        due || self.end.is_none() && (self.had > self.acknowledged || self.may_grow(options))
+    }
+
+    /// Whether the guest may make another chunk without an acknowledgement.
+    fn may_grow(&self, options: &Options) -> bool {
+        self.known() - self.had < options.window_chunks
+    }
+
+    /// Seconds to wait in the guest: only while the guest can go on by itself.
+    fn wait(&self, options: &Options) -> u64 {
+        let lease_part = (options.lease / 4).as_secs().max(1);
+        if self.end.is_none() && self.may_grow(options) { NEXT_WAIT_SECONDS.min(lease_part) } else { 0 }
+    }
+
+    /// The first item that is still in the guest, while fewer than [`FETCHES_MAX`] are under way.
+    fn wanted(&self) -> Option<u64> {
+        let place = self.places.iter().position(|place| matches!(place, Place::InGuest(..)))?;
+        (self.fetching < FETCHES_MAX).then_some(self.handed_on + place as u64)
+    }
+
+    fn start(&mut self, index: u64) -> Option<(u64, Sum)> {
+        let place = self.places.get_mut(usize::try_from(index - self.handed_on).ok()?)?;
+        self.fetching += 1;
+        match std::mem::replace(place, Place::UnderWay) {
+            Place::InGuest(size, sum) => Some((size, sum)),
+            _ => None,
+        }
+    }
+
+    fn arrived(&mut self, index: u64, arrived: Arrived) {
+        self.fetching -= 1;
+        let place = usize::try_from(index - self.handed_on).ok().and_then(|at| self.places.get_mut(at));
+        if let Some(place) = place {
+            *place = Place::Here(arrived);
+        }
+        self.count_had();
+    }
+
+    fn count_had(&mut self) {
+        let here = self.places.iter().take_while(|place| matches!(place, Place::Here(_))).count();
+        self.had = self.handed_on + here as u64;
+    }
+
+    /// Takes in what a `next` told; says what is wrong if this can't go on.
+    fn told(&mut self, next: Next, acknowledged: u64) -> Result<(), String> {
+        self.asking = false;
+        self.acknowledged = acknowledged;
+        if next.beat != self.beat.0 {
+            self.beat = (next.beat, Instant::now());
+        }
+        match &next.state {
+            State::Gone(owner) if owner.is_empty() => {
+                return Err(
+                    "the spool in the guest is gone; was the machine restarted, or its /var/tmp emptied?".to_owned()
+                );
+            }
+            State::Gone(owner) | State::Busy(owner) => {
+                return Err(format!("another freeze ({owner}) is at work on this machine"));
+            }
+            State::Starting if self.began.elapsed() > BEAT_PATIENCE => {
+                return Err("the producer in the guest did not start".to_owned());
+            }
+            State::Running if self.beat.1.elapsed() > BEAT_PATIENCE => {
+                return Err("the producer in the guest died; was the machine restarted?".to_owned());
+            }
+            _ => {}
+        }
+        for item in &next.items {
+            self.places.push_back(match item {
+                Item::Chunk { size, sum } => Place::InGuest(*size, sum.clone()),
+                Item::Seam => Place::Here(Arrived::Seam),
+            });
+        }
+        self.count_had();
+        if let State::End(count) = next.state {
+            if count != self.known() {
+                return Err(format!("the guest has {count} chunks and told of {}", self.known()));
+            }
+            self.end = Some(next);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! One transfer from beginning to end: the user's commands around it, the spool, the relay, and the clean-up on every way
+//! out.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Sender, channel};
+
+use super::answer;
+use super::capture::{self, Capture};
+use super::checksum;
+use super::deliver::{Arrived, deliver};
+use super::folder::Folder;
+use super::link::{As, Link as _, Smolvm, Trouble};
+use super::probe;
+use super::relay::{HOST_CHUNKS_MAX, Relay};
+use super::trying::Trying;
+use super::{GUEST_SCRIPT, Machine};
+use crate::error::{Error, Kind, Result};
+use crate::memory::Memory;
+use crate::oci::Compression;
+use crate::progress::{Meters, NoticeKind, Notices, Silent};
+use crate::source::{Outlet, Piece, Selection};
+use crate::stop::Stop;
+
+/// What clean-up may take once the freeze was stopped: a user who pressed Ctrl-C is waiting.
+const CLEANUP_STOPPED: Duration = Duration::from_secs(4);
+/// What it may take otherwise.
+const CLEANUP: Duration = Duration::from_secs(60);
+/// How often a machine that another freeze has is asked again.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Archives of one transfer: two bases, each with single and with linked entries; and the end.
+const SEAMS_MAX: usize = 5;
+
+type Found = Vec<(NoticeKind, Vec<u8>)>;
+
+impl Machine {
+    /// Carries the machine's files over as one tar, into `outlet`. For a plain thread: it blocks while the edge is full.
+    /// `runtime` runs the calls of smolvm; it must be a multi-threaded one, or driven by another thread.
+    ///
+    /// # Errors
+    /// The first cause; what could not be cleaned up is attached to it.
+    pub fn stream(&self, selection: &Selection, mut outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
+        let tool = self.options.guest_compression.to_string();
+        if self.options.guest_compression != Compression::None && !self.look.tools.contains(&tool) {
+            let reason = format!("the guest has no {tool}");
+            return Err(Error::usage("reading --guest-compression", self.subject(), reason));
+        }
+        let capture = capture::decide(&self.look, self.facts().image.is_none(), selection)?;
+        let session = Session::new(self, &capture, &outlet)?;
+        // Chunks wait in files, not here; this only has to hold their order. With room for every chunk and seam, the
+        // relay never waits for it: it has to go on telling the guest that it lives.
+        let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX);
+        let (carried, delivered) = std::thread::scope(|scope| {
+            let relay = scope.spawn(|| runtime.block_on(session.run(sender, stop)));
+            let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject());
+            (relay.join(), delivered)
+        });
+        let carried = carried.unwrap_or_else(|_| {
+            Err(Error::new(Kind::Internal, crate::error::Side::Source, "the relay", self.subject(), "it panicked"))
+        });
+        let found = match (carried, delivered) {
+            (Ok(found), Ok(())) => found,
+            (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
+            (Err(relay), Err(delivery)) => return Err(Error::first_cause(relay, delivery)),
+        };
+        for (kind, path) in found {
+            outlet.notice(kind, &path);
+        }
+        for path in &capture.left_mounts {
+            outlet.notice(NoticeKind::Mount, path);
+        }
+        outlet.end()
+    }
+
+    /// For tests: the whole stream into `writer`, without a pipeline.
+    ///
+    /// # Errors
+    /// Those of [`Machine::stream`], and those of `writer`.
+    #[doc(hidden)]
+    pub fn copy_to(
+        &self,
+        selection: &Selection,
+        writer: &mut (dyn std::io::Write + Send),
+        stop: &Stop,
+        runtime: &Handle,
+    ) -> Result<(Notices, u64)> {
+        let meters = Arc::new(Meters::default());
+        let (pieces, edge) = crossbeam_channel::bounded(4);
+        let outlet = Outlet::new(pieces, Memory::new(8 << 20, stop.clone()), Arc::clone(&meters), Arc::new(Silent));
+        std::thread::scope(|scope| {
+            let source = scope.spawn(|| self.stream(selection, outlet, stop, runtime));
+            let mut written = Ok(());
+            for piece in edge {
+                if let Piece::Bytes(bytes) = piece {
+                    written = written.and_then(|()| writer.write_all(&bytes));
+                }
+            }
+            let notices = source.join().unwrap_or_else(|_| Err(Error::hung_up("the source")))?;
+            written.map_err(|error| Error::sink("writing", "the test's file", error))?;
+            Ok((notices, meters.source.read().retries))
+        })
+    }
+}
+
+/// What one transfer needs.
+struct Session<'a> {
+    machine: &'a Machine,
+    capture: &'a Capture,
+    folder: Folder,
+    spool: String,
+    outlet_meters: Arc<Meters>,
+    observer: Arc<dyn crate::progress::Observer>,
+}
+
+impl<'a> Session<'a> {
+    fn new(machine: &'a Machine, capture: &'a Capture, outlet: &Outlet) -> Result<Self> {
+        let folder = machine.look.spool_folder.as_deref().unwrap_or("/var/tmp");
+        let mut id = [0_u8; 8];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| Error::source("choosing a name", machine.subject(), errno))?;
+        let id = checksum::hex(&id);
+        let spool = format!("{folder}/.smolfreeze-{id}");
+        let (outlet_meters, observer) = outlet.watchers();
+        Ok(Self { machine, capture, folder: Folder::new()?, spool, outlet_meters, observer })
+    }
+
+    fn trying(&self) -> Trying<'_, Smolvm> {
+        Trying {
+            link: &self.machine.link,
+            machine: &self.machine.facts().name,
+            patience: self.machine.options.patience,
+            meters: Arc::clone(&self.outlet_meters),
+            observer: Arc::clone(&self.observer),
+        }
+    }
+
+    /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more.
+    async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
+        let options = &self.machine.options;
+        let result = tokio::select! {
+            result = self.carry(&sender) => result,
+            () = stop.stopped() => Err(Error::hung_up("the freeze")),
+        };
+        drop(sender);
+        let limit = if stop.is_stopped() { CLEANUP_STOPPED } else { CLEANUP };
+        let (cleaned, after) = tokio::join!(
+            tokio::time::timeout(limit, self.clean_up()),
+            tokio::time::timeout(
+                limit.max(if stop.is_stopped() { limit } else { options.call_limit }),
+                self.user_command("post-exec", options.post_exec.as_deref())
+            ),
+        );
+        let late = |_| Err(Error::source("cleaning up", self.machine.subject(), "no answer in time"));
+        [cleaned.unwrap_or_else(late), after.unwrap_or_else(late)].into_iter().fold(result, |result, step| {
+            match (result, step) {
+                (result, Ok(())) => result,
+                (Ok(_), Err(error)) => Err(error),
+                (Err(cause), Err(error)) => Err(cause.attach(error)),
+            }
+        })
+    }
+
+    async fn carry(&self, sender: &Sender<Arrived>) -> Result<Found> {
+        let options = &self.machine.options;
+        self.user_command("pre-exec", options.pre_exec.as_deref()).await?;
+        self.prepare().await?;
+        self.produce().await?;
+        let relay = Relay {
+            link: &self.machine.link,
+            spool: &self.spool,
+            folder: &self.folder,
+            options,
+            trying: self.trying(),
+            signs: AtomicU64::new(0),
+        };
+        relay.run(sender).await
+    }
+
+    /// Makes the spool; waits, if asked to, while another freeze has the machine.
+    async fn prepare(&self) -> Result<()> {
+        let (options, began) = (&self.machine.options, Instant::now());
+        let needed_kib = (options.guest_bytes_max() >> 10).to_string();
+        loop {
+            let lines: Vec<Vec<u8>> = self
+                .trying()
+                .until_it_works("preparing", async || {
+                    let answer =
+                        probe::run(&self.machine.link, options, As::Root, &["prepare", &self.spool, &needed_kib])
+                            .await?;
+                    let lines = answer::lines(&answer.stdout, "prepare").map_err(|_| answer.trouble())?;
+                    Ok(lines.into_iter().map(<[u8]>::to_vec).collect())
+                })
+                .await?;
+            let said = lines.first().map(|line| String::from_utf8_lossy(line).into_owned()).unwrap_or_default();
+            match said.split_once(' ').unwrap_or((&said, "")) {
+                ("ready", _) => return Ok(()),
+                ("busy", owner) if began.elapsed() >= options.wait => {
+                    let reason = format!("another freeze ({owner}) is at work on this machine");
+                    return Err(Error::source("preparing", self.machine.subject(), reason).hint("--wait waits for it"));
+                }
+                ("busy", _) => tokio::time::sleep(BUSY_PAUSE).await,
+                ("full", free) => {
+                    let folder = self.spool.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    let reason =
+                        format!("{needed_kib} KiB are needed in the guest's {folder}, and {free} KiB are free");
+                    return Err(Error::source("preparing", self.machine.subject(), reason)
+                        .hint("free some space there, or lower --chunk-size or --window"));
+                }
+                _ => {
+                    return Err(Error::source(
+                        "preparing",
+                        self.machine.subject(),
+                        "the spool folder could not be made",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Copies script and plan in, and starts the producer, which lives on whatever happens to the call.
+    async fn produce(&self) -> Result<()> {
+        let options = &self.machine.options;
+        let local = self.folder.path("guest.sh");
+        let plan: Vec<&str> = self.capture.plan.lines().collect();
+        let plan = format!("#: {}\n", plan.join("\n#: "));
+        let written = std::fs::File::create(&local)
+            .and_then(|mut file| file.write_all(format!("{GUEST_SCRIPT}{plan}").as_bytes()));
+        written.map_err(|error| Error::source("writing the guest's script", local.display(), &error).because(error))?;
+        let script = format!("{}/guest.sh", self.spool);
+        let trying = self.trying();
+        trying
+            .until_it_works("copying the script", async || {
+                self.machine.link.put(&local, &script, options.call_limit).await
+            })
+            .await?;
+        let squeeze = match options.guest_compression {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        };
+        let numbers = [options.window_chunks, options.chunk_bytes >> 10, options.lease.as_secs()]
+            .map(|number| number.to_string());
+        let [window, chunk_kib, lease] = &numbers;
+        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease];
+        if self.machine.look.tools.contains("setsid") {
+            command.insert(0, "setsid");
+        }
+        trying
+            .until_it_works("starting the producer", async || {
+                let answer = self.machine.link.run(As::RootDetached, &command, options.call_limit).await?;
+                if answer.code == Some(0) { Ok(()) } else { Err(answer.trouble()) }
+            })
+            .await
+    }
+
+    /// Ends the producer and removes the spool. Nothing to do is fine, too.
+    async fn clean_up(&self) -> Result<()> {
+        let options = &self.machine.options;
+        self.trying()
+            .until_it_works("cleaning up", async || {
+                let answer = probe::run(&self.machine.link, options, As::Root, &["stop", &self.spool]).await?;
+                let lines = answer::lines(&answer.stdout, "stop").map_err(|_| answer.trouble())?;
+                match lines.iter().find(|line| line.starts_with(b"left ")) {
+                    Some(_) => Err(Trouble::Damaged(format!("{} could not be removed", self.spool))),
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+
+    async fn user_command(&self, which: &str, command: Option<&str>) -> Result<()> {
+        let Some(command) = command else { return Ok(()) };
+        let failed = |trouble: Trouble| Error::source(format!("{which} '{command}'"), self.machine.subject(), trouble);
+        let answer = self.machine.link.run(As::Root, &["sh", "-c", command], self.machine.options.call_limit).await;
+        let answer = answer.map_err(failed)?;
+        if answer.code == Some(0) { Ok(()) } else { Err(failed(answer.trouble())) }
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether an archive is good, judged by exit codes and by what tar and find said.
+//!
+//! On a live system files change while they are read, and every tar says so in its own way: GNU tar ends with 1, or with 2
+//! where a listed file is gone, and busybox's ends with 1 for everything. So each line is read: what is normal becomes a
+//! notice; a line that is not understood, from a program that failed, fails the freeze with that program's own words.
+
+use crate::progress::NoticeKind;
+
+/// Bytes of words that the guest keeps; at this size the last line may be cut.
+pub(crate) const WORDS_BYTES_MAX: usize = 256 << 10;
+
+/// The notices of a good end.
+///
+/// # Errors
+/// The words of what went wrong.
+pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKind, Vec<u8>)>, String> {
+    let mut notices = Vec::new();
+    let mut strange: Vec<&[u8]> = Vec::new();
+    let tar_failed = codes.iter().any(|(program, code)| program == "tar" && *code != 0);
+    let cut = words.iter().map(|line| line.len() + 1).sum::<usize>() >= WORDS_BYTES_MAX;
+    let whole = if cut { &words[..words.len().saturating_sub(1)] } else { words };
+    for line in whole {
+        match understand(line) {
+            Some(Some(notice)) => notices.push(notice),
+            Some(None) => {}
+            None if line.starts_with(b"tar: ") && !tar_failed => {}
+            None => strange.push(line),
+        }
+    }
+    if let Some((program, code)) = codes.iter().find(|(program, code)| program != "tar" || *code > 2) {
+        let said: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        return Err(format!(
+            "{program} ended with {code}{}",
+            quoted(if strange.is_empty() { &said } else { &strange })
+        ));
+    }
+    if codes.is_empty() {
+        return Err(format!("no tar came to its end{}", quoted(&strange)));
+    }
+    if !strange.is_empty() {
+        return Err(quoted(&strange).trim_start_matches(": ").to_owned());
+    }
+    Ok(notices)
+}
+
+/// The first three lines, for an error.
+fn quoted(lines: &[&[u8]]) -> String {
+    let said: Vec<String> =
+        lines.iter().take(3).map(|line| String::from_utf8_lossy(line).escape_debug().to_string()).collect();
+    match (said.is_empty(), lines.len().saturating_sub(3)) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {}", said.join(": ")),
+        (false, more) => format!(": {} (and {more} lines more)", said.join(": ")),
+    }
+}
+
+/// A line that is normal on a live system; `Some(None)` says nothing worth a notice.
+#[expect(clippy::option_option, reason = "understood or not, and then a notice or not")]
+fn understand(line: &[u8]) -> Option<Option<(NoticeKind, Vec<u8>)>> {
+    if let Some(path) = line.strip_prefix(b"socket: ") {
+        return Some(Some((NoticeKind::Socket, name(path))));
+    }
+    let said = line.strip_prefix(b"tar: ").or_else(|| line.strip_prefix(b"find: "))?;
+    let ignored: [&[u8]; 3] = [
+        b"Exiting with failure status due to previous errors",
+        b"error exit delayed from previous errors",
+        b"Removing leading `./' from member names",
+    ];
+    if ignored.contains(&said) || contains(said, b": Warning: ") {
+        return Some(None);
+    }
+    let endings: [(&[u8], NoticeKind); 4] = [
+        (b": file changed as we read it", NoticeKind::Changed),
+        (b": File removed before we read it", NoticeKind::Vanished),
+        (b": No such file or directory", NoticeKind::Vanished),
+        (b": socket ignored", NoticeKind::Socket),
+    ];
+    for (ending, kind) in endings {
+        if let Some(path) = said.strip_suffix(ending) {
+            return Some(Some((kind, name(before_operation(path)))));
+        }
+    }
+    let at = said.windows(16).rposition(|window| window == b": File shrank by")?;
+    said.ends_with(b"padding with zeros").then(|| Some((NoticeKind::Shrank, name(&said[..at]))))
+}
+
+/// GNU tar names what it could not do between path and reason: `./x: Cannot stat: No such file or directory`.
+fn before_operation(said: &[u8]) -> &[u8] {
+    said.windows(9).rposition(|window| window == b": Cannot ").map_or(said, |at| &said[..at])
+}
+
+fn contains(said: &[u8], part: &[u8]) -> bool {
+    said.windows(part.len()).any(|window| window == part)
+}
+
+/// A path relative to the root, from how the tools print it: quoted, with `./` in front, odd bytes as `\n` or `\ooo`.
+fn name(printed: &[u8]) -> Vec<u8> {
+    let bare = printed.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).unwrap_or(printed);
+    let bare = bare.strip_prefix(b"./").unwrap_or(bare);
+    let mut path = Vec::with_capacity(bare.len());
+    let mut rest = bare;
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match (byte, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                path.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            (b'\\', [letter @ (b'n' | b't' | b'r' | b'\\'), after @ ..]) => {
+                path.push(match letter {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    _ => b'\\',
+                });
+                rest = after;
+            }
+            _ => path.push(*byte),
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(code: u64, lines: &[&str]) -> Result<Vec<(NoticeKind, Vec<u8>)>, String> {
+        let words: Vec<Vec<u8>> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
+        judge(&[("tar".to_owned(), code), ("tar".to_owned(), 0)], &words)
+    }
+
+    #[test]
+    fn a_live_system_is_normal() {
+        let lines = [
+            "tar: ./var/log/a\\nb: file changed as we read it",
+            "tar: ./x: Cannot y: z: File shrank by 12 bytes; padding with zeros",
+            "tar: ./gone: Cannot stat: No such file or directory",
+            "tar: ./gone: File removed before we read it",
+            "find: './d\\303\\251': No such file or directory",
+            "tar: ./busy: No such file or directory",
+            "tar: error exit delayed from previous errors",
+            "tar: Exiting with failure status due to previous errors",
+            "socket: ./run/so ck",
+        ];
+        let notices = judged(2, &lines).unwrap();
+        let names: Vec<_> = notices.iter().map(|(_, path)| String::from_utf8_lossy(path).into_owned()).collect();
+        assert_eq!(names, ["var/log/a\nb", "x: Cannot y: z", "gone", "gone", "d\u{e9}", "busy", "run/so ck"]);
+        assert_eq!(notices[1].0, NoticeKind::Shrank);
+    }
+
+    #[test]
+    fn what_is_not_normal_is_said() {
+        for line in [
+            "tar: ./x: Cannot open: Permission denied",
+            "tar: ./d: Cannot savedir: Too many open files",
+            "tar: short read",
+        ] {
+            assert!(judged(2, &[line]).unwrap_err().contains(line), "{line}");
+        }
+        assert!(judged(0, &["tar: something new and harmless"]).is_ok());
+        assert!(judged(0, &["find: './x': Permission denied"]).is_err(), "what find could not list would be missing");
+        assert!(judged(0, &["sort: write failed"]).is_err());
+        assert!(judged(127, &["sh: tar: not found"]).unwrap_err().contains("127"));
+        assert!(judge(&[], &[]).is_err());
+        assert!(
+            judge(&[("tar".to_owned(), 0), ("dd".to_owned(), 1)], &[b"dd: no space".to_vec()])
+                .unwrap_err()
+                .contains("no space")
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! The relay against the stand-in for smolvm: what comes over, what is left behind, and every fault.
+//!
+//! Root on Debian 12 (namespaces, mounts, loop devices), with debootstrap, busybox-static and e2fsprogs installed.
+//! `cargo test --test relay`; the slow ones: `cargo test --test relay -- --ignored`.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
+mod calls;
+mod faults;
+mod rig;
+mod space;
+mod whole;
