@@ -41,6 +41,7 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     let (options, method, budget) = (plan.options, plan.method, plan.budget);
     let line = Line {
         stream: plan.stream,
+        leave_timeout: plan.leave_timeout,
         cut: plan.cut,
         method,
         budget,

@@ -37,15 +37,14 @@ const LAYER_PIECES: usize = 1024;
 const LAYERS_AHEAD: usize = 1;
 /// Complete layers that wait for an upload; their bytes are counted against the memory bound.
 const OUTGOING_LAYERS: usize = 128;
-/// How long threads may take to leave once stopped. One that still waits for a pipe or a disk then is left behind.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Streams a source into an outlet, on a thread of its own.
 pub(crate) type StreamFn = Box<dyn FnOnce(Outlet) -> Result<Notices> + Send>;
 
 /// Everything a run needs.
 pub(crate) struct Line {
     pub(crate) stream: StreamFn,
+    /// How long threads may take to leave once stopped. One that still waits for a pipe or a disk then is left behind.
+    pub(crate) leave_timeout: Duration,
     pub(crate) cut: CutOptions,
     pub(crate) method: Method,
     pub(crate) budget: Budget,
@@ -133,7 +132,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     drop(outgoing);
     if stop.is_stopped() {
         uploads.tasks.shutdown().await;
-        crew.leave().await;
+        crew.leave(line.leave_timeout).await;
         return Err(stop.take_cause().unwrap_or_else(|| Error::hung_up("the freeze")));
     }
     let ended = async { tokio::try_join!(notices, summary, try_join_all(packers)) }.await;
@@ -178,8 +177,8 @@ impl Crew {
         result
     }
 
-    async fn leave(self) {
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, join_all(self.leaving)).await;
+    async fn leave(self, timeout: Duration) {
+        let _ = tokio::time::timeout(timeout, join_all(self.leaving)).await;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::oci::Compression;
 use crate::pipeline::StreamFn;
 use crate::source::archive::Archive;
 use crate::source::directory::Directory;
+use crate::source::machine::{self, Machine, MachineFacts};
 use crate::source::{Selection, Survey};
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
@@ -25,6 +26,8 @@ pub enum SourceSpec {
     Directory(PathBuf),
     /// `tar:FILE`, or `tar:-` for standard input.
     Archive(PathBuf),
+    /// `NAME`: a running smolvm machine.
+    Machine(String),
 }
 
 impl std::fmt::Display for SourceSpec {
@@ -32,6 +35,7 @@ impl std::fmt::Display for SourceSpec {
         match self {
             Self::Directory(path) => write!(f, "dir:{}", path.display()),
             Self::Archive(path) => write!(f, "tar:{}", path.display()),
+            Self::Machine(name) => f.write_str(name),
         }
     }
 }
@@ -45,9 +49,16 @@ impl std::str::FromStr for SourceSpec {
             Some((_, "")) => Err(missing("nothing stands behind the colon")),
             Some(("dir", path)) => Ok(Self::Directory(path.into())),
             Some(("tar", path)) => Ok(Self::Archive(path.into())),
-            _ => Err(missing("a source is dir:PATH, tar:FILE or tar:-")),
+            None if is_machine_name(text) => Ok(Self::Machine(text.to_owned())),
+            _ => Err(missing("a source is a machine's NAME, dir:PATH, tar:FILE or tar:-")),
         }
     }
+}
+
+/// smolvm takes letters, digits, `-`, `_` and `.`; a name that begins with a dash would be an option.
+fn is_machine_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !text.is_empty() && !text.starts_with('-') && text.bytes().all(allowed)
 }
 
 /// Where an image is to go.
@@ -120,7 +131,9 @@ pub struct FreezeOptions {
     pub level: Option<i32>,
     /// A source with more bytes of tar than this is refused.
     pub tar_bytes_max: Option<u64>,
-    /// What the image says about running it. Architecture, date and source are filled in where empty.
+    /// How a machine is read.
+    pub machine: machine::Options,
+    /// What the image says about running it. What is empty here comes from the machine, if one is frozen. Architecture, date and source are filled in where empty.
     pub image: ImageOptions,
     /// Certificates to trust besides the system's, as a PEM file.
     pub ca_cert: Option<PathBuf>,
@@ -146,6 +159,7 @@ impl FreezeOptions {
             compression: Compression::Zstd,
             level: None,
             tar_bytes_max: None,
+            machine: machine::Options::default(),
             image: ImageOptions::default(),
             ca_cert: None,
             plain_http: false,
@@ -164,7 +178,13 @@ pub struct Plan {
     pub(crate) budget: Budget,
     pub(crate) scratch_folder: PathBuf,
     pub(crate) stream: StreamFn,
+    pub(crate) leave_timeout: Duration,
 }
+
+/// A folder or a tar has nothing to tidy up.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A machine has: the spool and the processes in the guest.
+const MACHINE_LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 impl Plan {
     /// Makes all choices: opens and surveys the source, divides the memory. Writes nothing anywhere.
@@ -174,8 +194,9 @@ impl Plan {
     pub async fn make(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
         let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
-        fill_in(&mut options.image, &options.source)?;
-        let opened = {
+        let opened = if let SourceSpec::Machine(name) = options.source.clone() {
+            open_machine(&name, &mut options, exclude.clone(), stop).await?
+        } else {
             let (options, exclude, opened_stop, runtime) =
                 (options.clone(), exclude.clone(), stop.clone(), Handle::current());
             let opening = tokio::task::spawn_blocking(move || open(&options, exclude, &opened_stop, &runtime));
@@ -184,6 +205,7 @@ impl Plan {
                 () = stop.stopped() => return Err(Error::interrupted()),
             }
         };
+        fill_in(&mut options.image, &options.source)?;
         let survey = opened.survey;
         let layer_size = match (options.layer_bytes, survey.tar_bytes) {
             (Some(0), _) => LayerSize::One,
@@ -206,7 +228,7 @@ impl Plan {
             exclude: if matches!(options.source, SourceSpec::Archive(_)) { exclude } else { Exclude::default() },
             tar_bytes_max: options.tar_bytes_max,
             whole_from: opened.whole_from,
-            own_layers: Vec::new(),
+            own_layers: opened.own_layers,
         };
         Ok(Self {
             options,
@@ -217,6 +239,7 @@ impl Plan {
             budget,
             scratch_folder: scratch_folder(),
             stream: opened.stream,
+            leave_timeout: opened.leave_timeout,
         })
     }
 
@@ -230,7 +253,51 @@ impl Plan {
 struct Opened {
     survey: Survey,
     whole_from: Option<u64>,
+    own_layers: Vec<Vec<u8>>,
+    leave_timeout: Duration,
     stream: StreamFn,
+}
+
+impl Opened {
+    fn new(survey: Survey, stream: StreamFn) -> Self {
+        Self { survey, whole_from: None, own_layers: Vec::new(), leave_timeout: LEAVE_TIMEOUT, stream }
+    }
+}
+
+/// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
+async fn open_machine(name: &str, options: &mut FreezeOptions, exclude: Exclude, stop: &Stop) -> Result<Opened> {
+    let machine = Machine::open(name, options.machine.clone(), stop).await?;
+    describe_machine(&mut options.image, machine.facts());
+    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: Vec::new() };
+    let survey = machine.survey(&selection, stop).await?;
+    let (stop, runtime) = (stop.clone(), Handle::current());
+    Ok(Opened {
+        // smolvm mounts its own `/workspace` over an image's: apart from the rest, it can become the workspace's seed.
+        own_layers: vec![b"workspace".to_vec()],
+        leave_timeout: MACHINE_LEAVE_TIMEOUT,
+        ..Opened::new(survey, Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)))
+    })
+}
+
+fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
+    image.user = image.user.take().or_else(|| facts.user.clone());
+    image.workdir = image.workdir.take().or_else(|| Some(facts.workdir.clone()).filter(|workdir| !workdir.is_empty()));
+    let given = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
+    let names: Vec<_> = image.env.iter().map(given).collect();
+    let own: Vec<_> = facts.env.iter().filter(|variable| !names.contains(&given(variable))).cloned().collect();
+    image.env.splice(..0, own);
+    if image.entrypoint.is_empty() && image.cmd.is_empty() {
+        image.entrypoint.clone_from(&facts.entrypoint);
+        image.cmd.clone_from(&facts.cmd);
+    }
+    if image.architecture.is_empty() {
+        image.architecture.clone_from(&facts.architecture);
+    }
+    let told = [("smolfreeze.machine", Some(&facts.name)), ("smolfreeze.machine.image", facts.image.as_ref())];
+    let told = told.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?.clone())));
+    for (label, value) in facts.labels.clone().into_iter().chain(told) {
+        image.labels.entry(label).or_insert(value);
+    }
 }
 
 fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle) -> Result<Opened> {
@@ -240,7 +307,8 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
             let mut archive = Archive::open(path)?;
             let survey = archive.survey(&stop, &runtime)?;
             let whole_from = archive.whole_from();
-            Ok(Opened { survey, whole_from, stream: Box::new(move |outlet| archive.stream(outlet, &stop, &runtime)) })
+            let stream: StreamFn = Box::new(move |outlet| archive.stream(outlet, &stop, &runtime));
+            Ok(Opened { whole_from, ..Opened::new(survey, stream) })
         }
         SourceSpec::Directory(path) => {
             let own_outputs = options.outputs.iter().filter_map(|output| match output {
@@ -254,7 +322,10 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
             };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;
-            Ok(Opened { survey, whole_from: None, stream: Box::new(move |outlet| directory.stream(outlet, &stop)) })
+            Ok(Opened::new(survey, Box::new(move |outlet| directory.stream(outlet, &stop))))
+        }
+        SourceSpec::Machine(name) => {
+            Err(Error::usage("opening the source", name, "a machine is opened without blocking; this is a bug in smolfreeze"))
         }
     }
 }
