@@ -81,7 +81,13 @@ struct Inner {
 impl Error {
     /// `operation` is what was being done ("reading a header"), `subject` the thing it was done to, `reason` what
     /// went wrong in lower case and without a full stop.
-    pub fn new(kind: Kind, side: Side, operation: impl Into<String>, subject: impl fmt::Display, reason: impl fmt::Display) -> Self {
+    pub fn new(
+        kind: Kind,
+        side: Side,
+        operation: impl Into<String>,
+        subject: impl fmt::Display,
+        reason: impl fmt::Display,
+    ) -> Self {
         Self(Box::new(Inner {
             kind,
             side,
@@ -214,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_failed_clean_up_follows_the_cause() {
-        let error = Error::sink("sending a part", "registry", "502").attach(Error::sink("cancelling", "registry", "503"));
+        let error =
+            Error::sink("sending a part", "registry", "502").attach(Error::sink("cancelling", "registry", "503"));
         assert_eq!(
             error.to_string(),
             "sending a part failed: registry: 502 (and cleaning up: cancelling failed: registry: 503)"

@@ -27,7 +27,8 @@ impl Exclude {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let refused = |reason: &dyn std::fmt::Display| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
+            let refused =
+                |reason: &dyn std::fmt::Display| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
             let trimmed = pattern.trim_start_matches("./").trim_end_matches('/');
             let glob = match trimmed.strip_prefix('/') {
                 _ if trimmed.trim_matches('/').is_empty() => return Err(refused(&"the pattern is empty")),

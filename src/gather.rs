@@ -100,6 +100,8 @@ pub struct Layer {
     pub index: usize,
     /// SHA-256 of its tar.
     pub diff_id: DiffId,
+    /// Bytes of its tar, uncompressed: an artifact names the layer by them before its content.
+    pub tar_bytes: u64,
     /// Media type, digest and size of `body`.
     pub descriptor: Descriptor,
     /// The stored bytes.

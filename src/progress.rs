@@ -104,7 +104,10 @@ impl Notices {
     /// Files that changed in any way while they were read.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
-        [NoticeKind::Changed, NoticeKind::Shrank, NoticeKind::Grew, NoticeKind::Vanished].map(|kind| self.count(kind)).iter().sum()
+        [NoticeKind::Changed, NoticeKind::Shrank, NoticeKind::Grew, NoticeKind::Vanished]
+            .map(|kind| self.count(kind))
+            .iter()
+            .sum()
     }
 }
 
