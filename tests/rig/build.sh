@@ -15,7 +15,7 @@ rig=${SMOLFREEZE_RIG:-${XDG_CACHE_HOME:-$HOME/.cache}/smolfreeze-rig}
 version=${SMOL_VERSION:-1.32.2}
 here=$(cd "$(dirname "$0")" && pwd)
 
-say() { printf 'rig: %s\n' "$*" >&2; }
+say() { printf 'rig: %3ds %s\n' "$SECONDS" "$*" >&2; }
 
 mirror_of_apt() {
     cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null |
@@ -43,7 +43,8 @@ get_smolvm() {
     python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: \
         --platform manylinux_2_28_x86_64 --python-version 3.11 -d pip "smolmachines==$version"
     unzip -qoj pip/smolmachines-*.whl 'smol/smol-vmm' 'smol/lib*.so*' 'smol/*.zst' -d smolvm
-    chmod 755 smolvm/smol-vmm
+    mv smolvm/smol-vmm smolvm/smolvm # under its wheel's name it takes itself for a packed machine, and says so
+    chmod 755 smolvm/smolvm
 }
 
 get_debian() {
@@ -67,7 +68,7 @@ put_smolvm_in() {
     install -m 755 /dev/stdin l1/usr/local/bin/smolvm <<'SMOLVM'
 #!/bin/sh
 export SMOLVM_LIB_DIR=/opt/smol SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs
-exec /opt/smol/smol-vmm "$@"
+exec /opt/smol/smolvm "$@"
 SMOLVM
 }
 
@@ -89,14 +90,15 @@ make_test_roots() {
 mkdir -p "$rig"
 cd "$rig"
 rig=$PWD
-if [ -e built ]; then say "already built in $rig (remove the folder to build anew)"; exit 0; fi
+# What is there was built by these very scripts, or it is built anew; two builds at once wait for each other.
+stamp=$(cat "$here/build.sh" "$here/make_roots.sh" "$here/l1/init.sh" <(echo "$version") | sha256sum)
 exec 9> lock
 flock 9
-[ -e built ] && exit 0
+[ "$(cat built 2> /dev/null)" = "$stamp" ] && exit 0
 mirror=${DEBIAN_MIRROR:-$(mirror_of_apt)}
 [ -n "$mirror" ] || { say "no Debian mirror in apt's sources; set DEBIAN_MIRROR"; exit 2; }
 
-rm -rf l1 l1.img apt debs pip qemu smolvm roots key key.pub
+rm -rf built l1 l1.img apt debs pip qemu smolvm roots key key.pub
 say "emulator";       get_emulator
 say "smolvm $version"; get_smolvm
 say "Debian for L1";  get_debian
@@ -107,5 +109,5 @@ say "L1's disk"
 truncate -s 24G l1.img
 mke2fs -q -F -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d l1 l1.img
 rm -rf l1 apt debs pip
-touch built
-say "built in ${SECONDS}s: $(du -sh "$rig" | cut -f 1) in $rig"
+echo "$stamp" > built
+say "built: $(du -sh "$rig" | cut -f 1) in $rig"

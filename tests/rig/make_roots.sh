@@ -57,12 +57,12 @@ awkward() {
     head -c 300000 /dev/urandom > "$home/project/random"
     touch -d '2001-02-03 04:05:06.789' "$home/project/random"
     cp "$1/usr/bin/true" "$home/project/capable"
-    setcap cap_net_raw+ep "$home/project/capable" 2>/dev/null || true
     local name
     name=$(printf 'long-%.0s' $(seq 30))
     echo 'long' > "$home/project/deep/er/$name"
     chown -hR 1000:1000 "$home"
     chown 1000:0 "$home/project/private"
+    setcap cap_net_raw+ep "$home/project/capable" # after chown, which takes it away
 }
 
 make_busybox() {

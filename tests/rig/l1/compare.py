@@ -33,7 +33,7 @@ def read(path):
         lines = file.read().decode("utf-8", "surrogateescape").split("\n")
     if lines[-2:] != ["end", ""]:
         sys.exit(f"{path}: the listing was cut off")
-    entries, attributes_of, lines = {}, None, iter(lines[:-2])
+    entries, attributes_of, lines = {}, None, lines[:-2]
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "entry":
@@ -43,13 +43,23 @@ def read(path):
             # A name with a backslash or a line break is quoted by some sha256sums, with a backslash in front.
             entries[rest.lstrip("\\")[66:]]["sha256"] = rest.lstrip("\\")[:64]
         elif kind == "link":
-            entries[rest]["target"] = next(lines)
+            name, target = link_of(rest)
+            entries[name]["target"] = target
         elif kind == "xattr" and rest.startswith("# file: "):
             name = unquote(rest[8:])
             attributes_of = name if name in entries else f"./{name}"
         elif kind == "xattr" and "=" in rest and not rest.startswith(FOREIGN_ATTRIBUTES):
             entries[attributes_of].setdefault("xattrs", []).append(rest)
     return entries
+
+
+def link_of(text):
+    """`name -> target` of GNU stat, `'name' -> 'target'` of busybox's."""
+    if text.startswith("'"):
+        name, _, target = text[1:-1].partition("' -> '")
+    else:
+        name, _, target = text.partition(" -> ")
+    return name, target
 
 
 def unquote(name):
