@@ -12,7 +12,6 @@
 set -euo pipefail
 
 rig=${SMOLFREEZE_RIG:-${XDG_CACHE_HOME:-$HOME/.cache}/smolfreeze-rig}
-version=${SMOL_VERSION:-1.32.2}
 here=$(cd "$(dirname "$0")" && pwd)
 
 say() { printf 'rig: %3ds %s\n' "$SECONDS" "$*" >&2; }
@@ -26,7 +25,7 @@ mirror_of_apt() {
 get_emulator() {
     apt-get update -qq
     apt-get install -qqy --no-install-recommends \
-        qemu-system-x86 debootstrap zstd e2fsprogs openssh-client python3-pip unzip > apt.log
+        qemu-system-x86 debootstrap zstd e2fsprogs openssh-client python3-pip > apt.log
     mkdir -p apt/lists/partial apt/archives/partial debs
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" > apt/list
     local apt=(apt-get -qq -o "Dir::Etc::sourcelist=$rig/apt/list" -o Dir::Etc::sourceparts=-
@@ -35,16 +34,6 @@ get_emulator() {
     (cd debs && "${apt[@]}" download {qemu-system-x86,qemu-system-common,qemu-system-data,seabios}/bookworm-backports)
     local deb
     for deb in debs/*.deb; do dpkg -x "$deb" qemu; done
-}
-
-# The PyPI wheel holds the whole command line, libkrun, the agent's root filesystem and the disk templates.
-get_smolvm() {
-    mkdir -p smolvm
-    python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: \
-        --platform manylinux_2_28_x86_64 --python-version 3.11 -d pip "smolmachines==$version"
-    unzip -qoj pip/smolmachines-*.whl 'smol/smol-vmm' 'smol/lib*.so*' 'smol/*.zst' -d smolvm
-    mv smolvm/smol-vmm smolvm/smolvm # under its wheel's name it takes itself for a packed machine, and says so
-    chmod 755 smolvm/smolvm
 }
 
 get_debian() {
@@ -58,13 +47,8 @@ get_debian() {
 
 put_smolvm_in() {
     mkdir -p l1/opt/smol l1/opt/agent-rootfs
-    cp smolvm/* l1/opt/smol/
+    cp --sparse=always smolvm/* l1/opt/smol/
     tar --zstd -C l1/opt/agent-rootfs -xf smolvm/agent-rootfs.tar.zst
-    # smolvm unpacks its two disk templates at its first start: 30 GB of zeros, 100 s under emulation. Done here.
-    local disk
-    for disk in overlay storage; do
-        zstd -qd --sparse "l1/opt/smol/$disk-template.ext4.zst" -o "l1/opt/smol/$disk-template.ext4"
-    done
     install -m 755 /dev/stdin l1/usr/local/bin/smolvm <<'SMOLVM'
 #!/bin/sh
 export SMOLVM_LIB_DIR=/opt/smol SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs
@@ -91,16 +75,16 @@ mkdir -p "$rig"
 cd "$rig"
 rig=$PWD
 # What is there was built by these very scripts, or it is built anew; two builds at once wait for each other.
-stamp=$(cat "$here/build.sh" "$here/make_roots.sh" "$here/l1/init.sh" <(echo "$version") | sha256sum)
+stamp=$(cat "$here/build.sh" "$here/make_roots.sh" "$here/get_smolvm.sh" "$here/l1/init.sh" <(echo "${SMOL_VERSION:-}") | sha256sum)
 exec 9> lock
 flock 9
 [ "$(cat built 2> /dev/null)" = "$stamp" ] && exit 0
 mirror=${DEBIAN_MIRROR:-$(mirror_of_apt)}
 [ -n "$mirror" ] || { say "no Debian mirror in apt's sources; set DEBIAN_MIRROR"; exit 2; }
 
-rm -rf built l1 l1.img apt debs pip qemu smolvm roots key key.pub
+rm -rf built l1 l1.img apt debs qemu roots key key.pub
 say "emulator";       get_emulator
-say "smolvm $version"; get_smolvm
+say "smolvm";         "$here/get_smolvm.sh" smolvm
 say "Debian for L1";  get_debian
 say "test machines";  make_test_roots
 put_smolvm_in
@@ -108,6 +92,6 @@ put_init_in
 say "L1's disk"
 truncate -s 24G l1.img
 mke2fs -q -F -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d l1 l1.img
-rm -rf l1 apt debs pip
+rm -rf l1 apt debs
 echo "$stamp" > built
 say "built: $(du -sh "$rig" | cut -f 1) in $rig"
