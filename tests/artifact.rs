@@ -6,6 +6,7 @@
 mod packed;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,6 +78,21 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+fn files_of(tar: &[u8]) -> Vec<(String, String)> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut content = vec![0; usize::try_from(entry.size()).unwrap()];
+        entry.read_exact(&mut content).unwrap();
+        (String::from_utf8(entry.path_bytes().into_owned()).unwrap(), String::from_utf8(content).unwrap())
+    });
+    entries.collect()
+}
+
+fn owned((name, content): (&str, &str)) -> (String, String) {
+    (name.to_owned(), content.to_owned())
+}
+
 /// Bytes that no compression makes smaller, different for each seed.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
@@ -122,9 +138,18 @@ async fn what_smolvm_extracts_is_what_was_put() {
         assert!(matches!(sink.put(layer).await.unwrap(), Put::Sent { .. }));
     }
     assert_eq!(sink.put(&layers[0]).await.unwrap(), Put::Present);
-    let seed = tar_of(&[("./", b""), ("./notes", b"from before")]);
-    sink.put_workspace(&layer(9, &seed, Compression::Zstd)).await.unwrap();
-    let image = image(&layers, &run());
+    let seeds =
+        [[("workspace/", &b""[..]), ("workspace/notes", b"one")], [("workspace/", b""), ("workspace/more", b"two")]];
+    let seeds = seeds.map(|files| tar_of(&files));
+    let workspace = [Compression::Zstd, Compression::Gzip].map(|stored| {
+        let index = usize::from(stored == Compression::Gzip);
+        layer(3 + index, &seeds[index], stored)
+    });
+    for layer in &workspace {
+        sink.put_workspace(layer).await.unwrap();
+    }
+    assert_eq!(sink.put_workspace(&workspace[0]).await.unwrap(), Put::Present);
+    let image = image(&[&layers[..], &workspace].concat(), &run());
     let done = sink.commit(&image, &settings()).await.unwrap();
     assert_eq!((done.name, done.digest), (bench.target().display().to_string(), image.manifest.0.digest));
     assert_eq!(bench.left(), ["a.smolmachine"]);
@@ -133,7 +158,8 @@ async fn what_smolvm_extracts_is_what_was_put() {
     for layer in &layers {
         assert_eq!(packed::sha256(&layer_in(&extracted, layer)), layer.diff_id.to_string());
     }
-    assert_eq!(fs::read(extracted.join("layers/workspace-seed/workspace.tar")).unwrap(), seed);
+    let seed = fs::read(extracted.join("layers/workspace-seed/workspace.tar")).unwrap();
+    assert_eq!(files_of(&seed), [("./", ""), ("./notes", "one"), ("./", ""), ("./more", "two")].map(owned));
     assert_eq!(fs::read(extracted.join("agent-rootfs/sbin/init")).unwrap(), b"the agent");
     let order: Vec<String> = layers.iter().map(|layer| layer.diff_id.hex()).collect();
     assert_eq!(fs::read_to_string(extracted.join("layers/layer-order")).unwrap(), order.join("\n"));

@@ -22,7 +22,7 @@ struct Arguments {
     /// The root filesystem: a folder, or a tar of one.
     #[arg(long)]
     root: PathBuf,
-    /// What is in /workspace at the first start: a folder, or a tar of its content.
+    /// What is in /workspace at the first start: a folder.
     #[arg(long)]
     workspace: Option<PathBuf>,
     /// smolvm's agent root filesystem.
@@ -60,8 +60,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for layer in &layers {
         sink.put(layer).await?;
     }
-    if let Some(workspace) = &arguments.workspace {
-        sink.put_workspace(&packed::layer(0, &tar_at(workspace)?, Compression::Zstd)).await?;
+    if let Some(folder) = &arguments.workspace {
+        let layer = packed::layer(layers.len(), &tar_of_folder(folder, "workspace")?, Compression::Zstd);
+        sink.put_workspace(&layer).await?;
+        layers.push(layer);
     }
     let settings = MachineSettings { smolvm_version: arguments.smolvm_version.clone(), ..MachineSettings::new("test") };
     sink.commit(&image(&arguments, &layers), &settings).await?;
@@ -79,13 +81,15 @@ fn image(arguments: &Arguments, layers: &[Arc<Layer>]) -> smolfreeze::sink::Imag
     packed::image(layers, &run)
 }
 
-/// A tar as it is, or a folder through the host's own GNU tar, which keeps owners, links, attributes and holes.
 fn tar_at(path: &Path) -> std::io::Result<Vec<u8>> {
-    if path.is_file() {
-        return std::fs::read(path);
-    }
+    if path.is_file() { std::fs::read(path) } else { tar_of_folder(path, ".") }
+}
+
+/// Through the host's own GNU tar, which keeps owners, links, attributes and holes; all of it below `prefix`.
+fn tar_of_folder(folder: &Path, prefix: &str) -> std::io::Result<Vec<u8>> {
     let mut tar = Command::new("tar");
-    tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name", "-cf", "-", "-C"]).arg(path).arg(".");
+    tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name", "-cf", "-"]);
+    tar.arg(format!("--transform=s,^\\.,{prefix},S")).arg("-C").arg(folder).arg(".");
     let output = tar.stderr(std::process::Stdio::inherit()).output()?;
     if output.status.success() { Ok(output.stdout) } else { Err(std::io::Error::other("tar failed")) }
 }

@@ -1,5 +1,7 @@
 //! The manifest of an artifact: what the image's config says, in smolvm's words, and what is inside.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use oci_spec::image::ImageConfiguration;
 use smolvm_pack::PackManifest;
 use smolvm_pack::format::{AssetEntry, LayerEntry};
@@ -24,7 +26,9 @@ pub(super) fn layer_name(diff_id: DiffId) -> String {
 pub(super) struct Embedded {
     pub(super) agent_bytes: u64,
     pub(super) workspace_bytes: Option<u64>,
-    pub(super) layers: std::collections::BTreeMap<DiffId, u64>,
+    /// Layers of the image that became the content of `/workspace`.
+    pub(super) workspace_layers: BTreeSet<DiffId>,
+    pub(super) layers: BTreeMap<DiffId, u64>,
 }
 
 impl Embedded {
@@ -65,6 +69,9 @@ impl Embedded {
         let mut layers: Vec<LayerEntry> = Vec::with_capacity(diff_ids.len());
         for text in diff_ids {
             let diff_id: DiffId = text.parse()?;
+            if self.workspace_layers.contains(&diff_id) {
+                continue;
+            }
             let size = *self.layers.get(&diff_id).ok_or_else(|| format!("layer {diff_id} was never put"))?;
             layers.retain(|layer| layer.digest != *text);
             layers.push(LayerEntry { digest: text.clone(), path: layer_name(diff_id), size });

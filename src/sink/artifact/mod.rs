@@ -7,17 +7,17 @@
 mod agent;
 mod manifest;
 mod recode;
+mod seed;
+mod stored;
 mod temporary;
 mod writer;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
 use smolvm_pack::PackManifest;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -25,18 +25,17 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub use agent::{AgentRootfs, Lookup};
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Body, Layer};
+use crate::gather::Layer;
 use crate::oci::Compression;
 use crate::stop::Stop;
 
 use super::{Committed, Image, Put};
 use manifest::{AGENT_NAME, Embedded, WORKSPACE_NAME, layer_name};
 use recode::recode;
+use seed::Seed;
+use stored::Stored;
 use temporary::Temporary;
 use writer::Writer;
-
-/// Stored bytes of a layer that are in a writer's hands at a time.
-const STEP_BYTES: u64 = 1 << 20;
 
 /// Bytes gathered before they are written: frames of headers are small, those of layers are larger than this.
 const FILE_BUFFER_BYTES: usize = 256 * 1024;
@@ -109,8 +108,12 @@ type Slot = Option<Unfinished>;
 struct Unfinished {
     temporary: Temporary,
     writer: Writer<BufWriter<File>>,
+    seed: Option<Seed>,
     embedded: Embedded,
 }
+
+/// Embeds one layer, and gives the bytes that were written.
+type Step = fn(&mut Unfinished, &Layer, Stored<'_>) -> io::Result<u64>;
 
 impl ArtifactSink {
     /// Begins an artifact that will be at `target`, in a folder that exists; removes what dead runs left there. The
@@ -136,35 +139,31 @@ impl ArtifactSink {
         if slot.as_ref().is_some_and(|unfinished| unfinished.embedded.layers.contains_key(&layer.diff_id)) {
             return Ok(Put::Present);
         }
-        self.embed(slot, layer, layer_name(layer.diff_id)).await
+        self.work(slot, layer, Unfinished::embed_layer).await
     }
 
-    /// Embeds the first content of the machine's `/workspace`: a tar of the folder itself (`./file`), stored as a layer.
-    /// In the image's layers smolvm would hide it, for it mounts its own `/workspace` over them. At most once.
+    /// Takes a layer whose entries lie below `/workspace` as (part of) what a new machine finds there. As a layer smolvm
+    /// would hide it, for it mounts its own `/workspace` over the image's. The content is recoded and lies in an unlinked
+    /// file beside the artifact until [`Self::commit`].
     ///
     /// # Errors
-    /// As [`Self::put`].
-    pub async fn put_workspace(&self, tar: &Arc<Layer>) -> Result<Put> {
+    /// As [`Self::put`]; also when the layer links to what is not below `/workspace`.
+    pub async fn put_workspace(&self, layer: &Arc<Layer>) -> Result<Put> {
         let slot = Arc::clone(&self.slot).lock_owned().await;
-        if slot.as_ref().is_some_and(|unfinished| unfinished.embedded.workspace_bytes.is_some()) {
-            return Err(Error::new(Kind::Internal, Side::Sink, "embedding", WORKSPACE_NAME, "it was embedded before"));
+        if slot.as_ref().is_some_and(|unfinished| unfinished.embedded.workspace_layers.contains(&layer.diff_id)) {
+            return Ok(Put::Present);
         }
-        self.embed(slot, tar, WORKSPACE_NAME.to_owned()).await
+        self.work(slot, layer, Unfinished::embed_workspace).await
     }
 
-    async fn embed(&self, mut slot: OwnedMutexGuard<Slot>, layer: &Arc<Layer>, name: String) -> Result<Put> {
+    /// Runs one step of writing with all that it needs; only when it ends well is there something to go on with.
+    async fn work(&self, mut slot: OwnedMutexGuard<Slot>, layer: &Arc<Layer>, embed: Step) -> Result<Put> {
         let (layer, stop, target) = (Arc::clone(layer), self.options.stop.clone(), self.target.clone());
         let runtime = Handle::current();
         off_the_runtime(move || {
             let mut unfinished = slot.take().ok_or_else(|| failed("writing the artifact", &target, EARLIER))?;
-            let stored = Stored { body: &layer.body, offset: 0, slices: VecDeque::new(), runtime, stop: &stop };
-            let written = unfinished.embed(&name, &layer, stored);
+            let written = embed(&mut unfinished, &layer, Stored::new(&layer, &runtime, &stop));
             let bytes_sent = written.map_err(|error| io_failed("writing the artifact", &target, error))?;
-            if name == WORKSPACE_NAME {
-                unfinished.embedded.workspace_bytes = Some(layer.tar_bytes);
-            } else {
-                unfinished.embedded.layers.insert(layer.diff_id, layer.tar_bytes);
-            }
             *slot = Some(unfinished);
             Ok(Put::Sent { bytes_sent })
         })
@@ -182,7 +181,8 @@ impl ArtifactSink {
         let unfinished = self.slot.lock_owned().await.take();
         let target = self.target;
         off_the_runtime(move || {
-            let unfinished = unfinished.ok_or_else(|| failed("committing the artifact", &target, EARLIER))?;
+            let mut unfinished = unfinished.ok_or_else(|| failed("committing the artifact", &target, EARLIER))?;
+            unfinished.end_workspace().map_err(|error| io_failed("embedding /workspace", &target, error))?;
             let manifest = unfinished.embedded.manifest(&image, &machine);
             let manifest = manifest.map_err(|reason| failed("committing the artifact", &target, reason))?;
             let written = unfinished.writer.finish(&manifest);
@@ -232,47 +232,41 @@ impl Unfinished {
         };
         let embedding = |error| io_failed("embedding smolvm's agent root filesystem", agent.path(), error);
         let agent_bytes = embed().map_err(embedding)?;
-        Ok(Self { temporary, writer, embedded: Embedded { agent_bytes, ..Embedded::default() } })
+        Ok(Self { temporary, writer, seed: None, embedded: Embedded { agent_bytes, ..Embedded::default() } })
     }
 
-    /// Gives the bytes that the layer took in the file.
-    fn embed(&mut self, name: &str, layer: &Layer, stored: Stored<'_>) -> io::Result<u64> {
-        self.writer.begin(name, Some(layer.tar_bytes))?;
+    fn embed_layer(&mut self, layer: &Layer, stored: Stored<'_>) -> io::Result<u64> {
+        self.writer.begin(&layer_name(layer.diff_id), Some(layer.tar_bytes))?;
         let mut frames = Frames { writer: &mut self.writer, bytes: 0 };
-        let tar_bytes = match Compression::from_media_type(&layer.descriptor.media_type) {
+        let tar_bytes = match stored.compression()? {
             // As they are: they were made by this host, and its packer measured the tar.
-            Some(Compression::Zstd) => {
-                let stored_bytes = copy(stored, &mut frames)?;
-                if stored_bytes != layer.descriptor.size {
-                    let reason = format!("{stored_bytes} bytes are not the {} of its name", layer.descriptor.size);
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-                }
-                layer.tar_bytes
-            }
-            Some(other) => recode(stored, other, &mut frames)?,
-            None => {
-                let reason = format!("a layer of type {} can't be embedded", layer.descriptor.media_type);
-                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
-            }
+            Compression::Zstd => stored.copy(&mut frames).map(|()| layer.tar_bytes)?,
+            other => recode(stored, other, &mut frames)?,
         };
         let bytes = frames.bytes;
         self.writer.end(tar_bytes)?;
+        self.embedded.layers.insert(layer.diff_id, layer.tar_bytes);
         Ok(bytes)
     }
-}
 
-/// Slice by slice, without the buffer that [`io::copy`] would put between.
-fn copy(mut stored: impl BufRead, mut frames: impl Write) -> io::Result<u64> {
-    let mut copied_bytes = 0;
-    loop {
-        let slice = stored.fill_buf()?;
-        if slice.is_empty() {
-            return Ok(copied_bytes);
-        }
-        frames.write_all(slice)?;
-        let length = slice.len();
-        copied_bytes += length as u64;
-        stored.consume(length);
+    fn embed_workspace(&mut self, layer: &Layer, stored: Stored<'_>) -> io::Result<u64> {
+        let seed = match &mut self.seed {
+            Some(seed) => seed,
+            none => none.insert(Seed::beside(self.temporary.path())?),
+        };
+        let bytes = seed.add(stored.decoded()?)?;
+        self.embedded.workspace_layers.insert(layer.diff_id);
+        Ok(bytes)
+    }
+
+    fn end_workspace(&mut self) -> io::Result<()> {
+        let Some(seed) = self.seed.take() else { return Ok(()) };
+        let (mut file, tar_bytes) = seed.finish()?;
+        self.writer.begin(WORKSPACE_NAME, Some(tar_bytes))?;
+        io::copy(&mut file, &mut Frames { writer: &mut self.writer, bytes: 0 })?;
+        self.writer.end(tar_bytes)?;
+        self.embedded.workspace_bytes = Some(tar_bytes);
+        Ok(())
     }
 }
 
@@ -291,46 +285,6 @@ impl<W: Write + Seek> Write for Frames<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A layer's stored bytes as a plain input, for a thread that may block.
-struct Stored<'a> {
-    body: &'a Body,
-    offset: u64,
-    slices: VecDeque<Bytes>,
-    runtime: Handle,
-    stop: &'a Stop,
-}
-
-impl BufRead for Stored<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.slices.front().is_some_and(Bytes::is_empty) {
-            self.slices.pop_front();
-        }
-        if self.slices.is_empty() {
-            self.stop.check().map_err(io::Error::other)?;
-            let slices = self.runtime.block_on(self.body.slice(self.offset, STEP_BYTES)).map_err(io::Error::other)?;
-            self.offset += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
-            self.slices = slices.into();
-        }
-        Ok(self.slices.front().map_or(&[], |slice| slice))
-    }
-
-    fn consume(&mut self, amount: usize) {
-        if let Some(slice) = self.slices.front_mut() {
-            slice.advance(amount);
-        }
-    }
-}
-
-impl Read for Stored<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(into.len());
-        into[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
     }
 }
 
