@@ -1,10 +1,12 @@
 #!/bin/bash
 # Tests list.sh and compare.py on themselves: a faithful copy has no difference, each kind of damage is found, and the
-# same tree listed by GNU tools and by busybox is the same. As root; needs no L1.
+# same tree listed by GNU tools and by busybox is the same; unpack.py gives back what a registry was given. As root;
+# needs no L1.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/l1
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+registry=
+trap '[ -z "$registry" ] || kill "$registry" 2> /dev/null; rm -rf "$work"' EXIT
 one=$work/one two=$work/two
 
 mkdir -p "$one"/{folder/deep,proc,workspace}
@@ -65,5 +67,44 @@ list "$one" "$work/1" && copy && mkdir "$two/workspace" && cp -a "$work/grafted/
 chmod --reference="$work/grafted" "$two/workspace"
 list "$two" "$work/2" && list "$work/grafted" "$work/3"
 compare --graft "workspace=$work/3" || failed=1
+
+# unpack.py, through a registry: two layers, the second over the first.
+with_registry() {
+    local port=$((20000 + RANDOM % 20000)) base
+    base=http://127.0.0.1:$port/v2/test/tree
+    printf 'version: 0.1\nstorage: { filesystem: { rootdirectory: %s } }\nhttp: { addr: "127.0.0.1:%d" }\n' \
+        "$work/registry" "$port" > "$work/registry.yml"
+    docker-registry serve "$work/registry.yml" > "$work/registry.log" 2>&1 &
+    registry=$!
+    for _ in $(seq 50); do curl -sf "http://127.0.0.1:$port/v2/" > /dev/null && break; sleep 0.1; done
+
+    put() { # FILE - prints its descriptor without the media type
+        local digest where
+        digest=sha256:$(sha256sum < "$1" | cut -d ' ' -f 1)
+        where=$(curl -sfi -X POST "$base/blobs/uploads/" | tr -d '\r' | sed -n 's/^Location: //p')
+        curl -sf -T "$1" "$where&digest=$digest" -H 'Content-Type: application/octet-stream'
+        printf '"digest": "%s", "size": %d' "$digest" "$(stat -c %s "$1")"
+    }
+    mkdir "$work/below" && echo hidden > "$work/below/pipe" # the second layer has something else of this name
+    tar -C "$work/below" -cf "$work/1.tar" . && tar -C "$one" --xattrs -cf "$work/2.tar" .
+    gzip -k "$work/1.tar" && zstd -q "$work/2.tar"
+    printf '{"rootfs": {"diff_ids": ["sha256:%s", "sha256:%s"]}, "config": {}}' \
+        "$(sha256sum < "$work/1.tar" | cut -d ' ' -f 1)" "$(sha256sum < "$work/2.tar" | cut -d ' ' -f 1)" > "$work/config"
+    local type=application/vnd.oci.image
+    printf '{"schemaVersion": 2, "mediaType": "%s.manifest.v1+json", "config": {"mediaType": "%s.config.v1+json", %s},
+        "layers": [{"mediaType": "%s.layer.v1.tar+gzip", %s}, {"mediaType": "%s.layer.v1.tar+zstd", %s}]}' \
+        $type $type "$(put "$work/config")" $type "$(put "$work/1.tar.gz")" $type "$(put "$work/2.tar.zst")" > "$work/manifest"
+    curl -sf -T "$work/manifest" -H "Content-Type: $type.manifest.v1+json" "$base/manifests/latest"
+    python3 "$here/unpack.py" "127.0.0.1:$port/test/tree:latest" "$two" > /dev/null
+    kill "$registry" && registry=
+}
+if command -v docker-registry > /dev/null; then
+    rm -rf "$two"
+    with_registry
+    list "$one" "$work/1" && list "$two" "$work/2"
+    compare || failed=1
+else
+    echo "skipped: unpack.py, for there is no docker-registry here" >&2
+fi
 [ "$failed" = 0 ] && echo "compare.py finds what it should"
 exit "$failed"
