@@ -82,7 +82,9 @@ flock 9
 mirror=${DEBIAN_MIRROR:-$(mirror_of_apt)}
 [ -n "$mirror" ] || { say "no Debian mirror in apt's sources; set DEBIAN_MIRROR"; exit 2; }
 
-rm -rf built l1 l1.img apt debs qemu roots key key.pub
+# A build that was killed may have left /proc mounted in l1.
+awk -v l1="$rig/l1/" 'index($2, l1) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
+rm -rf --one-file-system built l1 l1.img apt debs qemu roots key key.pub
 say "emulator";       get_emulator
 say "smolvm";         "$here/get_smolvm.sh" smolvm
 say "Debian for L1";  get_debian

@@ -62,7 +62,6 @@ awkward() {
     echo 'long' > "$home/project/deep/er/$name"
     chown -hR 1000:1000 "$home"
     chown 1000:0 "$home/project/private"
-    setcap cap_net_raw+ep "$home/project/capable" # after chown, which takes it away
 }
 
 make_busybox() {

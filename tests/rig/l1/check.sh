@@ -16,7 +16,6 @@ look_at_machines() {
     check 'debian: its owner and mode' '1000:1000 640' "$(as_root debian stat -c '%u:%g %a' /workspace/notes)"
     check 'debian: /data is a folder of the storage disk' ext4 "$(as_root debian stat -f -c %T /data | sed s,ext2/ext3,ext4,)"
     check 'debian: a hard link' 2 "$(as_root debian stat -c %h /home/worker/project/private)"
-    check 'debian: a capability' yes "$(as_root debian getcap /home/worker/project/capable | grep -q net_raw && echo yes)"
     check 'busybox: the user' 0 "$(inside busybox id -u)"
     check 'busybox: three layers' 'layer 1 layer 2' "$(inside busybox cat /layers/1 /layers/2 | xargs)"
     check 'busybox: a file of the first layer' linked "$(inside busybox cat /srv/data/two)"
@@ -41,6 +40,7 @@ start_registry
 start_machines
 look_at_machines
 change_machines
+check 'debian: a capability' yes "$(as_root debian getcap /home/worker/project/capable | grep -q net_raw && echo yes)"
 for machine in bare debian busybox; do timed "list $machine" list_guest "$machine" "out/$machine.guest"; done
 list_guest bare out/bare.workspace /storage/workspace
 if [ -x ./smolfreeze ]; then

@@ -11,8 +11,8 @@ import os
 import stat
 import sys
 
-# What an overlay or a mount adds to files, and no archive should carry.
-FOREIGN_ATTRIBUTES = ("trusted.overlay.", "user.overlay.", "security.selinux", "system.")
+# What an overlay, smolvm's virtiofs or a mount adds to files, and no archive should carry.
+FOREIGN_ATTRIBUTES = ("trusted.overlay.", "user.overlay.", "user.krun.", "security.selinux", "system.")
 
 
 def entry_of(fields):

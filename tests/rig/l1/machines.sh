@@ -59,7 +59,8 @@ start_machines() {
 change_machines() {
     as_root debian sh -c 'mkdir /data/kept && echo data > /data/kept/file && chown -R 1000:1000 /data/kept
         echo made later > /workspace/later && echo changed > /etc/motd && rm /home/worker/project/dangling
-        echo not wanted > /tmp/scratch'
+        echo not wanted > /tmp/scratch
+        setcap cap_net_raw+ep /home/worker/project/capable' # smolvm 1.32.2 loses those of an artifact's layers
     as_root busybox sh -c 'echo added > /srv/data/three && mkdir -p /workspace/w && echo w > /workspace/w/file'
     as_root bare sh -c 'echo mine > /root/mine && mkdir -p /workspace/deep && echo w > /workspace/deep/file'
 }
