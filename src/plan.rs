@@ -324,9 +324,11 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
             let survey = directory.survey(&stop)?;
             Ok(Opened::new(survey, Box::new(move |outlet| directory.stream(outlet, &stop))))
         }
-        SourceSpec::Machine(name) => {
-            Err(Error::usage("opening the source", name, "a machine is opened without blocking; this is a bug in smolfreeze"))
-        }
+        SourceSpec::Machine(name) => Err(Error::usage(
+            "opening the source",
+            name,
+            "a machine is opened without blocking; this is a bug in smolfreeze",
+        )),
     }
 }
 

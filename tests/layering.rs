@@ -29,7 +29,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pack", &["budget", "error", "gather", "memory", "oci", "progress", "scratch", "stage"]),
     (
         "pipeline",
-        &["budget", "error", "gather", "known", "memory", "oci", "pack", "progress", "scratch", "sink", "source", "stage", "stop"],
+        &[
+            "budget", "error", "gather", "known", "memory", "oci", "pack", "progress", "scratch", "sink", "source",
+            "stage", "stop",
+        ],
     ),
     ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
@@ -74,7 +77,8 @@ fn is_test(name: &str) -> bool {
 }
 
 fn rooms_named(code: &str) -> Vec<String> {
-    let identifier = |text: &str| text.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect::<String>();
+    let identifier =
+        |text: &str| text.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect::<String>();
     code.split("crate::").skip(1).map(identifier).filter(|room| !room.is_empty()).collect()
 }
 
@@ -147,7 +151,10 @@ fn only_the_binary_prints() {
         let in_binary = ["main", "bars", "cli"].contains(&name.split('/').next().unwrap());
         let code = code(&text);
         let prints = ["println!", "eprintln!", "print!(", "stdout()", "stderr()", "indicatif"];
-        assert!(in_binary || is_test(&name) || !prints.iter().any(|print| code.contains(print)), "src/{name}.rs prints");
+        assert!(
+            in_binary || is_test(&name) || !prints.iter().any(|print| code.contains(print)),
+            "src/{name}.rs prints"
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use smolfreeze::error::{Error, Result};
@@ -11,6 +12,7 @@ use smolfreeze::image::ImageOptions;
 use smolfreeze::oci::Compression;
 use smolfreeze::plan::{FreezeOptions, OutputSpec, Plan, SourceSpec};
 use smolfreeze::report::Snapshot;
+use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
 use super::RegistryArguments;
@@ -21,17 +23,20 @@ use crate::bars::{self, ProgressMode};
 /// The source is read once, in bounded memory, and goes to all outputs in the same pass.
 #[derive(Args)]
 pub struct Freeze {
-    /// What to freeze: dir:PATH, tar:FILE or tar:- (plain, gzip or zstd).
+    /// What to freeze: the NAME of a running smolvm machine, dir:PATH, tar:FILE or tar:- (plain, gzip or zstd).
     source: SourceSpec,
-    /// Where the image goes: a reference (registry.example/name:tag) or oci:DIR[:TAG]. Repeatable.
+    /// Where the image goes: a reference (registry.example/name:tag) or oci:DIR[:TAG]. `{name}` stands for the
+    /// machine's NAME. Repeatable.
     #[arg(long, value_name = "OUTPUT", required = true)]
-    to: Vec<OutputSpec>,
+    to: Vec<String>,
     /// Leave out entries that match: a name anywhere (*.pyc), or a path from the root (/var/cache). Repeatable.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Take in the contents of what is mounted at this path of the source. Repeatable.
     #[arg(long, value_name = "PATH")]
     include_mount: Vec<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArguments,
     #[command(flatten)]
     layers: LayerArguments,
     #[command(flatten)]
@@ -53,6 +58,35 @@ pub struct Freeze {
     /// Neither use nor fill the map of layers that this host packed before.
     #[arg(long)]
     no_known: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Machines")]
+struct MachineArguments {
+    /// The smolvm executable.
+    #[arg(long, value_name = "PATH", env = "SMOLFREEZE_SMOLVM", default_value = "smolvm")]
+    smolvm: PathBuf,
+    /// What stands before NAME in the machine's name, for programs that name machines by a rule.
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    machine_prefix: String,
+    /// Bytes of one chunk; three of them are under way at a time.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = bytes)]
+    chunk_size: u64,
+    /// Chunks that may lie in the guest at once.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    window: u64,
+    /// How the guest compresses what crosses the link; worth it only where the link is slower than the guest's cores.
+    #[arg(long, value_enum, default_value_t = CompressionArgument::None, value_name = "HOW")]
+    guest_compression: CompressionArgument,
+    /// Run this in the guest by `sh -c`, as root, before anything is read.
+    #[arg(long, value_name = "COMMAND")]
+    pre_exec: Option<String>,
+    /// Run this in the guest afterwards, on every way out.
+    #[arg(long, value_name = "COMMAND")]
+    post_exec: Option<String>,
+    /// Wait this long while another freeze has the machine (30s, 10m).
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+    wait: Duration,
 }
 
 #[derive(Args)]
@@ -115,6 +149,16 @@ enum CompressionArgument {
     None,
 }
 
+impl From<CompressionArgument> for Compression {
+    fn from(argument: CompressionArgument) -> Self {
+        match argument {
+            CompressionArgument::Zstd => Self::Zstd,
+            CompressionArgument::Gzip => Self::Gzip,
+            CompressionArgument::None => Self::None,
+        }
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
 }
@@ -130,7 +174,7 @@ impl Freeze {
     /// Plans, freezes and tells.
     pub async fn run(self, stop: Stop) -> Result<ExitCode> {
         let (progress, report, dry_run, quiet) = (self.progress, self.report.clone(), self.dry_run, self.quiet);
-        let plan = Plan::make(self.options(), &stop).await?;
+        let plan = Plan::make(self.options()?, &stop).await?;
         if dry_run {
             return super::print(&plan.to_string());
         }
@@ -144,21 +188,18 @@ impl Freeze {
         if quiet { Ok(ExitCode::SUCCESS) } else { super::print(&snapshot.summary()) }
     }
 
-    fn options(self) -> FreezeOptions {
+    fn options(self) -> Result<FreezeOptions> {
+        let (source, outputs) = (self.machine.full_name(&self.source), self.outputs()?);
         let image = self.image;
         let env = image.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-        FreezeOptions {
+        Ok(FreezeOptions {
             exclude: self.exclude,
             include_mounts: self.include_mount,
             layer_bytes: self.layers.layer_size,
             uploads: usize::from(self.layers.uploads),
             memory_bytes: self.layers.memory,
             scratch_bytes: self.layers.scratch,
-            compression: match self.layers.compression {
-                CompressionArgument::Zstd => Compression::Zstd,
-                CompressionArgument::Gzip => Compression::Gzip,
-                CompressionArgument::None => Compression::None,
-            },
+            compression: self.layers.compression.into(),
             level: self.layers.level,
             tar_bytes_max: self.layers.max_size,
             image: ImageOptions {
@@ -174,7 +215,42 @@ impl Freeze {
             ca_cert: self.registry.ca_cert,
             plain_http: self.registry.plain_http,
             known: if self.no_known { None } else { known_path() },
-            ..FreezeOptions::new(self.source, self.to)
+            machine: self.machine.options(),
+            ..FreezeOptions::new(source, outputs)
+        })
+    }
+
+    /// The outputs, with `{name}` filled in.
+    fn outputs(&self) -> Result<Vec<OutputSpec>> {
+        let fill_in = |output: &String| match &self.source {
+            SourceSpec::Machine(name) => output.replace("{name}", name).parse(),
+            _ if output.contains("{name}") => {
+                Err(Error::usage("reading --to", format_args!("'{output}'"), "only a machine has a {name}"))
+            }
+            _ => output.parse(),
+        };
+        self.to.iter().map(fill_in).collect()
+    }
+}
+
+impl MachineArguments {
+    fn full_name(&self, source: &SourceSpec) -> SourceSpec {
+        match source {
+            SourceSpec::Machine(name) => SourceSpec::Machine(format!("{}{name}", self.machine_prefix)),
+            other => other.clone(),
+        }
+    }
+
+    fn options(self) -> machine::Options {
+        machine::Options {
+            smolvm: self.smolvm,
+            chunk_bytes: self.chunk_size,
+            window_chunks: self.window,
+            guest_compression: self.guest_compression.into(),
+            wait: self.wait,
+            pre_exec: self.pre_exec,
+            post_exec: self.post_exec,
+            ..machine::Options::default()
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing a reader could mistake for an image exists before [`commit`](registry::RegistrySink::commit): the tag or the
 //! index entry is the last thing written.
 
+pub mod artifact;
 pub mod layout;
 pub mod registry;
 

@@ -1,0 +1,98 @@
+//! The manifest of an artifact: what the image's config says, in smolvm's words, and what is inside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci_spec::image::ImageConfiguration;
+use smolvm_pack::PackManifest;
+use smolvm_pack::format::{AssetEntry, LayerEntry};
+
+use crate::oci::DiffId;
+use crate::sink::Image;
+
+use super::MachineSettings;
+
+/// Where the assets have the guest's agent, its layers, and the first content of `/workspace`. The last lies in a folder
+/// of its own because smolvm takes every tar right below `layers/` for a layer.
+pub(super) const AGENT_NAME: &str = "agent-rootfs.tar";
+pub(super) const WORKSPACE_NAME: &str = "layers/workspace-seed/workspace.tar";
+
+/// The name of a layer's file in the assets.
+pub(super) fn layer_name(diff_id: DiffId) -> String {
+    format!("layers/{}.tar", diff_id.hex())
+}
+
+/// What was embedded, with the uncompressed size of each.
+#[derive(Debug, Default)]
+pub(super) struct Embedded {
+    pub(super) agent_bytes: u64,
+    pub(super) workspace_bytes: Option<u64>,
+    /// Layers of the image that became the content of `/workspace`.
+    pub(super) workspace_layers: BTreeSet<DiffId>,
+    pub(super) layers: BTreeMap<DiffId, u64>,
+}
+
+impl Embedded {
+    /// The manifest of `image`. Says which layer is missing if one is.
+    pub(super) fn manifest(&self, image: &Image, machine: &MachineSettings) -> Result<PackManifest, String> {
+        let config: ImageConfiguration =
+            serde_json::from_slice(&image.config.1).map_err(|error| format!("the image's config: {error}"))?;
+        let platform = format!("{}/{}", config.os(), config.architecture());
+        let digest = image.manifest.0.digest.to_string();
+        let mut manifest = PackManifest::new(machine.image.clone(), digest, platform, host_platform());
+        if let Some(run) = config.config() {
+            let words = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+            manifest.entrypoint = words(run.entrypoint());
+            manifest.cmd = words(run.cmd());
+            manifest.env = words(run.env());
+            manifest.workdir = run.working_dir().clone().filter(|folder| !folder.is_empty());
+            // The image's config does not come along, so smolvm has its USER from here or not at all.
+            manifest.user = run.user().clone().filter(|user| !user.is_empty());
+        }
+        manifest.cpus = machine.cpus;
+        manifest.mem = machine.memory_mib;
+        manifest.network = machine.network;
+        if let Some(version) = &machine.smolvm_version {
+            manifest.smolvm_version.clone_from(version);
+        }
+        manifest.assets.agent_rootfs = AssetEntry { path: AGENT_NAME.to_owned(), size: self.agent_bytes };
+        manifest.assets.layers = self.layers_bottom_up(config.rootfs().diff_ids())?;
+        manifest.assets.workspace_seed =
+            self.workspace_bytes.map(|size| AssetEntry { path: WORKSPACE_NAME.to_owned(), size });
+        let layers_bytes: u64 = manifest.assets.layers.iter().map(|layer| layer.size).sum();
+        manifest.image_size = layers_bytes + self.workspace_bytes.unwrap_or(0);
+        Ok(manifest)
+    }
+
+    /// A layer that the image has twice is listed once, where it is last: an overlay can't have a folder twice, and what
+    /// it holds hides the same below it. (Layers of ours never remove anything, so nothing else differs.)
+    fn layers_bottom_up(&self, diff_ids: &[String]) -> Result<Vec<LayerEntry>, String> {
+        let mut layers: Vec<LayerEntry> = Vec::with_capacity(diff_ids.len());
+        for text in diff_ids {
+            let diff_id: DiffId = text.parse()?;
+            if self.workspace_layers.contains(&diff_id) {
+                continue;
+            }
+            let size = *self.layers.get(&diff_id).ok_or_else(|| format!("layer {diff_id} was never put"))?;
+            layers.retain(|layer| layer.digest != *text);
+            layers.push(LayerEntry { digest: text.clone(), path: layer_name(diff_id), size });
+        }
+        if layers.len() < self.layers.len() {
+            return Err(format!("{} layers were put and the image has {}", self.layers.len(), layers.len()));
+        }
+        Ok(layers)
+    }
+}
+
+/// This host, in smolvm's words; the guest's platform is the image's.
+fn host_platform() -> String {
+    let system = match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    };
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{system}/{architecture}")
+}

@@ -1,0 +1,46 @@
+#!/bin/bash
+# Real machines, frozen and compared: makes three test machines' artifacts, boots L1, and runs l1/check.sh in it.
+#
+#   tests/rig/freeze.sh [--layers "1 30 100"] [SMOLFREEZE]
+#
+# SMOLFREEZE is an x86_64 executable for Debian 12 (target/debug/smolfreeze of such a host). Without it the machines are
+# made, started and looked at, but not frozen. --layers only measures how long an image of so many layers takes to start.
+# As root; needs what build.sh built. Results are in $RIG_OUT (default: a folder that is removed).
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+rig=${SMOLFREEZE_RIG:-${XDG_CACHE_HOME:-$HOME/.cache}/smolfreeze-rig}
+layers=
+if [ "${1:-}" = --layers ]; then layers=$2; shift 2; fi
+smolfreeze=${1:-}
+
+"$here/build.sh"
+share=$(mktemp -d)
+trap 'rm -rf "$share"' EXIT
+
+cd "$here/../.."
+cargo build -q --example make_machine
+make_machine=${CARGO_TARGET_DIR:-target}/debug/examples/make_machine
+artifact() { # NAME ROOT OPTIONS...
+    "$make_machine" --agent-rootfs "$rig/smolvm/agent-rootfs.tar.zst" --smolvm-version 1.32.2 \
+        --root "$rig/roots/$2.tar" "$share/$1.smolmachine" "${@:3}"
+}
+
+cp -r "$here/l1" "$share/tools"
+if [ -n "$layers" ]; then
+    for count in $layers; do artifact "layers-$count" busybox --layers "$count"; done
+    "$here/run.sh" "$share" "bash tools/layers.sh $layers"
+    exit
+fi
+
+mkdir "$share/seed"
+echo 'from before the first start' > "$share/seed/notes"
+chown 1000:1000 "$share/seed/notes" && chmod 640 "$share/seed/notes"
+artifact debian debian --user 1000 --workdir /home/worker --env 'GREETING=hello, world' --workspace "$share/seed"
+artifact busybox busybox --layers 3
+if [ -n "$smolfreeze" ]; then install -m 755 "$smolfreeze" "$share/smolfreeze"; fi
+
+code=0
+"$here/run.sh" "$share" 'bash tools/check.sh' || code=$?
+if [ -n "${RIG_OUT:-}" ]; then mkdir -p "$RIG_OUT" && cp -r "$share/out/." "$RIG_OUT/"; fi
+exit "$code"

@@ -1,0 +1,58 @@
+#!/bin/bash
+# In L1: starts the three machines, checks that they are what was asked for, and, with ./smolfreeze there, freezes each
+# to the registry and compares the image entry by entry with what the guest says of itself.
+set -uo pipefail
+# shellcheck source=tests/rig/l1/machines.sh
+. tools/machines.sh
+
+look_at_machines() {
+    check 'bare: runs as root' 0 "$(inside bare id -u)"
+    # shellcheck disable=SC2016 # the guest's own command
+    check 'debian: the user' 1000:1000 "$(inside debian sh -c 'echo "$(id -u):$(id -g)"')"
+    check 'debian: the working directory' /home/worker "$(inside debian pwd)"
+    # shellcheck disable=SC2016 # the guest's variable
+    check 'debian: the environment' 'hello, world' "$(inside debian sh -c 'echo "$GREETING"')"
+    check 'debian: the seed of /workspace' 'from before the first start' "$(inside debian cat /workspace/notes)"
+    check 'debian: its owner and mode' '1000:1000 640' "$(as_root debian stat -c '%u:%g %a' /workspace/notes)"
+    check 'debian: /data is a folder of the storage disk' ext4 "$(as_root debian stat -f -c %T /data | sed s,ext2/ext3,ext4,)"
+    check 'debian: a hard link' 2 "$(as_root debian stat -c %h /home/worker/project/private)"
+    check 'busybox: the user' 0 "$(inside busybox id -u)"
+    check 'busybox: three layers' 'layer 1 layer 2' "$(inside busybox cat /layers/1 /layers/2 | xargs)"
+    check 'busybox: a file of the first layer' linked "$(inside busybox cat /srv/data/two)"
+}
+
+# freeze_and_compare MACHINE COMPARE-OPTIONS...
+freeze_and_compare() {
+    local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
+    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" > "out/$machine.freeze" 2>&1
+    tail -n 3 "out/$machine.freeze"
+    local code=0
+    python3 tools/unpack.py "$image" "/srv/$machine" > "out/$machine.config" || code=$?
+    check "$machine: the image can be pulled and unpacked" 0 "$code"
+    sh tools/list.sh "/srv/$machine" "${not_captured[@]}" > "out/$machine.image"
+    # A listing that was cut off ends compare.py too, so it is the exit code that counts.
+    code=0
+    python3 tools/compare.py "${@:2}" "out/$machine.guest" "out/$machine.image" > "out/$machine.differences" || code=$?
+    check "$machine: the image is what the guest has" 0 "$code"
+    head -n 20 "out/$machine.differences"
+    check "$machine: nothing left in the guest" '' "$(as_root "$machine" sh -c 'ls -d /var/tmp/.smolfreeze-* 2>/dev/null')"
+}
+
+start_registry
+start_machines
+look_at_machines
+change_machines
+check 'debian: a capability' yes "$(as_root debian getcap /home/worker/project/capable | grep -q net_raw && echo yes)"
+for machine in bare debian busybox; do timed "list $machine" list_guest "$machine" "out/$machine.guest"; done
+list_guest bare out/bare.workspace /storage/workspace
+if [ -x ./smolfreeze ]; then
+    # Files of smolvm's own, and a mount point that is a link in the guest and a folder in the image.
+    freeze_and_compare bare --ignore './.smolvm-ready*' --ignore ./workspace --graft workspace=out/bare.workspace
+    freeze_and_compare debian --ignore ./workspace/.smolvm-workspace-seeded
+    freeze_and_compare busybox --without-xattrs --ignore ./workspace/.smolvm-workspace-seeded
+else
+    echo 'skip  freeze: no smolfreeze was given'
+fi
+wc -l out/*.guest
+echo "$failures failures"
+[ "$failures" = 0 ]

@@ -1,0 +1,159 @@
+//! The real smolvm command line, as far as it goes without a guest: what smolfreeze parses of it, and whether it takes
+//! an artifact of ours.
+//!
+//! Ignored by default, for it fetches smolvm's wheel (44 MB, kept) through pip: `cargo test --test smolvm_cli -- --ignored`.
+//! `SMOLFREEZE_RIG` is the folder it is kept in, the same as the rig's.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+#[path = "support/packed.rs"]
+mod packed;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use smolfreeze::oci::Compression;
+use smolfreeze::sink::artifact::{ArtifactOptions, ArtifactSink, Lookup, MachineSettings};
+use tempfile::TempDir;
+
+/// The real smolvm, with a home of its own that goes with the test.
+struct Smolvm {
+    installed: PathBuf,
+    home: TempDir,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Smolvm {
+    fn get() -> Self {
+        let cache = || env::var_os("XDG_CACHE_HOME").map_or(env::home_dir().unwrap().join(".cache"), PathBuf::from);
+        let rig = env::var_os("SMOLFREEZE_RIG").map_or_else(|| cache().join("smolfreeze-rig"), PathBuf::from);
+        let installed = rig.join("smolvm");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/get_smolvm.sh");
+        assert!(Command::new(script).arg(&installed).status().unwrap().success(), "smolvm could not be fetched");
+        Self { installed, home: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        let mut call = Command::new(self.installed.join("smolvm"));
+        call.args(arguments).env("HOME", self.home.path()).env("SMOLVM_LIB_DIR", &self.installed);
+        for ours in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+            call.env_remove(ours);
+        }
+        let output = call.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ended { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// An artifact of two layers, with this release's agent.
+    async fn artifact(&self) -> PathBuf {
+        let path = self.home.path().join("made.smolmachine");
+        let agent = Lookup { folders: vec![self.installed.clone()], ..Lookup::default() }.find().unwrap();
+        let layers = ["one", "two"].map(|name| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(4);
+            tar.append_data(&mut header, name, &b"text"[..]).unwrap();
+            packed::layer(usize::from(name == "two"), &tar.into_inner().unwrap(), Compression::Zstd)
+        });
+        let sink = ArtifactSink::create(&path, ArtifactOptions::new(agent)).await.unwrap();
+        for layer in &layers {
+            sink.put(layer).await.unwrap();
+        }
+        let run = serde_json::json!({ "User": "1000", "Cmd": ["/bin/sh"], "Entrypoint": ["/bin/env"] });
+        let settings =
+            MachineSettings { memory_mib: 384, cpus: 2, ..MachineSettings::new("127.0.0.1:5000/made:latest") };
+        sink.commit(&packed::image(&layers, &run), &settings).await.unwrap();
+        path
+    }
+}
+
+#[test]
+#[ignore = "fetches smolvm"]
+fn errors_are_as_written_down() {
+    let smolvm = Smolvm::get();
+    assert_eq!(smolvm.run(&["--version"]).out.trim_end(), "smolvm 1.32.2");
+    let empty = smolvm.run(&["machine", "ls", "--json"]);
+    assert_eq!((empty.code, empty.out.trim()), (0, "[]"));
+
+    let unknown = "Error: vm not found: nope\n";
+    let table: [(&[&str], i32, &str); 6] = [
+        (&["machine", "exec", "--name", "nope", "--", "true"], 1, unknown),
+        (&["machine", "exec", "--name", "nope", "-d", "--", "true"], 1, unknown),
+        (&["machine", "cp", "nope:/etc/hostname", "/dev/stdout"], 1, unknown),
+        (
+            &["machine", "status", "--name", "nope", "--json"],
+            1,
+            "Error: config operation failed: machine status: machine 'nope' not found\n",
+        ),
+        (
+            &["--error-format", "json", "machine", "exec", "--name", "nope", "--", "true"],
+            1,
+            "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"vm not found: nope\"}}\n",
+        ),
+        (&["machine", "ls", "--bogus"], 2, "error: unexpected argument '--bogus' found\n"),
+    ];
+    for (arguments, code, text) in table {
+        let ended = smolvm.run(arguments);
+        assert_eq!(ended.code, code, "{arguments:?}: {ended:?}");
+        assert!(ended.err.starts_with(text), "{arguments:?}: {ended:?}");
+        assert!(ended.out.is_empty(), "{arguments:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "fetches smolvm"]
+async fn an_artifact_of_ours_becomes_a_machine() {
+    let smolvm = Smolvm::get();
+    let artifact = smolvm.artifact().await;
+    let from = ["machine", "create", "--name", "made", "--from", artifact.to_str().unwrap()];
+    let created = smolvm.run(&from);
+    assert_eq!(created.code, 0, "{created:?}");
+
+    let listed = smolvm.run(&["machine", "ls", "--json"]);
+    let machines: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    let made = &machines[0];
+    for (field, expected) in [
+        ("name", "made".into()),
+        ("state", "created".into()),
+        ("image", "127.0.0.1:5000/made:latest".into()),
+        ("cpus", 2.into()),
+        ("memory_mib", 384.into()),
+        ("network", false.into()),
+        ("entrypoint", serde_json::json!(["/bin/env"])),
+        ("cmd", serde_json::json!(["/bin/sh"])),
+        ("pid", serde_json::Value::Null),
+    ] {
+        assert_eq!(made[field], expected, "{field} in {made}");
+    }
+
+    let exec = smolvm.run(&["machine", "exec", "--name", "made", "--", "true"]);
+    assert_eq!(exec.code, 1, "{exec:?}");
+    let stopped = "Error: agent operation failed: connect: machine 'made' is not running.";
+    assert!(exec.err.starts_with(stopped), "{exec:?}");
+    let again = smolvm.run(&from);
+    assert_eq!(again.code, 1, "{again:?}");
+    assert!(again.err.contains("create machine: machine 'made' already exists"), "{again:?}");
+}
+
+#[tokio::test]
+#[ignore = "fetches smolvm"]
+async fn a_damaged_artifact_is_refused() {
+    let smolvm = Smolvm::get();
+    let artifact = smolvm.artifact().await;
+    let mut bytes = std::fs::read(&artifact).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&artifact, bytes).unwrap();
+    let refused = smolvm.run(&["machine", "create", "--name", "made", "--from", artifact.to_str().unwrap()]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(smolvm.run(&["machine", "ls", "--json"]).out.trim(), "[]");
+}
