@@ -3,6 +3,8 @@
 //! Arrows point down: main ▸ freeze ▸ {source, sink} ▸ {stage, progress} ▸ oci ▸ error. Source and sink never see each
 //! other; the stages know neither the runtime nor the network.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is missing")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
