@@ -191,7 +191,13 @@ impl Plan {
     ///
     /// # Errors
     /// When a choice can't be carried out, or the source can't be read.
-    pub async fn make(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
+    pub async fn make(options: FreezeOptions, stop: &Stop) -> Result<Self> {
+        // What hung up because of a stop is not the cause.
+        let made = Self::decide(options, stop).await;
+        made.map_err(|error| stop.take_cause().unwrap_or(error))
+    }
+
+    async fn decide(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
         let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
         let opened = if let SourceSpec::Machine(name) = options.source.clone() {

@@ -32,8 +32,16 @@ pub struct LayoutSink {
     /// Held shared while the freeze runs, so that two freezes never clean up each other's blobs.
     lock: File,
     created: Vec<PathBuf>,
-    written: Mutex<Vec<PathBuf>>,
+    written: Arc<Mutex<Written>>,
     observer: Arc<dyn Observer>,
+}
+
+/// The blobs that this freeze gave names to.
+#[derive(Default)]
+struct Written {
+    paths: Vec<PathBuf>,
+    /// The freeze is over: a write that is still under way must not name anything any more.
+    closed: bool,
 }
 
 impl LayoutSink {
@@ -50,21 +58,14 @@ impl LayoutSink {
             return Err(failed("opening the layout", folder, reason).hint("name another folder"));
         }
         let mut created = Vec::new();
-        for path in [folder.to_owned(), folder.join("blobs"), folder.join("blobs/sha256")] {
-            let missing =
-                path.ancestors().filter(|path| !path.as_os_str().is_empty() && !path.exists()).map(Path::to_owned);
-            created.extend(missing.collect::<Vec<_>>().into_iter().rev());
-            fs::create_dir_all(&path).map_err(|error| io_failed("making the layout", &path, error))?;
+        if let Err(error) = make_folders(folder, &mut created) {
+            take_back(&created);
+            return Err(error);
         }
         let marker = folder.join("oci-layout");
-        if !marker.exists() {
-            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
-                .map_err(|error| io_failed("making the layout", &marker, error))?;
-            created.push(marker.clone());
-        }
         let lock = File::open(&marker).map_err(|error| io_failed("opening the layout", &marker, error))?;
-        let sink =
-            Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written: Mutex::default(), observer };
+        let written = Arc::default();
+        let sink = Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written, observer };
         if flock(&sink.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             sink.remove_leftovers();
         }
@@ -151,6 +152,7 @@ impl LayoutSink {
         }
         sync_folder(&self.folder.join("blobs/sha256"))?;
         self.write_index(image)?;
+        self.close();
         Ok(Committed { name: self.name(), digest: image.manifest.0.digest })
     }
 
@@ -159,19 +161,24 @@ impl LayoutSink {
     /// # Errors
     /// When something can't be removed.
     pub fn abort(&self) -> Result<()> {
+        if self.written.lock().unwrap_or_else(PoisonError::into_inner).closed {
+            return Ok(());
+        }
         if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
         }
-        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let paths = self.close();
         self.remove_leftovers();
-        for path in written {
-            remove(&path)?;
-        }
-        for path in self.created.iter().rev() {
-            // A folder that something else went into in the meantime stays.
-            let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
-        }
+        paths.iter().try_for_each(|path| remove(path))?;
+        take_back(&self.created);
         Ok(())
+    }
+
+    /// From now on nothing gets a name; what got one so far. After a commit that is nothing any more.
+    fn close(&self) -> Vec<PathBuf> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.closed = true;
+        std::mem::take(&mut written.paths)
     }
 
     fn blob_path(&self, digest: Digest) -> PathBuf {
@@ -186,11 +193,18 @@ impl LayoutSink {
 
     /// Gives a blob its name, once its bytes are safe and are what they should be.
     async fn publish(&self, blob: Blob, digest: Digest) -> Result<()> {
-        let path = self.blob_path(digest);
-        let target = path.clone();
-        off_the_runtime(move || blob.publish(&target, digest)).await?;
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-        Ok(())
+        let (path, written) = (self.blob_path(digest), Arc::clone(&self.written));
+        off_the_runtime(move || {
+            let complete = blob.complete(digest)?;
+            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if written.closed {
+                return Err(Error::hung_up("the freeze"));
+            }
+            complete.persist(&path).map_err(|error| io_failed("writing a blob", &path, error.error))?;
+            written.paths.push(path);
+            Ok(())
+        })
+        .await
     }
 
     fn write_index(&self, image: &Image) -> Result<()> {
@@ -229,6 +243,32 @@ impl LayoutSink {
     }
 }
 
+/// Makes the folders and the marker of a layout, the marker first: a folder without it is not ours. What was not there
+/// before is added to `created`.
+fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> Result<()> {
+    let make = |path: PathBuf, created: &mut Vec<PathBuf>| {
+        let missing =
+            path.ancestors().filter(|path| !path.as_os_str().is_empty() && !path.exists()).map(Path::to_owned);
+        created.extend(missing.collect::<Vec<_>>().into_iter().rev());
+        fs::create_dir_all(&path).map_err(|error| io_failed("making the layout", &path, error))
+    };
+    make(folder.to_owned(), created)?;
+    let marker = folder.join("oci-layout");
+    if !marker.exists() {
+        created.push(marker.clone());
+        let written = fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#);
+        written.map_err(|error| io_failed("making the layout", &marker, error))?;
+    }
+    make(folder.join("blobs/sha256"), created)
+}
+
+/// Removes what this freeze made, the last first. A folder that something else went into in the meantime stays.
+fn take_back(created: &[PathBuf]) {
+    for path in created.iter().rev() {
+        let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    }
+}
+
 /// The manifests that an index lists; none where there is no index yet.
 fn read_index(path: &Path) -> Result<Vec<Value>> {
     let text = match fs::read(path) {
@@ -256,15 +296,15 @@ impl Blob {
         Ok(self)
     }
 
-    fn publish(self, path: &Path, expected: Digest) -> Result<()> {
+    /// The file, once its bytes are safe and are what they should be.
+    fn complete(self, expected: Digest) -> Result<tempfile::NamedTempFile> {
         let (digest, _) = self.digest.finish();
         if digest != expected {
             let reason = format!("its bytes are {digest}; they changed on their way");
             return Err(Error::new(Kind::Internal, Side::Sink, "writing a blob", expected, reason));
         }
         self.file.as_file().sync_data().map_err(|error| io_failed("writing a blob", &self.folder, error))?;
-        self.file.persist(path).map_err(|error| io_failed("writing a blob", &self.folder, error.error))?;
-        Ok(())
+        Ok(self.file)
     }
 }
 

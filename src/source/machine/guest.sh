@@ -163,10 +163,10 @@ list() {
 }
 
 # GNU tar's flags for this guest, as words. atime and ctime would change every layer at every freeze, and so would the
-# process id that old releases put into the names of extended headers.
+# process id that old releases put into the names of extended headers. user.krun.* are smolvm's own notes on folders.
 gnu_flags() {
 	printf '%s ' --format=posix --numeric-owner '--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime'
-	for flag in --xattrs --acls; do
+	for flag in --xattrs --acls '--xattrs-exclude=user.krun.*'; do
 		if "$tar" "$flag" -cf /dev/null -C / --no-recursion . 2>/dev/null; then printf '%s ' "$flag"; fi
 	done
 	if [ "$1" = single ]; then printf '%s' --hard-dereference; fi
