@@ -28,11 +28,14 @@ pub fn read(bytes: &[u8]) -> io::Result<Vec<Entry>> {
         if entry.header().entry_type().is_pax_global_extensions() {
             continue;
         }
-        let records = entry.pax_extensions()?.into_iter().flatten().flatten();
-        let sparse_name = records
-            .filter(|record| record.key_bytes() == b"GNU.sparse.name")
-            .last()
-            .map(|record| record.value_bytes().to_vec());
+        let mut sparse_name = None;
+        for record in entry.pax_extensions()?.into_iter().flatten() {
+            // The tar crate takes a newline in a value for the record's end, and falls back on the header.
+            let record = record?;
+            if record.key_bytes() == b"GNU.sparse.name" {
+                sparse_name = Some(record.value_bytes().to_vec());
+            }
+        }
         let mut content = Vec::new();
         entry.by_ref().take(CONTENT_BYTES_MAX).read_to_end(&mut content)?;
         entries.push(Entry {
