@@ -158,7 +158,7 @@ impl Cutter {
                     }
                 }
                 State::Headers => {
-                    let (now, read) = self.pending.read(rest).map_err(|refusal| self.refuse(&refusal, cursor.at))?;
+                    let (now, read) = self.pending.read(rest).map_err(|refusal| self.refuse(&refusal, &cursor))?;
                     cursor.at += now;
                     match read {
                         Read::More => {}
@@ -218,7 +218,7 @@ impl Cutter {
 
     /// An entry's headers are complete: decide what becomes of it.
     fn entry(&mut self, chunk: &Bytes, cursor: &mut Cursor, entry: &Resolved, emit: Emit) -> Result<()> {
-        let refuse = |reason: &str| self.refuse(&entry::Refusal::of(&entry.name, reason), cursor.at);
+        let refuse = |reason: &str| self.refuse(&entry::Refusal::of(&entry.name, reason), cursor);
         let skip = self.options.exclude.matches_within(&entry.path)
             || self.options.exclude.matches_within(entry::lenient(&entry.name));
         let path = match &entry.hostile {
@@ -270,7 +270,7 @@ impl Cutter {
         if let Some(target) = &entry.link
             && !layer.files.contains(&rule::hash(target))
         {
-            return Err(self.unreachable_link(entry, target, cursor.at));
+            return Err(self.unreachable_link(entry, target, cursor));
         }
         let missing = layer.held.missing(&entry.path);
         let blocks: Vec<_> = missing.iter().filter_map(|path| self.directories.header_blocks(path)).collect();
@@ -323,16 +323,18 @@ impl Cutter {
         }
     }
 
-    fn refuse(&self, refusal: &entry::Refusal, at: usize) -> Error {
-        refusal.error(self.offset + at as u64)
+    /// Names the byte where the entry's headers begin, in whatever chunk they came.
+    fn refuse(&self, refusal: &entry::Refusal, cursor: &Cursor) -> Error {
+        let earlier: u64 = self.earlier.iter().map(|bytes| bytes.len() as u64).sum();
+        refusal.error(self.offset + cursor.headers as u64 - earlier)
     }
 
-    fn unreachable_link(&self, entry: &Resolved, target: &[u8], at: usize) -> Error {
+    fn unreachable_link(&self, entry: &Resolved, target: &[u8], cursor: &Cursor) -> Error {
         let reason = format!(
             "it is a link to {}, which is in an earlier layer or in none; a layer must not link into another",
             entry::quoted(target)
         );
-        self.refuse(&entry::Refusal::of(&entry.name, &reason), at)
+        self.refuse(&entry::Refusal::of(&entry.name, &reason), cursor)
             .hint("leave --layer-size out, or freeze into one layer")
     }
 }

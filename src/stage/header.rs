@@ -87,13 +87,17 @@ pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
     if matches!(kind, Kind::HardLink | Kind::Directory | Kind::Other) && size != 0 {
         return Err(Malformed::Contradiction("an entry without content has a size"));
     }
-    let posix = &block[257..263] == b"ustar\0";
+    let (posix, gnu) = (&block[257..265] == b"ustar\x0000", &block[257..265] == b"ustar  \0");
+    if matches!(kind, Kind::Pax | Kind::GlobalPax | Kind::LongName | Kind::LongLink) && !posix && !gnu {
+        return Err(Malformed::Contradiction("an extension of the format in a header of none"));
+    }
     let mut name = text(&block[..100]).to_vec();
-    if posix && block[345] != 0 {
+    if block[345] != 0 && block[257..263] == *b"ustar\0" {
+        if !posix {
+            return Err(Malformed::Contradiction("a prefix in a version of the format that has none"));
+        }
         name = [text(&block[345..500]), b"/", &name].concat();
     }
-    // The pre-POSIX way to say directory: a plain file whose name ends in a slash.
-    let kind = if kind == Kind::File && size == 0 && name.ends_with(b"/") { Kind::Directory } else { kind };
     Ok(Header {
         name,
         link: text(&block[157..257]).to_vec(),
@@ -136,46 +140,65 @@ fn number(field: &[u8]) -> Option<u64> {
 /// The PAX records that change where an entry goes or how long it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PaxRecords {
-    /// `path`, or `GNU.sparse.name`, which is the real name of a sparse entry.
+    /// `path`.
     pub path: Option<Vec<u8>>,
+    /// `GNU.sparse.name`, which is the real name of a sparse entry; `path` is for readers that know no such entries.
+    pub sparse_name: Option<Vec<u8>>,
     /// `linkpath`.
     pub link: Option<Vec<u8>>,
     /// `size`.
     pub size: Option<u64>,
 }
 
+impl PaxRecords {
+    /// The entry's name, if a record gives it.
+    #[must_use]
+    pub fn name(&self) -> Option<&Vec<u8>> {
+        self.sparse_name.as_ref().or(self.path.as_ref())
+    }
+}
+
 /// Decodes the content of a PAX header.
 ///
 /// # Errors
-/// Where a record's length, form or number is broken, or a name holds a NUL.
+/// Where a record's length, form or number is broken, a name is empty or holds a NUL, or two records disagree.
 pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
     let mut records = PaxRecords::default();
-    let mut sparse_name = None;
     while !content.is_empty() {
         let (key, value, rest) = pax_record(content).ok_or(Malformed::Damaged("a PAX record is broken"))?;
         content = rest;
         let named = || {
-            if value.contains(&0) {
-                Err(Malformed::Damaged("a PAX name holds a NUL"))
+            if value.is_empty() || value.contains(&0) {
+                Err(Malformed::Damaged("a PAX name is empty or holds a NUL"))
             } else {
-                Ok(Some(value.to_vec()))
+                Ok(value.to_vec())
             }
         };
         match key {
-            b"path" => records.path = named()?,
-            b"linkpath" => records.link = named()?,
-            b"GNU.sparse.name" => sparse_name = named()?,
+            b"path" => set(&mut records.path, named()?)?,
+            b"linkpath" => set(&mut records.link, named()?)?,
+            b"GNU.sparse.name" => set(&mut records.sparse_name, named()?)?,
             b"size" => {
                 let size =
                     std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-                records.size =
-                    Some(size.and_then(|text| text.parse().ok()).ok_or(Malformed::Damaged("a PAX size is no number"))?);
+                let size = size.and_then(|text| text.parse().ok());
+                set(&mut records.size, size.ok_or(Malformed::Damaged("a PAX size is no number"))?)?;
             }
             _ => {}
         }
     }
-    records.path = sparse_name.or(records.path);
     Ok(records)
+}
+
+/// POSIX lets the last record of a key win; there are readers that take the first.
+fn set<T: PartialEq>(slot: &mut Option<T>, value: T) -> Result<(), Malformed> {
+    match slot {
+        Some(earlier) if *earlier != value => Err(Malformed::Contradiction("two PAX records of one key disagree")),
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
 }
 
 /// Whether PAX records say nothing about entries (`git archive` writes the commit as such a comment).
@@ -249,8 +272,21 @@ pub(crate) mod tests {
     #[test]
     fn pax_records_are_read_by_their_lengths() {
         let records = parse_pax(b"13 path=a\nb=\n9 size=7\n15 linkpath=xx\n21 SCHILY.xattr.u=\0\n\n").unwrap();
-        assert_eq!(records, PaxRecords { path: Some(b"a\nb=".to_vec()), link: Some(b"xx".to_vec()), size: Some(7) });
-        for broken in [&b"5 a=b"[..], b"99 a=b\n", b"6 ab\n\n", b"x a=b\n", b"9 size=-\n", b"11 path=a\0b\n", b"0 "] {
+        assert_eq!(
+            records,
+            PaxRecords { path: Some(b"a\nb=".to_vec()), link: Some(b"xx".to_vec()), size: Some(7), sparse_name: None }
+        );
+        for broken in [
+            &b"5 a=b"[..],
+            b"99 a=b\n",
+            b"6 ab\n\n",
+            b"x a=b\n",
+            b"9 size=-\n",
+            b"11 path=a\0b\n",
+            b"0 ",
+            b"8 path=\n",
+            b"10 path=a\n10 path=b\n",
+        ] {
             assert!(parse_pax(broken).is_err(), "{}", broken.escape_ascii());
         }
     }

@@ -69,7 +69,7 @@ impl Scanner {
                 rest = &rest[now..];
                 continue;
             }
-            let (now, read) = self.pending.read(rest).map_err(|refusal: Refusal| refusal.error(self.offset))?;
+            let (now, read) = self.pending.read(rest).map_err(|refusal: Refusal| refusal.error(self.headers_at))?;
             self.offset += now as u64;
             rest = &rest[now..];
             match read {

@@ -182,23 +182,36 @@ impl Pending {
     fn extension(&mut self, kind: Kind) -> Result<(), Refusal> {
         let content = std::mem::take(&mut self.partial);
         let twice = |slot_is_full: bool| if slot_is_full { Err(()) } else { Ok(()) };
+        let name = || nul_ended(&content).ok_or_else(|| self.refusal("a long name goes on behind a NUL"));
         let outcome = match kind {
-            Kind::LongName => twice(self.long_name.replace(until_nul(&content)).is_some()),
-            Kind::LongLink => twice(self.long_link.replace(until_nul(&content)).is_some()),
+            Kind::LongName => {
+                let name = name()?;
+                twice(self.long_name.replace(name).is_some())
+            }
+            Kind::LongLink => {
+                let name = name()?;
+                twice(self.long_link.replace(name).is_some())
+            }
+            Kind::GlobalPax => return self.global(&content),
             _ => {
                 let records = header::parse_pax(&content).map_err(|malformed| self.refusal(&malformed.to_string()))?;
-                if kind == Kind::GlobalPax {
-                    let harmless = header::only_comments(&content);
-                    return if harmless {
-                        Ok(())
-                    } else {
-                        Err(self.refusal("a global PAX header changes all entries after it"))
-                    };
-                }
                 twice(self.pax.replace(records).is_some())
             }
         };
         outcome.map_err(|()| self.refusal("two extension headers of one kind stand before one entry"))
+    }
+
+    /// A global PAX header may stand where it means nothing.
+    fn global(&self, content: &[u8]) -> Result<(), Refusal> {
+        if self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some() {
+            // Some readers take it for the entry that the headers before it are about.
+            return Err(self.refusal("a global PAX header stands between it and its own headers"));
+        }
+        if header::only_comments(content) {
+            Ok(())
+        } else {
+            Err(self.refusal("a global PAX header changes all entries after it"))
+        }
     }
 
     /// Everything was read: what do the headers say together?
@@ -207,7 +220,7 @@ impl Pending {
         let Some(main) = &whole.main else { return Err(whole.refusal("it has no header")) };
         let pax = whole.pax.as_ref();
         let (pax_name, pax_link, pax_size) =
-            pax.map_or((None, None, None), |pax| (pax.path.as_ref(), pax.link.as_ref(), pax.size));
+            pax.map_or((None, None, None), |pax| (pax.name(), pax.link.as_ref(), pax.size));
         let agreed = |first: Option<&Vec<u8>>, second: Option<&Vec<u8>>, own: &Vec<u8>| match (first, second) {
             (Some(first), Some(second)) if first != second => {
                 Err(whole.refusal("PAX and GNU extension headers give different names"))
@@ -225,11 +238,18 @@ impl Pending {
         if size > i64::MAX as u64 {
             return refuse("its size is out of all bounds");
         }
-        let (path, hostile) = match path::normalise(&name) {
+        // A reader that knows no sparse entries takes the name that is meant for it.
+        let plain_name = pax.filter(|pax| pax.sparse_name.is_some()).map_or(Ok(Vec::new()), |pax| {
+            path::normalise(pax.path.as_ref().or(whole.long_name.as_ref()).unwrap_or(&main.name))
+        });
+        let (path, hostile) = match plain_name.and_then(|_| path::normalise(&name)) {
             Ok(path) => (path, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
-        let is_directory = main.kind == Kind::Directory;
+        // The pre-POSIX way to say directory: a plain file whose name ends in a slash. The whole name: where an extension
+        // header has it, the field holds its first 100 bytes.
+        let is_directory =
+            main.kind == Kind::Directory || (main.kind == Kind::File && size == 0 && name.ends_with(b"/"));
         if path.is_empty() && hostile.is_none() && !is_directory {
             return refuse("only a directory can be the root");
         }
@@ -253,13 +273,15 @@ impl Pending {
 
     /// A refusal that names the entry as far as its name is known.
     fn refusal(&self, reason: &str) -> Refusal {
-        let pax_name = self.pax.as_ref().and_then(|pax| pax.path.as_ref());
+        let pax_name = self.pax.as_ref().and_then(header::PaxRecords::name);
         let main_name = self.main.as_ref().map(|main| &main.name);
         let name = pax_name.or(self.long_name.as_ref()).or(main_name).cloned().unwrap_or_default();
         Refusal { name, reason: reason.to_owned() }
     }
 }
 
-fn until_nul(content: &[u8]) -> Vec<u8> {
-    content.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+/// The bytes before the first NUL, if there is nothing but NULs from there on.
+fn nul_ended(content: &[u8]) -> Option<Vec<u8>> {
+    let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
+    content[end..].iter().all(|byte| *byte == 0).then(|| content[..end].to_vec())
 }

@@ -162,6 +162,15 @@ fn what_is_left_out_takes_its_content_along() {
 }
 
 #[test]
+fn a_refusal_names_the_same_byte_for_any_chunking() {
+    let damaged = [archive(&[entry("a", b'0', &[1; 700])])[..1536].to_vec(), vec![1; 512]].concat();
+    for chunk in [1, 300, 512, 700, 5000] {
+        let error = cut(&CutOptions::default(), &damaged, chunk).unwrap_err().to_string();
+        assert!(error.contains("byte 1536:"), "chunks of {chunk}: {error}");
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     let with_pax_size = |records: &[u8], size| {
         let mut tar = pax(records);
@@ -179,6 +188,39 @@ fn contradictions_are_refused() {
     assert!(cut(&CutOptions::default(), &archive(&[global]), 512).is_err());
     let comment = [entry("g", b'g', b"13 comment=x\n"), entry("f", b'0', b"")].concat();
     assert!(cut(&CutOptions::default(), &archive(&[comment]), 512).is_ok());
+}
+
+#[test]
+fn what_two_readers_understand_differently_is_refused() {
+    let file = entry("f", b'0', b"");
+    let mut no_format = entry("x", b'L', b"name\0");
+    let mut prefixed = entry("/f", b'0', b"");
+    for (tar, at, bytes) in [(&mut no_format, 257, &[0; 8][..]), (&mut prefixed, 263, b"99")] {
+        tar[at..at + bytes.len()].copy_from_slice(bytes);
+        tar[345] = b'p';
+        seal(tar.first_chunk_mut().unwrap());
+    }
+    for (what, headers) in [
+        ("the first record or the last", pax(b"10 path=a\n10 path=b\n")),
+        ("no name or an empty one", pax(b"8 path=\n")),
+        ("a name for those who know sparse files", pax(b"13 path=../x\n21 GNU.sparse.name=a\n")),
+        ("its field for the others", [pax(b"21 GNU.sparse.name=a\n"), entry("/x", b'0', b"")].concat()),
+        ("to the first NUL or the last", entry("x", b'L', b"a\0/../x\0")),
+        ("whose records are these", [pax(b"10 path=a\n"), entry("g", b'g', b"13 comment=x\n")].concat()),
+        ("an extension or an entry", no_format),
+        ("prefix or not", prefixed),
+    ] {
+        assert!(cut(&CutOptions::default(), &archive(&[headers, file.clone()]), 512).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_long_name_is_a_directory_by_its_own_end() {
+    // GNU tar leaves the first 100 bytes in the field, and the last of them may be a slash.
+    let long = format!("{}/file", "d".repeat(99));
+    let long_link = [entry("@LongLink", b'K', long.as_bytes()), link("second", "")].concat();
+    let file = [entry("@LongLink", b'L', long.as_bytes()), entry(&long[..100], b'0', b"")].concat();
+    cut(&about(4096), &archive(&[file, long_link]), 512).expect("a link to a file");
 }
 
 #[test]
