@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
@@ -32,8 +32,25 @@ pub struct LayoutSink {
     /// Held shared while the freeze runs, so that two freezes never clean up each other's blobs.
     lock: File,
     created: Vec<PathBuf>,
-    written: Mutex<Vec<PathBuf>>,
+    written: Arc<Mutex<Written>>,
     observer: Arc<dyn Observer>,
+}
+
+/// What a freeze put into the layout. Names are given under its lock: a write that goes on behind a freeze that was
+/// stopped must not give one after [`LayoutSink::abort`] took them back.
+#[derive(Default)]
+struct Written {
+    blobs: Vec<PathBuf>,
+    outcome: Option<Outcome>,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The index names the image: nothing is taken back any more.
+    Committed,
+    /// Everything was taken back: nothing is added any more.
+    Aborted,
 }
 
 impl LayoutSink {
@@ -64,7 +81,7 @@ impl LayoutSink {
         }
         let lock = File::open(&marker).map_err(|error| io_failed("opening the layout", &marker, error))?;
         let sink =
-            Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written: Mutex::default(), observer };
+            Self { folder: folder.to_owned(), tag: tag.to_owned(), lock, created, written: Arc::default(), observer };
         if flock(&sink.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             sink.remove_leftovers();
         }
@@ -154,7 +171,7 @@ impl LayoutSink {
         Ok(Committed { name: self.name(), digest: image.manifest.0.digest })
     }
 
-    /// Takes back what this freeze wrote, unless another one is using the layout.
+    /// Takes back what this freeze wrote, unless it is committed or another one is using the layout.
     ///
     /// # Errors
     /// When something can't be removed.
@@ -162,9 +179,16 @@ impl LayoutSink {
         if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
         }
-        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let blobs = {
+            let mut written = locked(&self.written);
+            if written.outcome == Some(Outcome::Committed) {
+                return Ok(());
+            }
+            written.outcome = Some(Outcome::Aborted);
+            std::mem::take(&mut written.blobs)
+        };
         self.remove_leftovers();
-        for path in written {
+        for path in blobs {
             remove(&path)?;
         }
         for path in self.created.iter().rev() {
@@ -186,11 +210,8 @@ impl LayoutSink {
 
     /// Gives a blob its name, once its bytes are safe and are what they should be.
     async fn publish(&self, blob: Blob, digest: Digest) -> Result<()> {
-        let path = self.blob_path(digest);
-        let target = path.clone();
-        off_the_runtime(move || blob.publish(&target, digest)).await?;
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-        Ok(())
+        let (path, written) = (self.blob_path(digest), Arc::clone(&self.written));
+        off_the_runtime(move || blob.publish(path, digest, &written)).await
     }
 
     fn write_index(&self, image: &Image) -> Result<()> {
@@ -215,6 +236,7 @@ impl LayoutSink {
         serde_json::to_writer_pretty(&mut file, &index).map_err(|error| wrap(error.into()))?;
         file.as_file().sync_all().map_err(wrap)?;
         file.persist(&path).map_err(|error| wrap(error.error))?;
+        locked(&self.written).outcome = Some(Outcome::Committed);
         sync_folder(&self.folder)
     }
 
@@ -256,16 +278,25 @@ impl Blob {
         Ok(self)
     }
 
-    fn publish(self, path: &Path, expected: Digest) -> Result<()> {
+    fn publish(self, path: PathBuf, expected: Digest, written: &Mutex<Written>) -> Result<()> {
         let (digest, _) = self.digest.finish();
         if digest != expected {
             let reason = format!("its bytes are {digest}; they changed on their way");
             return Err(Error::new(Kind::Internal, Side::Sink, "writing a blob", expected, reason));
         }
         self.file.as_file().sync_data().map_err(|error| io_failed("writing a blob", &self.folder, error))?;
-        self.file.persist(path).map_err(|error| io_failed("writing a blob", &self.folder, error.error))?;
+        let mut written = locked(written);
+        if written.outcome == Some(Outcome::Aborted) {
+            return Err(Error::hung_up("the freeze"));
+        }
+        self.file.persist(&path).map_err(|error| io_failed("writing a blob", &self.folder, error.error))?;
+        written.blobs.push(path);
         Ok(())
     }
+}
+
+fn locked(written: &Mutex<Written>) -> MutexGuard<'_, Written> {
+    written.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A file as readable as the user's umask lets it be, unlike other temporary files: it will be renamed.
