@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 use smolfreeze::error::Kind;
 use smolfreeze::stop::Stop;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +14,10 @@ mod bars;
 mod cli;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime failed: {error}"), 1),
@@ -50,6 +54,18 @@ fn watch_signals(stop: &Stop) -> Arc<OnceLock<u8>> {
         }
     }
     code
+}
+
+/// Help where it was asked for, and else one line, as for every other error.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.to_string();
+    let paragraphs = text.trim_start_matches("error: ").split("\n\n");
+    let telling = paragraphs.filter(|text| !text.starts_with("Usage:") && !text.starts_with("For more information"));
+    let lines: Vec<_> = telling.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    complain(&format!("{}; see --help", lines.join("; ")), Kind::Usage.exit_code())
 }
 
 fn complain(text: &str, code: u8) -> ExitCode {

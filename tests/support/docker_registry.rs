@@ -45,10 +45,13 @@ impl DockerRegistry {
 
     /// The upload sessions it keeps for a repository. A cancelled one leaves a folder without a start.
     pub fn open_sessions(&self, repository: &str) -> usize {
-        let folder =
-            self.folder.path().join("storage/docker/registry/v2/repositories").join(repository).join("_uploads");
-        fs::read_dir(folder)
+        fs::read_dir(self.repository(repository).join("_uploads"))
             .map_or(0, |entries| entries.flatten().filter(|entry| entry.path().join("startedat").exists()).count())
+    }
+
+    /// Where it keeps what it knows of a repository: `_uploads`, `_manifests/tags`.
+    pub fn repository(&self, repository: &str) -> PathBuf {
+        self.folder.path().join("storage/docker/registry/v2/repositories").join(repository)
     }
 }
 

@@ -1,0 +1,16 @@
+//! The command itself, run as a user runs it, with real counterparts: Debian's docker-registry, skopeo, umoci, GNU tar
+//! and busybox. The tests make devices and mounts, so they run as root.
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod support;
+
+mod again;
+mod archive;
+mod bad_input;
+mod faithful;
+mod faults;
+mod host;
+mod interrupt;
+mod memory;
+mod trees;

@@ -1,0 +1,93 @@
+//! Memory and scratch space stay within what the plan announced, however large the source is.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use smolfreeze::report::Snapshot;
+
+use crate::archive::entry;
+use crate::host::{Host, finish};
+
+/// Freezes, and the most memory that was resident.
+pub fn freeze(host: &Host, source: &str, words: &[&str]) -> (Snapshot, u64) {
+    let (report, peak) = (host.path("report.json"), host.path("peak"));
+    let mut command = Command::new("/usr/bin/time");
+    command.args(["-f", "%M", "-o"]).arg(&peak).arg(env!("CARGO_BIN_EXE_smolfreeze"));
+    command.args(["freeze", "--quiet", source, "--report"]).arg(&report).args(words);
+    let output = finish(host.surround(&mut command).spawn().expect("GNU time"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let kibibytes: u64 = fs::read_to_string(&peak).expect("a peak").trim().parse().expect("a number");
+    (serde_json::from_slice(&fs::read(&report).expect("a report")).expect("JSON"), kibibytes << 10)
+}
+
+/// A tar of `gib` GiB in files of 1 MiB, in which every tenth is noise and the rest is holes.
+fn sparse_tar(path: &Path, gib: u64) {
+    let mut file = File::create(path).expect("a file");
+    let (header_bytes, content_bytes) = (512, 1 << 20);
+    let mut at = 0;
+    for number in 0..gib * 1024 {
+        let noise = crate::support::layers::random_bytes(number, 300_000);
+        let mut bytes = entry(&format!("./{}/{number}", number / 100), b'0', &vec![0; content_bytes]);
+        if number % 10 == 0 {
+            bytes[header_bytes..header_bytes + noise.len()].copy_from_slice(&noise);
+        }
+        let written = if number % 10 == 0 { bytes.len() } else { header_bytes };
+        file.write_all_at(&bytes[..written], at).expect("its bytes");
+        at += bytes.len() as u64;
+    }
+    file.set_len(at + 1024).expect("its length");
+    file.flush().expect("its bytes");
+}
+
+fn within_bounds(snapshot: &Snapshot, resident_bytes: u64) {
+    assert!(resident_bytes <= 256 << 20, "{} MiB resident", resident_bytes >> 20);
+    assert!(snapshot.memory_bytes_max <= 256 << 20);
+    assert!(snapshot.held_bytes_peak <= snapshot.memory_bytes_max);
+    assert!(snapshot.scratch_bytes_peak <= snapshot.scratch_bytes_max, "{} of scratch", snapshot.scratch_bytes_peak);
+}
+
+/// Freezes a tar of `gib` GiB: the most memory that was resident.
+fn resident_bytes(gib: u64) -> u64 {
+    let host = Host::new();
+    let tar = host.path("t.tar");
+    sparse_tar(&tar, gib);
+    let source = format!("tar:{}", tar.display());
+    let (snapshot, resident_bytes) = freeze(&host, &source, &["--to", &format!("oci:{}", host.text("layout"))]);
+    assert!(snapshot.tar_bytes > gib << 30);
+    within_bounds(&snapshot, resident_bytes);
+    if gib == 1 {
+        assert_eq!(snapshot.scratch_bytes_peak, 0, "small machines need no scratch");
+    }
+    resident_bytes
+}
+
+#[test]
+fn a_gibibyte_stays_within_256_mib() {
+    resident_bytes(1);
+}
+
+/// `SMOLFREEZE_TEST_GB=8 cargo test --test freeze -- --ignored eight_times`
+#[test]
+#[ignore = "minutes of hashing without optimization"]
+fn eight_times_as_much_takes_no_more_memory() {
+    let gib = std::env::var("SMOLFREEZE_TEST_GB").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let (small, large) = (resident_bytes(1), resident_bytes(gib));
+    assert!(large <= small + small / 10, "{} and {} MiB resident", small >> 20, large >> 20);
+}
+
+#[test]
+fn a_file_larger_than_memory_stays_within_256_mib() {
+    let host = Host::new();
+    let tree = host.tree("tree", "truncate -s 700M hole; head -c 20000000 /dev/urandom >noise");
+    let source = format!("dir:{}", tree.display());
+    for (compression, scratch) in [("zstd", None), ("none", None), ("none", Some("0"))] {
+        let to = format!("oci:{}", host.text(compression));
+        let mut words = vec!["--no-known", "--compression", compression, "--to", &to];
+        words.extend(scratch.iter().flat_map(|scratch| ["--scratch", scratch]));
+        let (snapshot, resident_bytes) = freeze(&host, &source, &words);
+        within_bounds(&snapshot, resident_bytes);
+    }
+}
