@@ -33,8 +33,10 @@ use crate::stop::Stop;
 const EDGE_PIECES: usize = 64;
 /// Pieces of one layer between cut and packer; their bytes are counted against the memory bound.
 const LAYER_PIECES: usize = 1024;
-/// Layers that wait for a packer.
-const LAYERS_AHEAD: usize = 1;
+/// Layers that wait for a packer; their bytes are counted against the memory bound, which is what stops the source.
+const LAYERS_AHEAD: usize = 16;
+/// How long uploads may take to leave once stopped; a sink's own patience with a request under way is a little shorter.
+const UPLOADS_LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
 /// Complete layers that wait for an upload; their bytes are counted against the memory bound.
 const OUTGOING_LAYERS: usize = 128;
 /// Streams a source into an outlet, on a thread of its own.
@@ -131,8 +133,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     }
     drop(outgoing);
     if stop.is_stopped() {
-        uploads.tasks.shutdown().await;
-        crew.leave(line.leave_timeout).await;
+        tokio::join!(uploads.leave(), crew.leave(line.leave_timeout));
         return Err(stop.take_cause().unwrap_or_else(|| Error::hung_up("the freeze")));
     }
     let ended = async { tokio::try_join!(notices, summary, try_join_all(packers)) }.await;
@@ -302,6 +303,13 @@ impl Uploads {
             }
         }
         Ok(())
+    }
+
+    /// Lets requests under way end, and ends what does not.
+    async fn leave(&mut self) {
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(UPLOADS_LEAVE_TIMEOUT, ended).await;
+        self.tasks.shutdown().await;
     }
 
     fn known(&mut self, packed: Packed) {

@@ -47,7 +47,7 @@ pub use self::read::{BlobReader, RegistryReader};
 pub use self::report::{Patience, Random, RegistryOptions};
 
 /// All sessions together get this long to be cancelled.
-const ABORT_TIMEOUT: Duration = Duration::from_millis(1500);
+const ABORT_TIMEOUT: Duration = Duration::from_millis(1200);
 
 /// One repository and tag of a registry. Clones share connections, tokens and open sessions.
 #[derive(Debug, Clone)]
@@ -163,7 +163,7 @@ impl RegistrySink {
         }
     }
 
-    /// Cancels every upload session that is still open, in 1.5 s or not at all. Uploads must not be running any more.
+    /// Cancels every upload session that is still open, in 1.2 s or not at all. Uploads must not be running any more.
     ///
     /// # Errors
     /// What could not be cancelled, to be attached to the cause.
@@ -177,7 +177,7 @@ impl RegistrySink {
                 retry::run(client, &report, "after a failure", Request(move || client.cancel(session)))
             }));
         let late = || {
-            Error::sink("cancelling upload sessions", &report.registry, format!("{count} sessions, no answer in 1.5 s"))
+            Error::sink("cancelling upload sessions", &report.registry, format!("{count} sessions, no answer in 1.2 s"))
         };
         let outcomes = tokio::time::timeout(ABORT_TIMEOUT, cancelled).await.map_err(|_| late())?;
         let mut failures = outcomes.into_iter().filter_map(Result::err);

@@ -105,13 +105,14 @@ where
     }
 }
 
+/// How long a request that is under way may take to end once the freeze was stopped.
+const STOP_GRACE: Duration = Duration::from_millis(600);
+
 /// The loop: attempt, verdict, wait, again. `subject` names the blob or manifest for people.
 ///
 /// # Errors
 /// The last failure with the number of tries and the time they took; a hang-up when the freeze was stopped meanwhile.
 pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, mut work: A) -> Result<A::Output> {
-    let stopped = report.stop.stopped();
-    tokio::pin!(stopped);
     let attempts = async {
         let mut tries = Tries::new(&report.patience);
         let (mut recovery, mut stale) = (Recovery::GoOn, None);
@@ -135,8 +136,10 @@ pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, m
                 return Err(tries.give_up(failure, report, subject));
             };
             report.retrying(subject, &failure.to_string(), delay);
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
+            tokio::select! {
+                biased;
+                () = report.stop.stopped() => return Err(Error::hung_up("the freeze")),
+                () = tokio::time::sleep(delay) => {}
             }
             // A token that could not be fetched says nothing of the session: the recovery stays what it was.
             if failure.step != Step::Token {
@@ -144,11 +147,16 @@ pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, m
             }
         }
     };
+    tokio::pin!(attempts);
     tokio::select! {
         biased;
-        () = &mut stopped => Err(Error::hung_up("the freeze")),
-        outcome = attempts => outcome,
+        () = report.stop.stopped() => {}
+        outcome = &mut attempts => return outcome,
     }
+    // docker-registry 2.8 loses a session whose part is cut in its middle, and then nobody can cancel it any more: the
+    // request under way gets a moment to end, and none follows it.
+    let _ = tokio::time::timeout(STOP_GRACE, attempts).await;
+    Err(Error::hung_up("the freeze"))
 }
 
 /// What was tried so far, and what is left of the patience.

@@ -186,6 +186,7 @@ impl<'a, W: Wire> Upload<'a, W> {
     /// Goes on in `held` until the blob is complete.
     async fn send(&mut self, held: &mut Held) -> Result<Descriptor, Failure> {
         loop {
+            self.report.stop.check().map_err(|error| Failure::local(Step::Patch, error))?;
             if self.must_ask {
                 self.ask(held).await?;
                 self.must_ask = false;
