@@ -26,6 +26,7 @@ freeze_and_compare() {
     local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
     timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" > "out/$machine.freeze" 2>&1
     tail -n 3 "out/$machine.freeze"
+    timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
     python3 tools/unpack.py "$image" "/srv/$machine" > "out/$machine.config" || code=$?
     check "$machine: the image can be pulled and unpacked" 0 "$code"
@@ -48,8 +49,8 @@ list_guest bare out/bare.workspace /storage/workspace
 if [ -x ./smolfreeze ]; then
     # Files of smolvm's own, and a mount point that is a link in the guest and a folder in the image.
     freeze_and_compare bare --ignore './.smolvm-ready*' --ignore ./workspace --graft workspace=out/bare.workspace
-    freeze_and_compare debian --ignore ./workspace/.smolvm-workspace-seeded
-    freeze_and_compare busybox --without-xattrs --ignore ./workspace/.smolvm-workspace-seeded
+    freeze_and_compare debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+    freeze_and_compare busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
 else
     echo 'skip  freeze: no smolfreeze was given'
 fi
