@@ -1,21 +1,70 @@
-//! smolfreeze
-pub mod budget;
-pub mod error;
-pub mod exclude;
-pub mod freeze;
-pub mod gather;
-pub mod image;
-pub mod known;
-pub mod memory;
-pub mod oci;
-mod pack;
-mod pipeline;
+//! smolfreeze freezes a root filesystem, while it is in use, into an OCI image: in one pass, in bounded memory.
+//!
+//! ```text
+//! source ──bytes──▶ cut ──layer by layer──▶ pack ──whole layers──▶ sinks, several uploads at once
+//!    ▲                                       │ diff_id ▸ known? ▸ compress ▸ digest ▸ gather
+//!    └────────── memory: buffers return ─────┘
+//! ```
+//!
+//! # Words
+//! A *source* gives one tar stream. The *cut* decides where a *layer* ends. A *packer* turns a layer into a *blob*, named
+//! by its *digest*; the layer's own name is its *diff_id*. A *gathered* layer is complete and waits for the *sinks*; a
+//! *live* one is too large to wait and is sent while it is made. A *plan* is all choices of a freeze, a *budget* its
+//! memory as a formula, a *snapshot* the result.
+//!
+//! # Where to read, in the order the data flows
+//! 1. [`plan`] and [`freeze`](mod@freeze): the story, options to [`report::Snapshot`].
+//! 2. [`source`]: a machine, a folder, a tar.
+//! 3. [`stage`]: cut, digest, compress; pure.
+//! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
+//! 5. [`sink`]: registry, layout, artifact.
+//! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
+//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
+//! 8. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//!
+//! # What is not here
+//! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
+//! cut has to know. No deltas: an image is always full, and layers that did not change are simply the same.
+//!
+//! # Use
+//! ```no_run
+//! # async fn example() -> smolfreeze::error::Result<()> {
+//! use std::sync::Arc;
+//! use smolfreeze::{freeze::freeze, plan::{FreezeOptions, Plan}, progress::Silent, stop::Stop};
+//!
+//! let stop = Stop::new();
+//! let options = FreezeOptions::new("dir:/usr".parse()?, vec!["oci:./usr".parse()?]);
+//! let plan = Plan::make(options, &stop).await?;
+//! let snapshot = freeze(plan, Arc::new(Silent), stop).await?;
+//! println!("{}", snapshot.summary());
+//! # Ok(())
+//! # }
+//! ```
+
 pub mod plan;
-pub mod progress;
+
+pub mod freeze;
 pub mod report;
-pub mod scratch;
-pub mod sink;
+
 pub mod source;
 pub mod stage;
-pub mod stop;
+
+pub mod budget;
+pub mod gather;
+pub mod known;
+pub mod memory;
+mod pack;
+pub mod scratch;
+
+pub mod sink;
+
+mod pipeline;
+
+pub mod image;
 pub mod stored;
+
+pub mod error;
+pub mod exclude;
+pub mod oci;
+pub mod progress;
+pub mod stop;

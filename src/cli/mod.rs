@@ -38,8 +38,11 @@ enum Command {
         /// The shell to complete in.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or that of one command.
+    Man {
+        /// The command whose page to print.
+        command: Option<String>,
+    },
 }
 
 /// How to reach a registry.
@@ -75,15 +78,24 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            let rendered = clap_mangen::Man::new(Arguments::command()).render(&mut page);
-            rendered.map_err(|error| {
-                Error::new(Kind::Internal, Side::Plan, "rendering the manual page", "smolfreeze(1)", error)
-            })?;
-            print(&String::from_utf8_lossy(&page))
-        }
+        Command::Man { command } => print(&manual_page(command.as_deref())?),
     }
+}
+
+fn manual_page(command: Option<&str>) -> Result<String> {
+    let failed = |subject: &str, reason: &dyn std::fmt::Display| {
+        Error::new(Kind::Usage, Side::Plan, "rendering the manual page", format_args!("'{subject}'"), reason)
+    };
+    let mut whole = Arguments::command();
+    whole.build();
+    let shown = match command {
+        None => whole,
+        Some(name) => whole.find_subcommand(name).cloned().ok_or_else(|| failed(name, &"there is no such command"))?,
+    };
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(shown).render(&mut page);
+    rendered.map_err(|error| failed(command.unwrap_or("smolfreeze"), &error))?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 async fn until_stopped(command: impl Future<Output = Result<ExitCode>>, stop: &Stop) -> Result<ExitCode> {
