@@ -8,10 +8,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Kind, Result, Side};
+use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
 
 /// Stored bytes that can be read from any offset, any number of times.
@@ -22,21 +23,33 @@ pub struct Body {
     scratch: Option<ScratchRange>,
 }
 
-/// A range of a scratch file; it holds its share of the scratch budget until it is dropped.
+/// What lies in a scratch file; it holds its share of the scratch budget until it is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct ScratchRange {
     pub(crate) file: Arc<File>,
     pub(crate) length: u64,
+    /// Where buffers to read into come from: as overdraft, since they replace what waits in the file.
+    pub(crate) memory: Memory,
     pub(crate) _share: Arc<dyn std::any::Any + Send + Sync>,
 }
 
 impl ScratchRange {
-    pub(crate) fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(length);
-        self.file.read_exact_at(&mut bytes, offset).map_err(|error| {
-            Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the scratch file", &error).because(error)
-        })?;
-        Ok(bytes.freeze())
+    /// `length` bytes from `offset` on, in slices of at most one buffer.
+    pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<Bytes>> {
+        let (mut slices, end) = (Vec::new(), offset + length);
+        let mut at = offset;
+        while at < end {
+            let now = in_chunk(end - at).min(BUFFER_BYTES);
+            let mut buffer = self.memory.overdraft();
+            buffer.bytes_mut().resize(now, 0);
+            self.file.read_exact_at(buffer.bytes_mut(), at).map_err(|error| {
+                Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the scratch file", &error)
+                    .because(error)
+            })?;
+            slices.push(buffer.freeze());
+            at += now as u64;
+        }
+        Ok(slices)
     }
 }
 
@@ -82,8 +95,8 @@ impl Body {
         }
         let from = offset.max(at);
         if let Some(scratch) = self.scratch.clone().filter(|_| from < end) {
-            let read = tokio::task::spawn_blocking(move || scratch.read(from - at, in_chunk(end - from))).await;
-            slices.push(read.map_err(|_| Error::hung_up("reading scratch"))??);
+            let read = tokio::task::spawn_blocking(move || scratch.read(from - at, end - from)).await;
+            slices.extend(read.map_err(|_| Error::hung_up("reading scratch"))??);
         }
         Ok(slices)
     }

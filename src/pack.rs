@@ -210,11 +210,13 @@ impl<'a> Coming<'a> {
             packer.compress(&bytes, &mut encoder, &mut gathering)?;
         }
         if let Way::Spilling(file) = std::mem::replace(&mut self.way, Way::Holding) {
-            let spilled = file.finish();
+            let spilled = file.finish(packer.memory.clone());
             let mut offset = 0;
             while offset < spilled.length {
                 let length = (spilled.length - offset).min(BUFFER_BYTES as u64);
-                packer.compress(&spilled.read(offset, index(length))?, &mut encoder, &mut gathering)?;
+                for bytes in spilled.read(offset, length)? {
+                    packer.compress(&bytes, &mut encoder, &mut gathering)?;
+                }
                 offset += length;
             }
         }
@@ -313,7 +315,7 @@ impl<'a> Gathering<'a> {
     fn body(&mut self) -> Body {
         let chunks = std::mem::take(&mut self.chunks);
         match self.scratch.take() {
-            Some(scratch) => Body::with_scratch(chunks, scratch.finish()),
+            Some(scratch) => Body::with_scratch(chunks, scratch.finish(self.packer.memory.clone())),
             None => Body::from_chunks(chunks),
         }
     }

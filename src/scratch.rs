@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::ScratchRange;
+use crate::memory::Memory;
 
 /// The scratch space of one freeze. Its files have no names: whatever ends the process frees them.
 #[derive(Debug)]
@@ -85,8 +86,9 @@ impl ScratchFile {
         Ok(true)
     }
 
-    pub(crate) fn finish(self) -> ScratchRange {
-        ScratchRange { file: Arc::new(self.file), length: self.length, _share: Arc::new(self.share) }
+    /// The whole file, to be read back into buffers of `memory`.
+    pub(crate) fn finish(self, memory: Memory) -> ScratchRange {
+        ScratchRange { file: Arc::new(self.file), length: self.length, memory, _share: Arc::new(self.share) }
     }
 }
 
@@ -109,7 +111,7 @@ mod tests {
         assert!(!first.append(&Bytes::from_static(b"12345")).unwrap());
         assert!(ScratchFile::create(&scratch, 5).unwrap().is_none());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a scratch file has no name");
-        drop(first.finish());
+        drop(first.finish(Memory::new(0, crate::stop::Stop::new())));
         assert!(ScratchFile::create(&scratch, 10).unwrap().is_some());
         assert_eq!(scratch.bytes_peak(), 6);
     }
