@@ -3,17 +3,20 @@
 use crate::error::{Error, Result};
 use crate::memory::BUFFER_BYTES;
 use crate::source::Survey;
-use crate::stage::compress::{Method, encoder_bytes_max};
+use crate::stage::compress::{Method, encoder_bytes_max, stream_encoder_bytes_max};
 use crate::stage::cut::LayerSize;
 
 /// Bytes of one part of an upload.
 pub const PART_BYTES: u64 = 8 << 20;
 
 /// Code, stacks, TLS, the runtime, the allocator's slack: what a freeze needs before it holds a byte.
-const BASE_BYTES: u64 = 40 << 20;
+const BASE_BYTES: u64 = 48 << 20;
 
 /// A machine of this many cores or more packs with this many workers: each holds a layer.
 const WORKERS_MAX: usize = 16;
+
+/// With less than this, layers can't be held at all.
+const HELD_BYTES_MIN: u64 = 16 * BUFFER_BYTES as u64;
 
 /// What a freeze may use, worked out before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -28,66 +31,81 @@ pub struct Budget {
     pub hold_bytes_max: u64,
     /// Bytes of a streaming layer's output that stay in memory.
     pub gather_bytes_max: u64,
+    /// Threads of the compressor of a streaming layer: all cores for an only layer, else one for each worker.
+    pub stream_threads: u32,
     /// Bytes of scratch files.
     pub scratch_bytes_max: u64,
-    /// Bytes of one compressor.
-    pub encoder_bytes_max: u64,
+    /// Bytes of all compressors.
+    pub encoders_bytes_max: u64,
 }
 
 impl Budget {
-    /// A freeze's most resident memory: base + held + for each worker a compressor and one buffer of overdraft + for
-    /// each upload a part read back from scratch, if there is scratch.
+    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft + for each
+    /// upload a part read back from scratch, if there is scratch.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
-        let overdraft = self.workers as u64 * (self.encoder_bytes_max + BUFFER_BYTES as u64);
+        let overdraft = self.workers as u64 * BUFFER_BYTES as u64;
         let parts = if self.scratch_bytes_max > 0 { self.uploads as u64 * PART_BYTES } else { 0 };
-        BASE_BYTES + self.held_bytes_max + overdraft + parts
+        BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts
     }
 
-    /// Divides `wish.memory_bytes` for a source as surveyed.
+    /// Divides `wish.memory_bytes` for a source as surveyed. Where all layers can be held, none is set aside for
+    /// streaming.
     ///
     /// # Errors
     /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
     pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
-        let workers = wish.cores.clamp(1, WORKERS_MAX);
-        let mut budget = Self {
-            workers,
-            uploads: wish.uploads.max(1),
-            held_bytes_max: 0,
-            hold_bytes_max: 0,
-            gather_bytes_max: 0,
-            scratch_bytes_max: 1,
-            encoder_bytes_max: encoder_bytes_max(wish.method),
-        };
-        // With few megabytes, fewer layers at a time.
-        let least_held = 16 * BUFFER_BYTES as u64;
-        while budget.workers > 1 && budget.memory_bytes_max() + least_held > wish.memory_bytes {
-            budget.workers -= 1;
-        }
-        while budget.uploads > 1 && budget.memory_bytes_max() + least_held > wish.memory_bytes {
-            budget.uploads -= 1;
-        }
-        let fixed = budget.memory_bytes_max();
-        if fixed + least_held > wish.memory_bytes {
-            let needed = (fixed + least_held).div_ceil(1 << 20);
-            return Err(Error::usage(
-                "reading --memory",
-                format_args!("{} MiB", wish.memory_bytes >> 20),
-                format_args!("a freeze needs {needed} MiB"),
-            ));
-        }
-        budget.held_bytes_max = wish.memory_bytes - fixed;
-        budget.hold_bytes_max = budget.held_bytes_max * 2 / 5;
-        budget.gather_bytes_max = budget.held_bytes_max / 8;
         let largest = largest_layer_bytes(survey, layer_size);
-        let needed = if largest <= budget.hold_bytes_max {
-            0
-        } else {
-            (budget.workers + budget.uploads) as u64 * largest.min(SCRATCH_LAYER_BYTES_MAX)
-        };
-        budget.scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
-        Ok(budget)
+        let only_layer = layer_size == LayerSize::One;
+        match Self::divide(wish, only_layer, 0) {
+            Ok(budget) if largest <= budget.hold_bytes_max => Ok(budget),
+            _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX)),
+        }
     }
+
+    /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
+    fn divide(wish: &Wish, only_layer: bool, streaming_bytes: u64) -> Result<Self> {
+        let (mut workers, mut uploads) = (wish.cores.clamp(1, WORKERS_MAX), wish.uploads.max(1));
+        loop {
+            let stream_threads = if only_layer { u32::try_from(workers).unwrap_or(1) } else { 1 };
+            let encoders_bytes_max = match streaming_bytes {
+                0 => workers as u64 * encoder_bytes_max(wish.method),
+                _ if only_layer => stream_encoder_bytes_max(wish.method, stream_threads),
+                _ => workers as u64 * stream_encoder_bytes_max(wish.method, stream_threads),
+            };
+            let needed = (workers + uploads) as u64 * streaming_bytes;
+            let scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
+            let mut budget = Self {
+                workers,
+                uploads,
+                held_bytes_max: 0,
+                hold_bytes_max: 0,
+                gather_bytes_max: 0,
+                stream_threads,
+                scratch_bytes_max,
+                encoders_bytes_max,
+            };
+            let fixed = budget.memory_bytes_max();
+            if fixed + HELD_BYTES_MIN <= wish.memory_bytes {
+                budget.held_bytes_max = wish.memory_bytes - fixed;
+                // One layer coming in, and for each worker the output of one that streams, leave room to move.
+                budget.hold_bytes_max = budget.held_bytes_max * 11 / 20;
+                budget.gather_bytes_max = budget.held_bytes_max / (5 * workers as u64);
+                return Ok(budget);
+            }
+            // With few megabytes, fewer layers at a time.
+            match (workers, uploads) {
+                (1, 1) => return Err(too_little(wish.memory_bytes, fixed + HELD_BYTES_MIN)),
+                (1, _) => uploads -= 1,
+                (_, _) => workers -= 1,
+            }
+        }
+    }
+}
+
+fn too_little(memory_bytes: u64, needed: u64) -> Error {
+    let reason = format!("a freeze like this needs {} MiB", needed.div_ceil(1 << 20));
+    Error::usage("reading --memory", format_args!("{} MiB", memory_bytes >> 20), reason)
 }
 
 fn largest_layer_bytes(survey: &Survey, layer_size: LayerSize) -> u64 {
@@ -137,7 +155,9 @@ mod tests {
                 let budget =
                     Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
                 assert!(budget.memory_bytes_max() <= mebibytes << 20, "{mebibytes} MiB, {tar_bytes}: {budget:?}");
-                assert!(budget.hold_bytes_max + budget.gather_bytes_max < budget.held_bytes_max);
+                assert!(
+                    budget.hold_bytes_max + budget.workers as u64 * budget.gather_bytes_max < budget.held_bytes_max
+                );
             }
         }
     }

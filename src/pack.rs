@@ -81,7 +81,7 @@ pub(crate) struct Packer {
     /// Most bytes of a streaming layer's output that stay in memory.
     pub(crate) gather_bytes_max: u64,
     /// Compressor threads for a streaming layer.
-    pub(crate) threads: u32,
+    pub(crate) stream_threads: u32,
     pub(crate) sinks: usize,
     pub(crate) memory: Memory,
     pub(crate) scratch: Arc<Scratch>,
@@ -177,7 +177,7 @@ impl<'a> Coming<'a> {
             if file.append(&bytes)? {
                 return Ok(());
             }
-            self.stream(self.packer.threads, self.packer.gather_bytes_max)?;
+            self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?;
         }
         if let Way::Streaming(encoder, gathering) = &mut self.way {
             self.packer.compress(&bytes, encoder, gathering)
@@ -198,7 +198,7 @@ impl<'a> Coming<'a> {
             self.way = Way::Spilling(file);
             return Ok(());
         }
-        self.stream(self.packer.threads, self.packer.gather_bytes_max)
+        self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)
     }
 
     /// Begins to compress: first what is held and what was spilled.
@@ -233,8 +233,8 @@ impl<'a> Coming<'a> {
                 return Ok(Outgoing::Known(Packed { index: self.index, diff_id, tar_bytes, descriptor }));
             }
             match self.way {
-                Way::Spilling(_) => self.stream(self.packer.threads, self.packer.gather_bytes_max)?,
-                _ => self.stream(1, u64::MAX)?,
+                Way::Spilling(_) => self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?,
+                _ => self.stream(0, u64::MAX)?,
             }
         }
         let Way::Streaming(encoder, mut gathering) = self.way else { return Err(Error::hung_up("a packer")) };

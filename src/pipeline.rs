@@ -101,7 +101,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         method: line.method,
         hold_bytes_max: line.budget.hold_bytes_max,
         gather_bytes_max: line.budget.gather_bytes_max,
-        threads: u32::try_from(line.budget.workers).unwrap_or(1),
+        stream_threads: line.budget.stream_threads,
         sinks: line.sinks.len(),
         memory: memory.clone(),
         scratch: line.scratch,

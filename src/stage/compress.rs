@@ -12,6 +12,9 @@ use crate::oci::Compression;
 /// Bytes of input in one gzip member. Fixed, so that the same tar gives the same blob however it arrives.
 const MEMBER_BYTES: usize = 1 << 20;
 
+/// Bytes of input that one of zstd's own threads takes at a time.
+const JOB_BYTES: u32 = 2 << 20;
+
 /// A compression and its level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Method {
@@ -55,8 +58,8 @@ enum Codec {
 }
 
 impl Encoder {
-    /// An encoder for one layer. With `threads` of more than one, zstd compresses on threads of its own (still one
-    /// frame, and the same bytes for any number of threads above one); gzip stays on the caller's.
+    /// An encoder for one layer. With `threads`, zstd compresses on so many of its own (still one frame, and the same
+    /// bytes for any number of them but none); with 0 it stays on the caller's, as gzip always does.
     ///
     /// # Errors
     /// When the compressor refuses its parameters.
@@ -64,7 +67,8 @@ impl Encoder {
         let codec = match method.compression {
             Compression::Zstd => {
                 let mut encoder = ZstdEncoder::new(method.level).map_err(failed)?;
-                if threads > 1 {
+                if threads > 0 {
+                    encoder.set_parameter(CParameter::JobSize(JOB_BYTES)).map_err(failed)?;
                     encoder.set_parameter(CParameter::NbWorkers(threads)).map_err(failed)?;
                 }
                 Codec::Zstd(encoder)
@@ -166,6 +170,17 @@ pub fn encoder_bytes_max(method: Method) -> u64 {
     }
 }
 
+/// The same for an encoder with `threads` of its own: one more copy of the input for each and a few besides, and two of
+/// the output.
+#[must_use]
+pub fn stream_encoder_bytes_max(method: Method, threads: u32) -> u64 {
+    let one = encoder_bytes_max(method);
+    match method.compression {
+        Compression::Zstd => u64::from(threads) * one + u64::from(JOB_BYTES) * (3 * u64::from(threads) + 4),
+        _ => one,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -209,8 +224,8 @@ mod tests {
         let input = sample();
         for compression in [Compression::Zstd, Compression::Gzip, Compression::None] {
             let method = Method::new(compression, None).unwrap();
-            let blob = compress(method, 1, &input, 1 << 20);
-            assert_eq!(blob, compress(method, 1, &input, 777), "{compression}");
+            let blob = compress(method, 0, &input, 1 << 20);
+            assert_eq!(blob, compress(method, 0, &input, 777), "{compression}");
             let mut plain = Vec::new();
             match compression {
                 Compression::Zstd => {
@@ -229,7 +244,7 @@ mod tests {
     #[test]
     fn zstd_threads_keep_one_frame_and_their_number_does_not_show() {
         let (input, method) = (sample(), Method::new(Compression::Zstd, Some(3)).unwrap());
-        let blob = compress(method, 2, &input, 65_536);
+        let blob = compress(method, 1, &input, 65_536);
         assert_eq!(blob, compress(method, 3, &input, 65_536));
         assert_eq!(zstd::zstd_safe::find_frame_compressed_size(&blob).unwrap(), blob.len());
         assert!(zstd::decode_all(&blob[..]).unwrap() == input);
@@ -238,7 +253,7 @@ mod tests {
     #[test]
     fn an_empty_layer_is_still_a_frame() {
         let method = Method::new(Compression::Zstd, None).unwrap();
-        assert_eq!(zstd::decode_all(&compress(method, 1, &[], 1)[..]).unwrap(), Vec::<u8>::new());
+        assert_eq!(zstd::decode_all(&compress(method, 0, &[], 1)[..]).unwrap(), Vec::<u8>::new());
     }
 
     #[test]
