@@ -51,17 +51,22 @@ pub enum Keeps {
 
 /// Everything about each entry in one line, by path.
 pub fn inventory(root: &Path, keeps: Keeps) -> BTreeMap<PathBuf, String> {
+    inventory_without(root, keeps, |_| false)
+}
+
+/// [`inventory`] but for the entries, relative to the root, that are `left` out, and what is below them.
+pub fn inventory_without(root: &Path, keeps: Keeps, left: impl Fn(&Path) -> bool) -> BTreeMap<PathBuf, String> {
     let mut paths = Vec::new();
-    list(root, &mut paths);
+    list(root, &mut paths, &|path| left(path.strip_prefix(root).expect("a path below it")));
     paths.sort();
-    let (mut entries, mut groups): (_, HashMap<u64, PathBuf>) = (BTreeMap::new(), HashMap::new());
+    let (mut entries, mut groups): (_, HashMap<(u64, u64), PathBuf>) = (BTreeMap::new(), HashMap::new());
     for path in paths {
         let relative = path.strip_prefix(root).expect("a path below it").to_owned();
         let meta = path.symlink_metadata().expect("an entry");
         let group = if meta.is_dir() {
             relative.clone()
         } else {
-            groups.entry(meta.ino()).or_insert_with(|| relative.clone()).clone()
+            groups.entry((meta.dev(), meta.ino())).or_insert_with(|| relative.clone()).clone()
         };
         let (size, content) = if meta.is_file() { (meta.size(), digest(&path)) } else { (0, String::new()) };
         let (nanoseconds, attributes) = match keeps {
@@ -97,12 +102,15 @@ fn shown(path: &Path) -> impl std::fmt::Display {
     path.as_os_str().as_bytes().escape_ascii()
 }
 
-fn list(folder: &Path, paths: &mut Vec<PathBuf>) {
+fn list(folder: &Path, paths: &mut Vec<PathBuf>, left: &dyn Fn(&Path) -> bool) {
     paths.push(folder.to_owned());
     for entry in folder.read_dir().expect("a folder") {
         let path = entry.expect("an entry").path();
+        if left(&path) {
+            continue;
+        }
         if path.symlink_metadata().expect("an entry").is_dir() {
-            list(&path, paths);
+            list(&path, paths, left);
         } else {
             paths.push(path);
         }

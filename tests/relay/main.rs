@@ -5,6 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
+#[path = "../support/standin.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod standin;
+
 mod calls;
 mod faults;
 mod rig;

@@ -1,7 +1,5 @@
 //! Whole machines come over, entry by entry.
 
-use std::path::PathBuf;
-
 use smolfreeze::exclude::Exclude;
 use smolfreeze::progress::NoticeKind;
 use smolfreeze::source::Selection;
@@ -39,11 +37,6 @@ const LEFT: [&str; 9] = [
     "./workspace/.smolvm-*",
 ];
 
-fn root_of(rig: &Rig) -> PathBuf {
-    let holder = std::fs::read_to_string(rig.state.path().join(rig.name).join("holder")).unwrap();
-    PathBuf::from(format!("/proc/{holder}/root"))
-}
-
 #[test]
 fn a_debian_machine_comes_over() {
     let rig = Rig::start(Kind::Debian);
@@ -59,7 +52,7 @@ fn a_debian_machine_comes_over() {
     let (about, bytes) = (survey.tar_bytes.unwrap(), frozen.tar.as_file().metadata().unwrap().len());
     assert!(about.abs_diff(bytes) < bytes / 4, "surveyed {about}, came {bytes}");
     let unpacked = frozen.unpack();
-    let (expected, found) = (tree(&root_of(&rig), &LEFT, true), tree(unpacked.path(), &[], true));
+    let (expected, found) = (tree(&rig.root(), &LEFT, true), tree(unpacked.path(), &[], true));
     assert!(expected.len() > 1000 && expected.contains_key("data/db/table") && expected.contains_key("workspace/hard"));
     assert_eq!(differences(&expected, &found), Vec::<String>::new());
     assert_eq!(frozen.retries, 0);
@@ -72,7 +65,7 @@ fn a_busybox_machine_comes_over() {
     rig.sh(AWKWARD);
     let frozen = rig.freeze(rig.options(), &Selection::default()).unwrap();
     let unpacked = frozen.unpack();
-    let (expected, found) = (tree(&root_of(&rig), &LEFT, false), tree(unpacked.path(), &[], false));
+    let (expected, found) = (tree(&rig.root(), &LEFT, false), tree(unpacked.path(), &[], false));
     assert!(expected.contains_key("srv/awkward/random") && expected.contains_key("workspace/hard"));
     assert_eq!(differences(&expected, &found), Vec::<String>::new());
     rig.assert_clean();
@@ -84,8 +77,8 @@ fn a_bare_machine_comes_over() {
     rig.sh(AWKWARD);
     let frozen = rig.freeze(rig.options(), &Selection::default()).unwrap();
     let unpacked = frozen.unpack();
-    let mut expected = tree(&root_of(&rig), &[&LEFT[..], &["./workspace", "./.smolvm-ready.*"]].concat(), true);
-    for (path, what) in tree(&root_of(&rig).join("storage/workspace"), &["./.smolvm-*"], true) {
+    let mut expected = tree(&rig.root(), &[&LEFT[..], &["./workspace", "./.smolvm-ready.*"]].concat(), true);
+    for (path, what) in tree(&rig.root().join("storage/workspace"), &["./.smolvm-*"], true) {
         let path = if path.is_empty() { "workspace".to_owned() } else { format!("workspace/{path}") };
         expected.insert(path, what);
     }
@@ -152,7 +145,7 @@ fn what_is_left_out_is_left_out() {
 #[test]
 fn a_socket_is_named() {
     let rig = Rig::start(Kind::Debian);
-    let holder = root_of(&rig);
+    let holder = rig.root();
     std::os::unix::net::UnixListener::bind(holder.join("srv/so ck")).unwrap();
     let frozen = rig.freeze(rig.options(), &Selection::default()).unwrap();
     assert_eq!(frozen.notices.count(NoticeKind::Socket), 1);

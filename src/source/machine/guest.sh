@@ -128,8 +128,9 @@ walk() {
 in_order() { tr '/\001' '\001/' | sort -z -u | tr '/\001' '\001/'; }
 
 # "device.inode name" in front of what find gives; sorted by it, then cut off again. sed works on lines, so line break
-# and NUL change places around it.
-by_inode() { sort -z | tr '\n\000' '\000\n' | sed 's/^[^ ]* //' | tr '\n\000' '\000\n'; }
+# and NUL change places around it. Once each: busybox find goes into a mount from above although -xdev is given, if that
+# mount is a root of its own, and a link to itself is more than unpackers can take.
+by_inode() { sort -z -u | tr '\n\000' '\000\n' | sed 's/^[^ ]* //' | tr '\n\000' '\000\n'; }
 
 # The names of base $1, NUL-terminated: `single` (one link, and directories) or `linked` (several links, by inode).
 list() {
@@ -304,7 +305,7 @@ prepare() {
 	elif [ -e "$spool/made" ]; then
 		# A host that did not hear the first answer asks again.
 		echo "ready"
-	elif made=$(stat -c %Y "$folder") && { mkdir "$spool" || [ -d "$spool" ]; }; then
+	elif made=$(stat -c %.9Y "$folder") && { mkdir "$spool" || [ -d "$spool" ]; }; then
 		echo "$made" >"$spool/made"
 		echo "ready"
 	fi
@@ -314,7 +315,8 @@ prepare() {
 # The spool's own folder gets the time back that it had before us: an unchanged machine gives unchanged layers.
 untouched() {
 	[ -n "${made:-}" ] || { read -r made <"$spool/made"; } 2>/dev/null
-	touch -d "@${made:-}" "$folder" 2>/dev/null
+	# GNU's tools know nanoseconds; busybox's stat gives whole seconds for the same format, and its touch takes no others.
+	touch -d "@${made:-}" "$folder" 2>/dev/null || touch -d "@${made%.*}" "$folder" 2>/dev/null
 }
 
 # Ends everything of ours. The group is only killed when it is our own: an agent may share one with what it starts.
