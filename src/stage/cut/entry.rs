@@ -255,6 +255,7 @@ impl Pending {
         }
         let link = match main.kind {
             Kind::HardLink => match path::normalise(&link) {
+                Ok(target) if target == path => return refuse("it is a link to itself"),
                 Ok(target) => Some(target),
                 Err(reason) => return refuse(&format!("it is a link to {}: {reason}", quoted(&link))),
             },

@@ -121,6 +121,12 @@ fn links_stay_with_their_file() {
 }
 
 #[test]
+fn a_link_to_itself_is_refused() {
+    let error = cut(&CutOptions::default(), &archive(&[entry("a", b'0', b"1"), link("./a", "a")]), 512).unwrap_err();
+    assert!(error.to_string().contains("'./a'") && error.to_string().contains("itself"), "{error}");
+}
+
+#[test]
 fn a_folder_can_have_layers_of_its_own() {
     let names_in = ["./", "./a", "./workspace/", "./workspace/x", "./workspaces"];
     let entries: Vec<_> =
