@@ -9,8 +9,8 @@ flock 9
 
 if ! [ -d debian ]; then
 	rm -rf debian.new
-	mirror=${MIRROR:-$(sed -n 's/^URIs: *\(.*debian\)$/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)}
-	debootstrap --variant=minbase bookworm debian.new "${mirror:-http://deb.debian.org/debian}" >debootstrap.log 2>&1 || {
+	mirror=${DEBIAN_MIRROR:-$(sed -n 's/^URIs: *\(.*debian\)$/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)}
+	debootstrap --variant=minbase bookworm debian.new ${mirror:+"$mirror"} >debootstrap.log 2>&1 || {
 		tail -n 5 debootstrap.log >&2
 		exit 1
 	}
