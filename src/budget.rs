@@ -166,7 +166,7 @@ mod tests {
     fn small_machines_need_no_scratch() {
         let plan =
             |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
-        assert_eq!(plan(2_800 << 20).scratch_bytes_max, 0);
+        assert_eq!(plan(2_300 << 20).scratch_bytes_max, 0);
         assert!(plan(20 << 30).scratch_bytes_max > 0);
     }
 

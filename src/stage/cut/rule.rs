@@ -10,8 +10,9 @@ pub enum LayerSize {
     About(u64),
 }
 
-/// A machine of any size is cut into about this many layers at most: container runtimes stop at 127.
-const LAYERS_MAX: u64 = 90;
+/// A machine of any size is cut into about this many layers of the size aimed at, and so into a third more at most: real
+/// trees give shorter ones. Container runtimes stop at 127.
+const LAYERS_MAX: u64 = 75;
 
 /// The smallest size that a plan chooses by itself, in bytes. Of 16, 32 and 64 MiB it sends little more again after a
 /// small change than the first, with half as many layers.
