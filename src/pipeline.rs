@@ -92,8 +92,15 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
 
     let outlet = Outlet::new(pieces_end, memory.clone(), Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (stream, options) = (line.stream, line.cut);
-    let meters = Arc::clone(&line.meters);
-    let notices = crew.spawn("source", move || meters.source.busy_but_waiting(|| stream(outlet)));
+    let (meters, held) = (Arc::clone(&line.meters), memory.clone());
+    let notices = crew.spawn("source", move || {
+        meters.source.busy_but_waiting(|| {
+            let streamed = stream(outlet);
+            // Whoever of the source's own threads waited for memory, the source stood still.
+            meters.source.waited(held.waited());
+            streamed
+        })
+    });
     let cut = CutThread { meters: Arc::clone(&line.meters), observer: Arc::clone(&line.observer) };
     let summary = crew
         .spawn("cut", move || Arc::clone(&cut.meters).cut.busy_but_waiting(|| cut.run(options, &pieces, &feeds_end)));

@@ -164,10 +164,11 @@ impl LayoutSink {
         if self.written.lock().unwrap_or_else(PoisonError::into_inner).closed {
             return Ok(());
         }
+        let paths = self.close();
+        // Another freeze may have found these blobs and counts on them.
         if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
         }
-        let paths = self.close();
         self.remove_leftovers();
         paths.iter().try_for_each(|path| remove(path))?;
         take_back(&self.created);

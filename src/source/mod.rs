@@ -70,7 +70,7 @@ impl Outlet {
     /// # Errors
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
-        self.meters.source.waiting(|| self.memory.buffer())
+        self.memory.buffer()
     }
 
     /// Hands on the next bytes of the tar; blocks while the edge is full.

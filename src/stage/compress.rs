@@ -183,8 +183,6 @@ pub fn stream_encoder_bytes_max(method: Method, threads: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
     use crate::stop::Stop;
 
@@ -231,7 +229,6 @@ mod tests {
                 Compression::Zstd => {
                     let frames = zstd::zstd_safe::find_frame_compressed_size(&blob).unwrap();
                     assert_eq!(frames, blob.len(), "one frame, to the last byte");
-                    zstd::Decoder::new(&blob[..]).unwrap().take(1 << 30).read_to_string(&mut String::new()).ok();
                     plain = zstd::decode_all(&blob[..]).unwrap();
                 }
                 Compression::Gzip => plain = gunzip(&blob),
