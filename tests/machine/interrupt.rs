@@ -27,6 +27,13 @@ fn leaves_by(signal: Signal, freeze: Child) {
     assert!(took < LEAVE_WITHIN, "it took {took:?}");
 }
 
+/// Before it does, a signal ends it as it ends any process: nothing has begun then, and nothing is said.
+fn catches(freeze: &Child, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", freeze.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(caught, 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_while_layers_are_sent_and_chunks_fetched() {
     let desk = Desk::new(Kind::Busybox);
@@ -61,6 +68,7 @@ fn a_signal_before_the_first_chunk() {
     let to = format!("oci:{}", layout.display());
     for (signal, pause_ms) in [(Signal::TERM, 60), (Signal::INT, 200), (Signal::TERM, 400), (Signal::INT, 1200)] {
         let freeze = desk.command(&["--to", &to, "--quiet"]).process_group(0).spawn().unwrap();
+        until("it listens to signals", || catches(&freeze, signal));
         std::thread::sleep(Duration::from_millis(pause_ms));
         leaves_by(signal, freeze);
         desk.machine.assert_clean();
