@@ -45,7 +45,7 @@ pub(crate) fn deliver(
         if !std::mem::take(&mut first) {
             join.seam(&mut |bytes| outlet.send(bytes))?;
         }
-        let mut decoder = decoder(&mut archive, compression).map_err(|error| unreadable(subject, error))?;
+        let mut decoder = Decoder::new(&mut archive, compression).map_err(|error| unreadable(subject, error))?;
         while let Some(bytes) = fill(&mut decoder, outlet, subject)? {
             join.take(&bytes, &mut |bytes| outlet.send(bytes))?;
         }
@@ -58,32 +58,40 @@ pub(crate) fn deliver(
     }
 }
 
-fn decoder<'a>(archive: &'a mut Archive, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match compression {
-        Compression::None => Box::new(archive),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(archive)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(archive)?),
-    })
+enum Decoder<'a> {
+    /// Files are read into buffers as they are, without a look at the room in between.
+    Plain(&'a mut Archive),
+    Compressed(Box<dyn Read + 'a>),
+}
+
+impl<'a> Decoder<'a> {
+    fn new(archive: &'a mut Archive, compression: Compression) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::Plain(archive),
+            Compression::Gzip => Self::Compressed(Box::new(flate2::read::MultiGzDecoder::new(archive))),
+            Compression::Zstd => Self::Compressed(Box::new(zstd::stream::read::Decoder::new(archive)?)),
+        })
+    }
+
+    /// Appends `room` bytes, or as many as the archive has.
+    fn read(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Plain(archive) => archive.append(room, to),
+            Self::Compressed(decoder) => decoder.take(room).read_to_end(to).map(|_| ()),
+        }
+    }
 }
 
 /// The next full buffer; a shorter one at the end, then none.
-fn fill(from: &mut impl Read, outlet: &Outlet, subject: &str) -> Result<Option<Bytes>> {
+fn fill(from: &mut Decoder<'_>, outlet: &Outlet, subject: &str) -> Result<Option<Bytes>> {
     let mut buffer = outlet.buffer()?;
-    let room = buffer.room();
-    let bytes = buffer.bytes_mut();
-    bytes.resize(room, 0);
-    let mut filled = 0;
-    while filled < room {
-        match from.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(Error::hung_up("the relay")),
-            Err(error) => return Err(unreadable(subject, error)),
-        }
+    let room = buffer.room() as u64;
+    match from.read(room, buffer.bytes_mut()) {
+        Ok(()) if buffer.is_empty() => Ok(None),
+        Ok(()) => Ok(Some(buffer.freeze())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::hung_up("the relay")),
+        Err(error) => Err(unreadable(subject, error)),
     }
-    bytes.truncate(filled);
-    Ok((filled > 0).then(|| buffer.freeze()))
 }
 
 fn unreadable(subject: &str, error: io::Error) -> Error {
@@ -117,6 +125,23 @@ impl Archive {
                 None => self.at = At::HungUp,
             }
         }
+    }
+
+    /// Appends the archive's next `room` bytes, or as many as are left.
+    fn append(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
+        let mut left = room;
+        while left > 0 {
+            self.wait();
+            if self.at == At::HungUp {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let Some((file, _)) = &mut self.current else { return Ok(()) };
+            match file.take(left).read_to_end(to)? {
+                0 => self.current = None,
+                count => left -= count as u64,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,8 +11,9 @@
 #   stop SPOOL                                   ends it and removes every trace
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
-# In a spool (0700): guest.sh (this file and, in lines that start with `#: `, the plan), c.N (chunk N, never touched
-# again), m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while
+# In a spool (0700): guest.sh (this file and, in lines that start with `#: `, the plan), c.S (a chunk; chunk N lies in
+# slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it), m.N (its line,
+# there once the chunk is complete), state, sign (changes with every `next`), beat (changes while
 # the producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
@@ -46,12 +47,12 @@ short=1 long=1
 pace() {
 	if ! { read -r short long <"$spool/pace"; } 2>/dev/null; then
 		short=1 long=1
-		if sleep 0.002 2>/dev/null; then short=0.005 long=0.1; fi
+		if sleep 0.002 2>/dev/null; then short=0.04 long=0.1; fi
 	fi
 }
 
-# Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores.
-pause() { if [ "$1" -lt 50 ]; then sleep "$short"; else sleep "$long"; fi; }
+# Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores. Each is a process.
+pause() { if [ "$1" -lt 12 ]; then sleep "$short"; else sleep "$long"; fi; }
 
 # Behind everything that the machine does for its user; busybox may lack nice.
 gently() { if has nice; then nice "$@"; else "$@"; fi; }
@@ -133,10 +134,16 @@ in_order() { tr '/\001' '\001/' | sort -z -u | tr '/\001' '\001/'; }
 by_inode() { sort -z -u | tr '\n\000' '\000\n' | sed 's/^[^ ]* //' | tr '\n\000' '\000\n'; }
 
 # The names of base $1, NUL-terminated: `single` (one link, and directories) or `linked` (several links, by inode).
+# Sockets mean nothing without their process, and no archive holds one: named among the words, and left out.
 list() {
 	case $2 in
 	single)
-		walk "$1" ! -type s '(' -type d -o -links 1 ')' -print0 | in_order
+		if is_gnu find; then
+			walk "$1" '(' -type s -fprintf /proc/self/fd/2 'socket: %p\n' -o '(' -type d -o -links 1 ')' -print0 ')'
+		else
+			walk "$1" -type s -print | sed 's/^/socket: /' >&2
+			walk "$1" ! -type s '(' -type d -o -links 1 ')' -print0
+		fi | in_order
 		# Mount points and the like: the entry itself, nothing below it.
 		plan_values "$1" left
 		printf '%s\n' "$values" | while IFS= read -r value; do
@@ -176,8 +183,9 @@ gnu_flags() {
 # One archive of the names on stdin. Each tar's exit code goes to the verdict.
 archive() {
 	if find_tar; then
+		# Records of 64 KiB: a sixth of the writes, and what `cut_up` counts.
 		# shellcheck disable=SC2046  # words on purpose
-		gently "$tar" $(gnu_flags "$1") --null --no-unquote --no-recursion -T - -cf -
+		gently "$tar" $(gnu_flags "$1") --blocking-factor=128 --null --no-unquote --no-recursion -T - -cf -
 		echo "tar $?" >>"$spool/verdict"
 	else
 		# busybox's tar takes names only as arguments: one archive a batch, each without its end mark of 1,024 zeros.
@@ -194,48 +202,66 @@ squeeze() {
 	case $1 in
 	gzip) gently gzip -1 -c ;;
 	zstd) gently zstd -q -1 -c ;;
-	*) cat ;;
 	esac
 }
 
-# Chunk N, complete, becomes visible: its line says size and checksum.
+# Chunk N of SIZE bytes, complete in its slot, becomes visible: its line says size and checksum.
 publish() {
-	if has cksum; then sum="cksum $(cksum <"c.$1")"; else sum="md5 $(md5sum <"c.$1")"; fi
+	if has cksum; then sum="cksum $(cksum <"c.$3")"; else sum="md5 $(md5sum <"c.$3")"; fi
 	# "kind sum rest": what the tool says behind the sum is not wanted.
 	kind=${sum%% *} rest=${sum#* }
 	echo "chunk $1 $2 $kind ${rest%% *}" >"m.new.$1" && mv "m.new.$1" "m.$1"
 }
 
-# Unacknowledged chunks. Counts files, so nothing that is killed can lose count.
-unacknowledged() {
-	set -- c.*
-	if [ -e "$1" ]; then echo $#; else echo 0; fi
+# The next chunk of stdin into slot $1; leaves its size in $size. What GNU tar writes comes in whole records, so their
+# count tells the size, and a slot's file can be written over: that takes half the time of new pages for each chunk.
+fill() {
+	if [ "$records" = whole ]; then
+		dd of="c.$1" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock conv=notrunc 2>dd.words || return
+		# "FULL+PARTIAL records in"
+		read -r count _ <dd.words
+		[ "${count#*+}" = 0 ] || {
+			echo "the archive ends in the middle of a record" >dd.words
+			return 1
+		}
+		size=$((${count%+*} * 65536))
+		[ "$size" -eq "$chunk_bytes" ] || dd if=/dev/null of="c.$1" bs=65536 seek="${count%+*}" 2>dd.words
+	else
+		dd of="c.$1" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock 2>dd.words || return
+		size=$(wc -c <"c.$1")
+	fi
+}
+
+# Waits until index N may be used: when N - $window was acknowledged, whose slot it takes. Files tell, so nothing that is
+# killed can lose count.
+take_turn() {
+	turns=0
+	while [ -e "u.$(($1 - window))" ]; do
+		pause "$turns"
+		turns=$((turns + 1))
+	done
+	: >"u.$1"
 }
 
 # Cuts stdin into chunks, at most $window of them unacknowledged; a seam marks the archive's end.
 cut_up() {
 	read -r index <index
-	size=$chunk_bytes
-	while [ "$size" -eq "$chunk_bytes" ]; do
-		turns=0
-		while [ "$(unacknowledged)" -ge "$window" ]; do
-			pause "$turns"
-			turns=$((turns + 1))
-		done
-		dd of="c.$index" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock 2>dd.words || {
+	take_turn "$index"
+	while
+		slot=$((index % window))
+		fill "$slot" || {
 			cat dd.words >&2
 			echo "dd 1" >>verdict
 			: >failed
 			return
 		}
-		size=$(wc -c <"c.$index")
-		if [ "$size" -eq 0 ]; then
-			rm -f "c.$index"
-			break
-		fi
+		[ "$size" -gt 0 ]
+	do
 		# Beside the next dd: a checksum must not keep tar waiting.
-		publish "$index" "$size" &
+		publish "$index" "$size" "$slot" &
 		index=$((index + 1))
+		take_turn "$index"
+		[ "$size" -eq "$chunk_bytes" ] || break
 	done
 	wait
 	echo "seam $index" >m.new && mv m.new "m.$index"
@@ -260,18 +286,12 @@ archives() {
 
 # One archive, from the list to the chunks: base, links, follows, folder.
 one_archive() {
+	records=odd
+	if [ "$squeeze" = none ] && find_tar; then records=whole; fi
 	(
 		cd "$4" || exit 1
 		list "$1" "$2" "$3" | archive "$2"
-	) | squeeze "$squeeze" | cut_up
-}
-
-# Sockets mean nothing without their process, and no archive holds one: named, and left out.
-sockets() {
-	printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p' | while read -r base; do
-		plan_values "$base" base
-		(cd "$values" && walk "$base" -type s -print) | sed 's/^/socket: /' >&2
-	done
+	) | if [ "$squeeze" = none ]; then cut_up; else squeeze "$squeeze" | cut_up; fi
 }
 
 set_state() { echo "$*" >state.new && mv state.new state; }
@@ -375,7 +395,7 @@ produce() {
 			cat >/dev/null
 		} <words.pipe &
 		reader=$!
-		{ sockets; archives; } 2>words.pipe
+		archives 2>words.pipe
 		wait "$reader"
 		read -r index <index
 		set_state "end $index"
@@ -393,23 +413,24 @@ next() {
 		return
 	}
 	echo "$5" >"sign.new.$$" && mv "sign.new.$$" sign
-	ack=$1
-	while [ "$ack" -lt "$2" ]; do
-		rm -f "c.$ack" "m.$ack"
+	ack=$1 ack_to=$2 index=$3 turns_max=$4 answer=$5
+	set --
+	while [ "$ack" -lt "$ack_to" ]; do
+		set -- "$@" "m.$ack" "u.$ack"
 		ack=$((ack + 1))
 	done
+	[ $# -eq 0 ] || rm -f "$@"
 	pace
-	# At most $4 seconds, counted in pauses: a guest's clock may jump.
-	turns=0 turns_max=$4 state=''
-	if [ "$short" != 1 ]; then turns_max=$(($4 * 10 + 45)); fi
-	while [ ! -e "m.$3" ] && [ "$turns" -lt "$turns_max" ]; do
+	# At most that many seconds, counted in pauses: a guest's clock may jump.
+	turns=0 state=''
+	if [ "$short" != 1 ]; then turns_max=$((turns_max * 10 + 20)); fi
+	while [ ! -e "m.$index" ] && [ "$turns" -lt "$turns_max" ]; do
 		read -r state <state && [ "$state" != running ] && break
 		pause "$turns"
 		turns=$((turns + 1))
 	done 2>/dev/null
 	# State before chunks: an end that is seen has all its chunks before it.
 	{ read -r state <state; } 2>/dev/null
-	index=$3
 	while [ -e "m.$index" ]; do
 		read -r line <"m.$index" && echo "$line"
 		index=$((index + 1))
@@ -422,7 +443,7 @@ next() {
 		sed 's/^/word /' words
 		;;
 	esac
-	echo "done $5"
+	echo "done $answer"
 }
 
 stop() {

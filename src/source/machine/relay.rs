@@ -150,7 +150,7 @@ impl<L: Link> Relay<'_, L> {
 
     /// One chunk, until it is right.
     async fn fetch(&self, index: u64, size: u64, sum: Sum, slot: OwnedSemaphorePermit) -> Result<Event> {
-        let from = format!("{}/c.{index}", self.spool);
+        let from = format!("{}/c.{}", self.spool, index % self.options.window_chunks);
         // A slow link still gets 256 KiB a second.
         let limit = self.options.call_limit + Duration::from_secs(size >> 18);
         let file = self
