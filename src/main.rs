@@ -18,6 +18,10 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
+    if let Some(reader) = arguments.guest_reader() {
+        let read = reader.run();
+        return read.unwrap_or_else(|error| complain(&error.to_string(), error.kind().exit_code()));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime failed: {error}"), 1),

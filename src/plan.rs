@@ -274,7 +274,7 @@ impl Opened {
 async fn open_machine(name: &str, options: &mut FreezeOptions, exclude: Exclude, stop: &Stop) -> Result<Opened> {
     let machine = Machine::open(name, options.machine.clone(), stop).await?;
     describe_machine(&mut options.image, machine.facts());
-    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: Vec::new() };
+    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), ..Selection::default() };
     let survey = machine.survey(&selection, stop).await?;
     let (stop, runtime) = (stop.clone(), Handle::current());
     Ok(Opened {
@@ -325,6 +325,7 @@ fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle
                 exclude,
                 include_mounts: options.include_mounts.clone(),
                 own_outputs: own_outputs.collect(),
+                ..Selection::default()
             };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;

@@ -3,7 +3,7 @@
 //! The library tells an [`Observer`] what happens, at the moment it happens. An observer returns nothing and must not
 //! block: it is called from the threads that do the work. [`Silent`] is the one that listens to nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Something about an entry of a live filesystem that the user should know.
@@ -218,4 +218,6 @@ pub struct Meters {
     pub compress: Meter,
     /// Sending to all sinks.
     pub send: Meter,
+    /// Whether a machine was read by our own reader in the guest.
+    pub own_reader: AtomicBool,
 }

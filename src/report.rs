@@ -1,5 +1,6 @@
 //! The result of a freeze, for people and as JSON.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct Snapshot {
     pub stages: Stages,
     /// Operations that were tried again, in all stages.
     pub retries: u64,
+    /// Whether a machine was read by our own reader in the guest, and not by the guest's tools.
+    #[serde(default)]
+    pub own_reader: bool,
     /// The stage that was busy most of the time, and so decided how long it took.
     pub bottleneck: String,
     /// Most bytes of layers that were held in memory.
@@ -124,6 +128,7 @@ impl Snapshot {
             seconds: 0.0,
             stages: Stages::default(),
             retries: 0,
+            own_reader: false,
             bottleneck: String::new(),
             held_bytes_peak: flowed.held_bytes_peak,
             memory_bytes_max: budget.memory_bytes_max(),
@@ -148,6 +153,7 @@ impl Snapshot {
             .iter()
             .map(|stage| stage.retries)
             .sum();
+        self.own_reader = meters.own_reader.load(Ordering::Relaxed);
         self.bottleneck = self.find_bottleneck();
         self
     }

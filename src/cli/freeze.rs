@@ -69,15 +69,19 @@ struct MachineArguments {
     /// What stands before NAME in the machine's name, for programs that name machines by a rule.
     #[arg(long, value_name = "PREFIX", default_value = "")]
     machine_prefix: String,
-    /// Bytes of one chunk; three of them are under way at a time.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = bytes)]
-    chunk_size: u64,
+    /// Bytes of one chunk, of which three are under way at a time; by default 32 MiB, or less where space is short.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    chunk_size: Option<u64>,
     /// Chunks that may lie in the guest at once.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1024))]
     window: u64,
     /// How the guest compresses what crosses the link; worth it only where the link is slower than the guest's cores.
     #[arg(long, value_enum, default_value_t = CompressionArgument::None, value_name = "HOW")]
     guest_compression: CompressionArgument,
+    /// Who reads the guest's files: a copy of this program where it can run there, else the guest's own tools; or always
+    /// the guest's tools.
+    #[arg(long, value_enum, default_value_t = ReaderArgument::Auto, value_name = "WHO")]
+    guest_reader: ReaderArgument,
     /// Run this in the guest by `sh -c`, as root, before anything is read.
     #[arg(long, value_name = "COMMAND")]
     pre_exec: Option<String>,
@@ -147,6 +151,12 @@ enum CompressionArgument {
     Zstd,
     Gzip,
     None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ReaderArgument {
+    Auto,
+    Tar,
 }
 
 impl From<CompressionArgument> for Compression {
@@ -246,6 +256,10 @@ impl MachineArguments {
             smolvm: self.smolvm,
             chunk_bytes: self.chunk_size,
             window_chunks: self.window,
+            reader: match self.guest_reader {
+                ReaderArgument::Auto => std::env::current_exe().ok(),
+                ReaderArgument::Tar => None,
+            },
             guest_compression: self.guest_compression.into(),
             wait: self.wait,
             pre_exec: self.pre_exec,

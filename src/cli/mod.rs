@@ -13,6 +13,7 @@ use smolfreeze::sink::registry::RegistryOptions;
 use smolfreeze::stop::Stop;
 
 mod freeze;
+mod guest_reader;
 mod inspect;
 mod verify;
 
@@ -33,6 +34,8 @@ enum Command {
     Freeze(Box<freeze::Freeze>),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    #[command(hide = true)]
+    GuestReader(guest_reader::GuestReader),
     /// Print shell completions.
     Completions {
         /// The shell to complete in.
@@ -67,12 +70,20 @@ impl RegistryArguments {
     }
 }
 
+impl Arguments {
+    /// The command that a guest runs: it knows no signals, so that whoever ends its group ends it at once.
+    pub fn guest_reader(&self) -> Option<&guest_reader::GuestReader> {
+        if let Command::GuestReader(reader) = &self.command { Some(reader) } else { None }
+    }
+}
+
 /// Runs one command.
 pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
     match arguments.command {
         Command::Freeze(freeze) => freeze.run(stop).await,
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
+        Command::GuestReader(reader) => reader.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);

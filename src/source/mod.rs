@@ -111,6 +111,8 @@ pub struct Selection {
     pub exclude: crate::exclude::Exclude,
     /// Mounts whose contents are wanted, as paths relative to the root.
     pub include_mounts: Vec<PathBuf>,
+    /// Folders whose contents are not wanted, as paths relative to the root; they stay, empty.
+    pub hollow: Vec<PathBuf>,
     /// Files and folders of this very freeze (outputs, scratch) that must not become part of it.
     pub own_outputs: Vec<PathBuf>,
 }

@@ -18,6 +18,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(150);
 /// A home, a cache and scratch space that go with it.
 pub struct Host {
     folder: tempfile::TempDir,
+    pub binary: PathBuf,
 }
 
 impl Host {
@@ -26,7 +27,7 @@ impl Host {
         for name in ["home", "cache", "scratch"] {
             fs::create_dir(folder.path().join(name)).expect("a folder in it");
         }
-        Self { folder }
+        Self { folder, binary: env!("CARGO_BIN_EXE_smolfreeze").into() }
     }
 
     /// A path in this host's own folder.
@@ -53,7 +54,7 @@ impl Host {
 
     /// `smolfreeze` with nothing of the user's around it.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_smolfreeze"));
+        let mut command = Command::new(&self.binary);
         self.surround(&mut command).args(words);
         command
     }

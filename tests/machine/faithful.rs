@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use smolfreeze::report::Snapshot;
+
 use crate::desk::Desk;
 use crate::standin::Kind;
 use crate::support::docker_registry::DockerRegistry;
 use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same};
 
 /// Freezes to a registry, and has it all compared by skopeo and umoci.
-fn comes_back(desk: &Desk, keeps: Keeps) -> Vec<PathBuf> {
+pub fn comes_back(desk: &Desk, keeps: Keeps) -> (Vec<PathBuf>, Snapshot) {
     let registry = DockerRegistry::start();
     let name = format!("{}/team/machine:v1", registry.address);
     let wanted = desk.files(keeps);
@@ -24,7 +26,7 @@ fn comes_back(desk: &Desk, keeps: Keeps) -> Vec<PathBuf> {
     assert_eq!((again.sent_bytes, again.stages.compress.bytes_in), (0, 0));
     let diff_ids = |layers: &[smolfreeze::report::LayerReport]| layers.iter().map(|l| l.diff_id).collect::<Vec<_>>();
     assert_eq!(diff_ids(&again.layers), diff_ids(&first.layers));
-    wanted.into_keys().collect()
+    (wanted.into_keys().collect(), first)
 }
 
 fn has(paths: &[PathBuf], path: &str) -> bool {
@@ -41,7 +43,7 @@ fn a_debian_machine_comes_back_without_a_difference() {
     desk.fill("srv", "ln awkward/usr/bin/plain ../opt/hard; chmod 0710 ../data; chown 5:6 ../data ../workspace");
     desk.fill("tmp", "echo stale >stale");
     desk.fill("var/tmp", "echo stale >stale");
-    let paths = comes_back(&desk, Keeps::Everything);
+    let (paths, _) = comes_back(&desk, Keeps::Everything);
     for path in ["opt/hard", "workspace/project/capable", "data/db/null", "proc", "storage", "tmp", "dev", "run"] {
         assert!(has(&paths, path), "{path}");
     }
@@ -52,7 +54,7 @@ fn a_busybox_machine_comes_back_as_far_as_its_tar_goes() {
     let desk = Desk::new(Kind::Busybox);
     desk.fill("srv/awkward", &[MODEST, LONG].concat());
     desk.fill("workspace/project", MODEST);
-    let paths = comes_back(&desk, Keeps::Seconds);
+    let (paths, _) = comes_back(&desk, Keeps::Seconds);
     assert!(has(&paths, "workspace/project/zz/hard"));
 }
 
@@ -63,7 +65,7 @@ fn a_bare_machine_has_its_workspace_at_its_place() {
     desk.fill("storage/workspace/project", &[MODEST, LONG, AWKWARD].concat());
     // The spool lies there, and busybox can't give it parts of a second back.
     desk.machine.sh("touch -d @1700000000 /var/tmp");
-    let paths = comes_back(&desk, Keeps::Everything);
+    let (paths, _) = comes_back(&desk, Keeps::Everything);
     assert!(has(&paths, "workspace/project/zz/hard") && has(&paths, "storage") && has(&paths, "oldroot"));
     assert!(!has(&paths, "storage/workspace") && !has(&paths, "oldroot/bin"));
 }

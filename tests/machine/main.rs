@@ -20,5 +20,6 @@ mod faithful;
 mod interrupt;
 mod live;
 mod memory;
+mod reader;
 mod refused;
 mod together;

@@ -215,7 +215,7 @@ fn a_killed_host_leaves_nothing_for_long() {
         let stop = Stop::new();
         let options = Options {
             smolvm: std::env::var_os(VICTIM).unwrap().into(),
-            chunk_bytes: 1 << 20,
+            chunk_bytes: Some(1 << 20),
             lease: Duration::from_secs(4),
             ..Options::default()
         };

@@ -47,7 +47,7 @@ impl Rig {
     pub fn options(&self) -> Options {
         Options {
             smolvm: self.smolvm_path().to_owned(),
-            chunk_bytes: 1 << 20,
+            chunk_bytes: Some(1 << 20),
             lease: Duration::from_secs(20),
             patience: Duration::from_secs(4),
             call_limit: Duration::from_secs(10),

@@ -15,8 +15,9 @@ fn a_spool_stays_within_its_window() {
     let rig = Rig::with(Kind::Busybox, &serde_json::json!({"var_tmp_bytes": 64 << 20}));
     rig.sh("for i in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/root/random$i bs=1M count=25; done");
     rig.faults("cp-slow 1000 100");
-    let options = Options { chunk_bytes: Options::default().chunk_bytes, ..rig.options() };
-    let bound = options.chunk_bytes * options.window_chunks;
+    let options = Options { chunk_bytes: None, ..rig.options() };
+    // Of 64 MiB.
+    let bound = (8 << 20) * options.window_chunks;
     let (done, peak) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -53,7 +54,7 @@ fn a_machine_larger_than_one_cp_comes_over() {
     let rig = Rig::start(Kind::Debian);
     rig.sh("truncate -s 5G /srv/sparse; echo end >> /srv/sparse");
     let mut counted = Counted(0);
-    let options = Options { chunk_bytes: 16 << 20, call_limit: Duration::from_secs(60), ..rig.options() };
+    let options = Options { chunk_bytes: Some(16 << 20), call_limit: Duration::from_secs(60), ..rig.options() };
     rig.freeze_to(options, &mut counted, &Stop::new()).unwrap();
     assert!(counted.0 > 5 << 30);
     rig.assert_clean();
@@ -82,7 +83,7 @@ fn measured_by_chunk_size() {
     });
     println!("tar alone: {plain:.0} MB/s, about");
     for (mib, window) in [(4, 12), (8, 6), (16, 3), (32, 3)] {
-        let options = Options { chunk_bytes: mib << 20, window_chunks: window, ..rig.options() };
+        let options = Options { chunk_bytes: Some(mib << 20), window_chunks: window, ..rig.options() };
         let rate = seconds(&mut || {
             let mut counted = Counted(0);
             rig.freeze_to(options.clone(), &mut counted, &Stop::new()).unwrap();

@@ -16,6 +16,8 @@ pub(super) struct Rules {
     exclude: Exclude,
     /// Relative to the root, without slashes around them.
     included_mounts: Vec<Vec<u8>>,
+    /// The same.
+    hollow: Vec<Vec<u8>>,
     own_outputs: Vec<PathBuf>,
     mount: u64,
     is_root_filesystem: bool,
@@ -53,6 +55,7 @@ impl Rules {
         Self {
             exclude: selection.exclude.clone(),
             included_mounts: selection.include_mounts.iter().map(relative).collect(),
+            hollow: selection.hollow.iter().map(relative).collect(),
             own_outputs: selection.own_outputs.clone(),
             mount: root.mount,
             is_root_filesystem,
@@ -82,7 +85,7 @@ impl Rules {
             Contents::Hollow(Reason::Volatile)
         } else if above != Contents::Whole {
             Contents::Hollow(Reason::Above)
-        } else if self.is_foreign(path, meta) {
+        } else if self.is_foreign(path, meta) || self.hollow.iter().any(|hollow| hollow == path) {
             Contents::Hollow(Reason::Mount)
         } else {
             Contents::Whole

@@ -9,6 +9,9 @@ use rustix::io::Errno;
 /// The kernel gives no list and no value longer than this.
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
+/// Where smolvm keeps its own notes on what its guests own, on either side; they mean nothing in an image.
+const SMOLVM_NOTES: &[u8] = b"user.krun.";
+
 /// Room that is enough for nearly every list and value. Kept small: the kernel allocates as much as it is offered.
 const USUAL_BYTES: usize = 512;
 
@@ -68,6 +71,10 @@ impl Xattrs {
         let mut at = 0;
         while let Some(length) = self.list[at..].iter().position(|byte| *byte == 0) {
             let name = at..at + length;
+            at += length + 1;
+            if self.list[name.clone()].starts_with(SMOLVM_NOTES) {
+                continue;
+            }
             let began = self.values.len();
             let (list, values) = (&self.list[name.clone()], &mut self.values);
             let value = grow_until_it_fits(values, |values| match of {
@@ -80,7 +87,6 @@ impl Xattrs {
                 Err(Errno::NOTSUP | Errno::NODATA | Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
-            at += length + 1;
         }
         let list = &self.list;
         self.found.sort_unstable_by(|(one, _), (other, _)| list[one.clone()].cmp(&list[other.clone()]));

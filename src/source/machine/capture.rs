@@ -69,8 +69,21 @@ fn unescape(word: &[u8]) -> Vec<u8> {
 pub struct Capture {
     /// Lines for `guest.sh`: `<base> <kind> <value>`.
     pub plan: String,
+    /// The same for our own reader, which sees the machine's folders at their places; none where one is elsewhere.
+    pub wanted: Option<Wanted>,
     /// Mounts whose contents are left out, relative to the root; smolvm's and the kernel's own are not among them.
     pub left_mounts: Vec<Vec<u8>>,
+}
+
+/// What our own reader in the guest is to read: everything below `/` but this. Travels as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Wanted {
+    /// Patterns, see [`crate::exclude`].
+    pub exclude: Vec<String>,
+    /// Mounts that are wanted.
+    pub include_mounts: Vec<String>,
+    /// Folders that stay empty.
+    pub hollow: Vec<String>,
 }
 
 /// Decides what is captured of a machine that looks so.
@@ -114,15 +127,21 @@ pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture>
     whole.line("path", "./var/tmp/.smolfreeze*");
     whole.line("path", "./tmp/.smolfreeze*");
     let mut bases = vec![];
+    let mut wanted = whole.wanted.clone();
+    wanted.exclude = selection.exclude.patterns().to_vec();
     if bare {
         whole.line("path", "./.smolvm-ready.*");
+        wanted.exclude.push("/.smolvm-ready.*".to_owned());
     }
     let seeded = "./workspace/.smolvm-workspace-seeded";
+    wanted.exclude.push(seeded.to_owned());
+    capture.wanted = Some(wanted);
     if look.workspace_link.as_deref().is_some_and(|link| link.trim_end_matches('/') == "/storage/workspace") {
         whole.line("path", "./workspace");
         let mut workspace = Base::new(1, "/storage", "./workspace");
         workspace.line("path", seeded);
         bases.push(workspace);
+        capture.wanted = None;
     } else {
         whole.line("path", seeded);
     }
@@ -141,11 +160,12 @@ pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture>
 struct Base {
     index: usize,
     lines: String,
+    wanted: Wanted,
 }
 
 impl Base {
     fn new(index: usize, folder: &str, root: &str) -> Self {
-        let mut base = Self { index, lines: String::new() };
+        let mut base = Self { index, lines: String::new(), wanted: Wanted::default() };
         base.line("base", folder);
         base.line("root", root);
         base
@@ -159,6 +179,7 @@ impl Base {
     fn add_root(&mut self, point: &[u8]) -> Result<()> {
         let path = relative(point)?;
         self.line("root", &path);
+        self.wanted.include_mounts.push(path);
         Ok(())
     }
 
@@ -172,6 +193,7 @@ impl Base {
                 .collect();
             self.line("path", &pattern);
             self.line("left", &path);
+            self.wanted.hollow.push(path);
         }
         Ok(())
     }

@@ -13,6 +13,32 @@ use super::answer::Sum;
 /// Bytes read at a time: they are still in the processor's cache when they are summed.
 const READ_BYTES: usize = 256 << 10;
 
+/// POSIX `cksum`.
+pub(super) struct Cksum {
+    digest: Digest,
+    bytes: u64,
+}
+
+impl Default for Cksum {
+    fn default() -> Self {
+        Self { digest: Digest::new(CrcAlgorithm::Crc32Cksum), bytes: 0 }
+    }
+}
+
+impl Cksum {
+    pub(super) fn update(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        self.digest.update(piece);
+    }
+
+    pub(super) fn finish(mut self) -> u32 {
+        // The count follows the bytes, least significant byte first, without leading zeros.
+        let count = self.bytes.to_le_bytes();
+        self.digest.update(&count[..count.len() - self.bytes.leading_zeros() as usize / 8]);
+        u32::try_from(self.digest.finalize()).unwrap_or(0)
+    }
+}
+
 /// Says what is wrong with a chunk of `size` bytes that should have `sum`; nothing, if all is well.
 ///
 /// # Errors
@@ -21,15 +47,10 @@ pub fn complaint(from: impl Read, size: u64, sum: &Sum) -> io::Result<Option<Str
     let mut bytes = 0;
     let found = match sum {
         Sum::Cksum(_) => {
-            let mut digest = Digest::new(CrcAlgorithm::Crc32Cksum);
-            each_piece(from, size, |piece| {
-                bytes += piece.len() as u64;
-                digest.update(piece);
-            })?;
-            // POSIX: the count follows the bytes, least significant byte first, without leading zeros.
-            let count = bytes.to_le_bytes();
-            digest.update(&count[..count.len() - bytes.leading_zeros() as usize / 8]);
-            Sum::Cksum(u32::try_from(digest.finalize()).unwrap_or(0))
+            let mut sum = Cksum::default();
+            each_piece(from, size, |piece| sum.update(piece))?;
+            bytes = sum.bytes;
+            Sum::Cksum(sum.finish())
         }
         Sum::Md5(_) => {
             let mut digest = md5::Md5::new();

@@ -74,6 +74,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Appends `room` bytes, or as many as the archive has.
+    #[expect(clippy::disallowed_methods, reason = "bounded by the room")]
     fn read(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Plain(archive) => archive.append(room, to),
@@ -128,6 +129,7 @@ impl Archive {
     }
 
     /// Appends the archive's next `room` bytes, or as many as are left.
+    #[expect(clippy::disallowed_methods, reason = "bounded by the room")]
     fn append(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
         let mut left = room;
         while left > 0 {

@@ -21,8 +21,7 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn new() -> Result<Self> {
-        let shm = Path::new("/dev/shm");
-        let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+        let parent = Self::parent();
         sweep(&parent);
         let failed = |error: std::io::Error| {
             Error::source("making a folder for chunks", parent.display(), &error).because(error)
@@ -31,6 +30,16 @@ impl Folder {
         let lock = File::create(folder.path().join("lock")).map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| failed(errno.into()))?;
         Ok(Self { folder, _lock: lock })
+    }
+
+    fn parent() -> PathBuf {
+        let shm = Path::new("/dev/shm");
+        if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
+    }
+
+    /// Bytes that are free where such folders are made.
+    pub(crate) fn free_bytes() -> u64 {
+        rustix::fs::statvfs(Self::parent()).map_or(0, |filesystem| filesystem.f_bavail * filesystem.f_frsize)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

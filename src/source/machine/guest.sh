@@ -11,7 +11,8 @@
 #   stop SPOOL                                   ends it and removes every trace
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
-# In a spool (0700): guest.sh (this file and, in lines that start with `#: `, the plan), c.S (a chunk; chunk N lies in
+# In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
+# what our own reader is to read), reader (there if it can run here; does the work of find, tar, dd and cksum), c.S (a chunk; chunk N lies in
 # slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it), m.N (its line,
 # there once the chunk is complete), state, sign (changes with every `next`), beat (changes while
 # the producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
@@ -284,6 +285,12 @@ archives() {
 	done
 }
 
+# Everything, through our own reader: one archive. It fills slots as `cut_up` does, and leaves their number.
+read_whole() {
+	gently ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
+	echo "reader $?" >>verdict
+}
+
 # One archive, from the list to the chunks: base, links, follows, folder.
 one_archive() {
 	records=odd
@@ -395,7 +402,7 @@ produce() {
 			cat >/dev/null
 		} <words.pipe &
 		reader=$!
-		archives 2>words.pipe
+		if [ -x reader ]; then read_whole; else archives; fi 2>words.pipe
 		wait "$reader"
 		read -r index <index
 		set_state "end $index"

@@ -1,7 +1,7 @@
 //! A running smolvm machine as a source: its root filesystem, live, through smolvm's own command line.
 //!
 //! ```text
-//!  guest: find ▸ tar ▸ chunks in a spool, at most `window_chunks`     (guest.sh)
+//!  guest: find ▸ tar ▸ chunks in a spool, at most `window_chunks`     (guest.sh; or our own reader, where it can run)
 //!  host:  next ▸ take ▸ check ▸ in order                              (relay, link, trying)
 //!         ▸ decompress ▸ join archives ▸ buffers on the edge          (deliver, join)
 //! ```
@@ -21,6 +21,7 @@ mod link;
 mod options;
 mod patterns;
 mod probe;
+pub mod reader;
 mod relay;
 mod session;
 mod trying;

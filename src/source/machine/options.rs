@@ -7,15 +7,24 @@ use super::relay::HOST_CHUNKS_MAX;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
 
+/// Bytes of a chunk where nothing is short.
+const CHUNK_BYTES_DEFAULT: u64 = 32 << 20;
+/// Bytes of a chunk at least, if nobody asked for fewer.
+const CHUNK_BYTES_LEAST: u64 = 1 << 20;
+
 /// How a machine is read. The defaults are for a machine on this host.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The smolvm executable. Default: `$SMOLFREEZE_SMOLVM`, else `smolvm` on the `PATH`.
     pub smolvm: PathBuf,
-    /// Bytes of one chunk, a multiple of 64 KiB. Default: 16 MiB.
-    pub chunk_bytes: u64,
+    /// Bytes of one chunk, a multiple of 64 KiB. Default: 32 MiB, or less where the guest's disk or this host's memory
+    /// is short.
+    pub chunk_bytes: Option<u64>,
     /// Chunks that may lie in the guest at once, at least 1. Default: 3.
     pub window_chunks: u64,
+    /// A `smolfreeze` for Linux on the guest's architecture: copied into the guest, it reads there what the guest's tar would
+    /// read, several times as fast. Where it can't run, the guest's tools do it. Default: none.
+    pub reader: Option<PathBuf>,
     /// How the guest compresses what crosses the link. Default: none, since the link is local.
     pub guest_compression: Compression,
     /// Without a sign of life from the host for this long, the guest removes everything and ends. Whole seconds, at
@@ -38,8 +47,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             smolvm: std::env::var_os("SMOLFREEZE_SMOLVM").unwrap_or_else(|| "smolvm".into()).into(),
-            chunk_bytes: 16 << 20,
+            chunk_bytes: None,
             window_chunks: 3,
+            reader: None,
             guest_compression: Compression::None,
             lease: Duration::from_secs(300),
             patience: Duration::from_secs(120),
@@ -52,26 +62,48 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Bytes of one chunk, as far as it was decided.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes.unwrap_or(CHUNK_BYTES_DEFAULT)
+    }
+
+    /// Decides on the size of a chunk, if nobody did: one that leaves a quarter of the guest's free space, and half of what
+    /// this host has for chunks. A chunk costs two calls of smolvm whatever its size, so larger is faster.
+    pub(super) fn decide_chunk_bytes(&mut self, guest_free_bytes: u64, host_free_bytes: u64) {
+        let fits = |options: &Self| {
+            options.guest_bytes_max() <= guest_free_bytes / 4 * 3 && options.host_bytes_max() <= host_free_bytes / 2
+        };
+        let mut bytes = self.chunk_bytes();
+        while self.chunk_bytes.is_none() {
+            let tried = Self { chunk_bytes: Some(bytes), ..self.clone() };
+            if bytes == CHUNK_BYTES_LEAST || fits(&tried) {
+                self.chunk_bytes = Some(bytes);
+            }
+            bytes /= 2;
+        }
+    }
+
     /// Bytes that chunks take on the host, in memory, beside the budget's buffers.
     #[must_use]
     pub fn host_bytes_max(&self) -> u64 {
-        self.chunk_bytes * HOST_CHUNKS_MAX as u64
+        self.chunk_bytes() * HOST_CHUNKS_MAX as u64
     }
 
     /// Bytes that a spool takes in the guest: the chunks, and a little for words and small files.
     #[must_use]
     pub fn guest_bytes_max(&self) -> u64 {
-        self.chunk_bytes.saturating_mul(self.window_chunks).saturating_add(1 << 20)
+        self.chunk_bytes().saturating_mul(self.window_chunks).saturating_add(1 << 20)
     }
 
     /// # Errors
     /// [`crate::error::Kind::Usage`] with the choice that can't be.
     pub(super) fn check(&self) -> Result<()> {
         let refused = |what: &str, reason: &str| Err(Error::usage("reading the options", what, reason));
-        if self.chunk_bytes == 0 || !self.chunk_bytes.is_multiple_of(64 << 10) {
+        if self.chunk_bytes() == 0 || !self.chunk_bytes().is_multiple_of(64 << 10) {
             return refused("chunk size", "it is a multiple of 64 KiB, and not 0");
         }
-        if self.chunk_bytes > 1 << 30 {
+        if self.chunk_bytes() > 1 << 30 {
             return refused("chunk size", "it is at most 1 GiB: three chunks lie in this host's memory");
         }
         if self.window_chunks == 0 {
@@ -81,5 +113,29 @@ impl Options {
             return refused("lease", "it is at least 4 seconds");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_fit_where_they_go() {
+        for (guest_mib, host_mib, window, chunk_mib) in [
+            (10_000, 10_000, 3, 32),
+            (64, 10_000, 3, 8),
+            (10_000, 64, 3, 8),
+            (10, 10_000, 3, 2),
+            (1, 1, 3, 1),
+            (300, 900, 8, 16),
+        ] {
+            let mut options = Options { window_chunks: window, ..Options::default() };
+            options.decide_chunk_bytes(guest_mib << 20, host_mib << 20);
+            assert_eq!(options.chunk_bytes, Some(chunk_mib << 20), "{guest_mib} {host_mib} {window}");
+        }
+        let mut asked = Options { chunk_bytes: Some(64 << 20), ..Options::default() };
+        asked.decide_chunk_bytes(1, 1);
+        assert_eq!(asked.chunk_bytes, Some(64 << 20));
     }
 }

@@ -1,17 +1,23 @@
 //! Probe and look: is there such a machine, does it answer, who is it, and how large.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use super::answer::{self, Look, Whoami};
+use super::capture::{self, Capture};
+use super::folder::Folder;
 use super::link::{Answer, As, Link, Smolvm, Trouble};
-use super::{GUEST_SCRIPT, Options, capture};
+use super::{GUEST_SCRIPT, Options};
 use crate::error::{Error, Result};
+use crate::oci::Compression;
 use crate::source::{Selection, Survey};
 use crate::stop::Stop;
 
 /// Bytes that a tar adds for an entry: its header, and an extended one for times and the like.
 const ENTRY_OVERHEAD_BYTES: u64 = 1536;
+/// A larger reader is not copied into a guest: a program with all its debugging symbols, most likely.
+const READER_BYTES_MAX: u64 = 32 << 20;
 /// What a survey may take, on a large machine with a cold cache.
 const SURVEY_LIMIT: Duration = Duration::from_secs(900);
 
@@ -87,6 +93,8 @@ impl Machine {
         let look = Look::read(&understood(&subject, "looking", &answer, "look")?);
         usable(&subject, &look)?;
         let facts = facts(name, image, &listed, whoami, &look);
+        let mut options = options;
+        options.decide_chunk_bytes(look.free_kib.unwrap_or(0) << 10, Folder::free_bytes());
         Ok(Self { link, options, look, facts })
     }
 
@@ -113,6 +121,16 @@ impl Machine {
         let Some((entries, bytes, largest)) = counted else { return Ok(Survey::default()) };
         let tar_bytes = entries.saturating_mul(ENTRY_OVERHEAD_BYTES).saturating_add(bytes);
         Ok(Survey { tar_bytes: Some(tar_bytes), entries, largest_entry_bytes: largest, links_unordered: false })
+    }
+
+    /// The reader to offer to this guest, if it may run there and has room.
+    pub(super) fn reader(&self, capture: &Capture) -> Option<&Path> {
+        let reader = self.options.reader.as_deref()?;
+        let bytes = std::fs::metadata(reader).ok()?.len();
+        let room = self.look.free_kib.is_some_and(|free| free >= (self.options.guest_bytes_max() + bytes) >> 10);
+        let runs = cfg!(target_os = "linux") && self.look.architecture == std::env::consts::ARCH;
+        let plain = self.options.guest_compression == Compression::None && capture.wanted.is_some();
+        (bytes <= READER_BYTES_MAX && room && runs && plain).then_some(reader)
     }
 
     /// The machine, as errors name it.

@@ -91,6 +91,8 @@ impl<L: Link> Relay<'_, L> {
                 arrived.send(next).await.map_err(|_| Error::hung_up("the cut"))?;
             }
             if let Some(end) = standing.complete() {
+                let own = end.codes.iter().any(|(program, _)| program == verdict::READER);
+                self.trying.meters.own_reader.store(own, Ordering::Relaxed);
                 let notices = verdict::judge(&end.codes, &end.words).map_err(|words| self.bad_verdict(&words))?;
                 arrived.send(Arrived::End).await.map_err(|_| Error::hung_up("the cut"))?;
                 return Ok(notices);
@@ -111,7 +113,13 @@ impl<L: Link> Relay<'_, L> {
                     }
                 }
                 Some(event) = events.next(), if !events.is_empty() => match event? {
-                    Event::Told(next, acknowledged) => standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?,
+                    Event::Told(next, acknowledged) => {
+                        // A producer that failed may have lost count; its own words come first.
+                        if matches!(next.state, State::End(_)) {
+                            verdict::judge(&next.codes, &next.words).map_err(|words| self.bad_verdict(&words))?;
+                        }
+                        standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?;
+                    }
                     Event::Fetched(index, file, slot) => standing.arrived(index, Arrived::Chunk(file, slot)),
                 },
                 () = tokio::time::sleep(self.options.lease / 4), if !standing.asking => {}
@@ -138,7 +146,8 @@ impl<L: Link> Relay<'_, L> {
                     return Ok(Next { items: vec![], state: gone, beat: 0, codes: vec![], words: vec![] });
                 }
                 let lines = answer::lines(&answer.stdout, &sign);
-                match lines.and_then(|lines| Next::read(&lines, from.parse().unwrap_or(0), self.options.chunk_bytes)) {
+                match lines.and_then(|lines| Next::read(&lines, from.parse().unwrap_or(0), self.options.chunk_bytes()))
+                {
                     Ok(next) => Ok(next),
                     Err(_) if answer.code != Some(0) => Err(answer.trouble()),
                     Err(reason) => Err(Trouble::Damaged(reason)),

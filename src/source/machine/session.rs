@@ -33,6 +33,11 @@ const CLEANUP: Duration = Duration::from_secs(60);
 /// How often a machine that another freeze has is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
+/// Our own reader's name in a spool.
+const READER_NAME: &str = "reader";
+/// What it answers when it is asked who it is.
+const VERSION: &str = concat!("smolfreeze ", env!("CARGO_PKG_VERSION"));
+
 /// Archives of one transfer: two bases, each with single and with linked entries; and the end.
 const SEAMS_MAX: usize = 5;
 
@@ -227,7 +232,8 @@ impl<'a> Session<'a> {
         let options = &self.machine.options;
         let local = self.folder.path("guest.sh");
         let plan: Vec<&str> = self.capture.plan.lines().collect();
-        let plan = format!("#: {}\n", plan.join("\n#: "));
+        let wanted = serde_json::to_string(&self.capture.wanted).unwrap_or_default();
+        let plan = format!("#: {}\n#= {wanted}\n", plan.join("\n#: "));
         let written = std::fs::File::create(&local)
             .and_then(|mut file| file.write_all(format!("{GUEST_SCRIPT}{plan}").as_bytes()));
         written.map_err(|error| Error::source("writing the guest's script", local.display(), &error).because(error))?;
@@ -238,12 +244,13 @@ impl<'a> Session<'a> {
                 self.machine.link.put(&local, &script, options.call_limit).await
             })
             .await?;
+        self.offer_reader().await?;
         let squeeze = match options.guest_compression {
             Compression::None => "none",
             Compression::Gzip => "gzip",
             Compression::Zstd => "zstd",
         };
-        let numbers = [options.window_chunks, options.chunk_bytes >> 10, options.lease.as_secs()]
+        let numbers = [options.window_chunks, options.chunk_bytes() >> 10, options.lease.as_secs()]
             .map(|number| number.to_string());
         let [window, chunk_kib, lease] = &numbers;
         let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease];
@@ -253,6 +260,24 @@ impl<'a> Session<'a> {
         trying
             .until_it_works("starting the producer", async || {
                 let answer = self.machine.link.run(As::RootDetached, &command, options.call_limit).await?;
+                if answer.code == Some(0) { Ok(()) } else { Err(answer.trouble()) }
+            })
+            .await
+    }
+
+    /// Copies our own reader in, if there is one for this guest; it stays in the spool only if it runs there.
+    async fn offer_reader(&self) -> Result<()> {
+        let options = &self.machine.options;
+        let Some(reader) = self.machine.reader(self.capture) else { return Ok(()) };
+        let there = format!("{}/{READER_NAME}", self.spool);
+        let copied = self.machine.link.put(reader, &there, options.call_limit).await;
+        // It shares the spool's disk with the chunks: where that is too small, the guest's own tools need no room.
+        let script = "[ \"$3\" = whole ] && chmod 700 \"$1\" && [ \"$(\"$1\" --version)\" = \"$2\" ] || rm -f \"$1\"";
+        let copied = if copied.is_ok() { "whole" } else { "broken" };
+        let command = ["sh", "-c", script, "sh", &there, VERSION, copied];
+        self.trying()
+            .until_it_works("offering the reader", async || {
+                let answer = self.machine.link.run(As::Root, &command, options.call_limit).await?;
                 if answer.code == Some(0) { Ok(()) } else { Err(answer.trouble()) }
             })
             .await

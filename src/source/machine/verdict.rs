@@ -27,7 +27,8 @@ pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKi
             None => strange.push(line),
         }
     }
-    if let Some((program, code)) = codes.iter().find(|(program, code)| program != "tar" || *code > 2) {
+    let hopeless = |program: &str, code: u64| if program == "tar" { code > 2 } else { code > 0 };
+    if let Some((program, code)) = codes.iter().find(|(program, code)| hopeless(program, *code)) {
         let said: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
         return Err(format!(
             "{program} ended with {code}{}",
@@ -35,7 +36,7 @@ pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKi
         ));
     }
     if codes.is_empty() {
-        return Err(format!("no tar came to its end{}", quoted(&strange)));
+        return Err(format!("nothing was read to its end{}", quoted(&strange)));
     }
     if !strange.is_empty() {
         return Err(quoted(&strange).trim_start_matches(": ").to_owned());
@@ -54,11 +55,40 @@ fn quoted(lines: &[&[u8]]) -> String {
     }
 }
 
+/// Our own reader's name among the exit codes.
+pub(crate) const READER: &str = "reader";
+
+/// What our own reader begins a notice with.
+const NOTICE: &[u8] = b"notice ";
+
+/// A notice as a line of words, read again by [`judge`].
+#[must_use]
+pub fn notice_line(kind: NoticeKind, path: &[u8]) -> Vec<u8> {
+    let mut line = NOTICE.to_vec();
+    line.extend_from_slice(
+        serde_json::to_value(kind).ok().as_ref().and_then(|kind| kind.as_str()).unwrap_or("changed").as_bytes(),
+    );
+    line.extend_from_slice(b" ./");
+    for byte in path {
+        match byte {
+            b'\\' => line.extend_from_slice(br"\\"),
+            b'\n' => line.extend_from_slice(br"\n"),
+            byte => line.push(*byte),
+        }
+    }
+    line
+}
+
 /// A line that is normal on a live system; `Some(None)` says nothing worth a notice.
 #[expect(clippy::option_option, reason = "understood or not, and then a notice or not")]
 fn understand(line: &[u8]) -> Option<Option<(NoticeKind, Vec<u8>)>> {
     if let Some(path) = line.strip_prefix(b"socket: ") {
         return Some(Some((NoticeKind::Socket, name(path))));
+    }
+    if let Some(told) = line.strip_prefix(NOTICE) {
+        let (kind, path) = told.split_at_checked(told.iter().position(|byte| *byte == b' ')?)?;
+        let kind = serde_json::from_value(String::from_utf8_lossy(kind).into()).ok()?;
+        return Some(Some((kind, name(&path[1..]))));
     }
     let said = line.strip_prefix(b"tar: ").or_else(|| line.strip_prefix(b"find: "))?;
     let ignored: [&[u8]; 3] = [

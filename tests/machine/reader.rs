@@ -1,0 +1,135 @@
+//! Our own reader in the guest: the same files come back, whatever happens it leaves as little behind as the guest's own
+//! tools, and where it can't run they do its work.
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use smolfreeze::progress::NoticeKind;
+use smolfreeze::report::Snapshot;
+
+use crate::desk::Desk;
+use crate::faithful::comes_back;
+use crate::host::{finish, until};
+use crate::standin::Kind;
+use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same};
+
+fn desk(kind: Kind) -> Desk {
+    let mut desk = Desk::new(kind);
+    // As it is released: without debugging symbols, small enough for a guest.
+    let stripped = desk.host.path("smolfreeze");
+    let status = Command::new("strip").arg("-o").arg(&stripped).arg(&desk.host.binary).status().unwrap();
+    assert!(status.success());
+    desk.host.binary = stripped;
+    desk
+}
+
+#[test]
+fn a_debian_machine_comes_back_without_a_difference() {
+    let desk = desk(Kind::Debian);
+    let all = [MODEST, LONG, AWKWARD].concat();
+    for folder in ["srv/awkward", "workspace/project", "data/db"] {
+        desk.fill(folder, &all);
+    }
+    desk.fill("srv", "ln awkward/usr/bin/plain ../opt/hard; chmod 0710 ../data");
+    desk.fill("tmp", "echo stale >stale");
+    let (_, report) = comes_back(&desk, Keeps::Everything);
+    assert!(report.own_reader);
+    let to = format!("oci:{}", desk.host.text("layout"));
+    assert!(!desk.freeze(&["--to", &to, "--guest-reader", "tar"]).own_reader);
+}
+
+#[test]
+fn where_it_cannot_run_the_guests_tools_read() {
+    for kind in [Kind::Busybox, Kind::Bare] {
+        let desk = desk(kind);
+        desk.fill("srv/awkward", MODEST);
+        let report = desk.freeze(&["--to", &format!("oci:{}", desk.host.text("layout"))]);
+        assert!(!report.own_reader, "{kind:?}");
+    }
+    // No room for it beside the chunks.
+    let desk = desk(Kind::Debian);
+    let chunks = ["--chunk-size", "32MiB", "--window", "100000"];
+    assert_ne!(desk.command(&chunks).output().unwrap().status.code(), Some(0));
+    desk.machine.assert_clean();
+}
+
+#[test]
+fn what_is_left_out_is_left_out() {
+    let desk = desk(Kind::Debian);
+    desk.fill(
+        "srv/some",
+        "mkdir cache; touch cache/a kept 'odd\nname.pyc' x.pyc; setfattr -n user.krun.note -v x kept",
+    );
+    desk.fill("tmp", "echo wanted >wanted");
+    let to = format!("oci:{}", desk.host.text("layout"));
+    let words = ["--to", &to, "--exclude", "*.pyc", "--exclude", "/srv/some/cache", "--include-mount", "/tmp"];
+    assert!(desk.freeze(&words).own_reader);
+    let ours = desk.unpacked(&to, Keeps::Everything);
+    std::fs::remove_dir_all(desk.host.path("layout")).unwrap();
+    desk.freeze(&[&words[..], &["--guest-reader", "tar"]].concat());
+    let theirs = desk.unpacked(&to, Keeps::Everything);
+    assert!(ours.contains_key(std::path::Path::new("srv/some/kept")));
+    assert!(!ours.keys().any(|path| path.to_string_lossy().ends_with(".pyc") || path.ends_with("cache/a")));
+    assert!(ours.contains_key(std::path::Path::new("tmp/wanted")));
+    assert_same(&theirs, &ours, "by our own reader");
+}
+
+/// A freeze that is in the middle of a large file.
+fn begin(desk: &Desk, words: &[&str]) -> Child {
+    desk.machine.sh("mkdir -p /srv; dd if=/dev/urandom of=/srv/a-log bs=1M count=12; echo x > '/srv/gone too'");
+    desk.machine.faults("cp-slow 12 100");
+    let little =
+        ["--exclude", "/usr", "--exclude", "/bin", "--exclude", "/etc", "--chunk-size", "1MiB", "--window", "1"];
+    let freeze = desk.command(&[words, &little].concat()).spawn().unwrap();
+    until("the spool has a chunk", || {
+        desk.machine.root().join("var/tmp").read_dir().unwrap().flatten().any(|spool| spool.path().join("c.0").exists())
+    });
+    freeze
+}
+
+#[test]
+fn changes_are_told() {
+    let desk = desk(Kind::Debian);
+    let (report, to) = (desk.host.text("report.json"), format!("oci:{}", desk.host.text("layout")));
+    let freeze = begin(&desk, &["--to", &to, "--report", &report]);
+    std::fs::remove_file(desk.machine.root().join("srv/gone too")).unwrap();
+    let log = std::fs::File::options().append(true).open(desk.machine.root().join("srv/a-log")).unwrap();
+    for step in 0..30 {
+        std::io::Write::write_all(&mut &log, format!("more {step}\n").as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = finish(freeze);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Snapshot = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert!(report.own_reader);
+    let named: Vec<_> = report.notices.named().iter().map(|notice| (notice.kind, notice.path.as_str())).collect();
+    assert!(named.contains(&(NoticeKind::Vanished, "srv/gone too")), "{named:?}");
+    assert!(report.notices.unsettled() == 2, "{named:?}");
+    desk.machine.assert_clean();
+    desk.host.verify(&to);
+}
+
+#[test]
+fn a_signal_leaves_the_guest_clean() {
+    let desk = desk(Kind::Debian);
+    let layout = desk.host.path("layout");
+    let freeze = begin(&desk, &["--to", &format!("oci:{}", layout.display()), "--quiet"]);
+    kill_process(Pid::from_child(&freeze), Signal::TERM).unwrap();
+    assert_eq!(finish(freeze).status.code(), Some(143));
+    desk.machine.assert_clean();
+    assert!(!layout.exists());
+}
+
+#[test]
+fn a_reader_that_dies_is_an_error() {
+    let desk = desk(Kind::Debian);
+    let freeze = begin(&desk, &["--to", &format!("oci:{}", desk.host.text("layout")), "--quiet"]);
+    desk.machine
+        .sh("for p in /proc/[0-9]*; do case $(readlink $p/exe) in */reader) kill -KILL ${p#/proc/};; esac; done");
+    let output = finish(freeze);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("'m1'") && said.contains("reader ended with 137"), "{said}");
+    desk.machine.assert_clean();
+}
