@@ -9,6 +9,7 @@ use crate::known::KnownStore;
 use crate::pipeline::{self, Flowed, Line};
 use crate::plan::{OutputSpec, Plan};
 use crate::progress::{Meters, Observer};
+use crate::record::Recording;
 use crate::report::Snapshot;
 use crate::scratch::Scratch;
 use crate::sink::layout::LayoutSink;
@@ -22,8 +23,18 @@ use crate::stop::Stop;
 /// written is taken back.
 ///
 /// # Errors
-/// The first cause of whatever went wrong; failed clean-ups are attached to it.
+/// The first cause of whatever went wrong; failed clean-ups are attached to it. If only the record could not be written,
+/// the error says that the freeze itself is complete.
 pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
+    let recording = plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose()?;
+    let snapshot = carry_out(plan, observer, stop).await?;
+    match recording {
+        Some(recording) => recording.complete(snapshot),
+        None => Ok(snapshot),
+    }
+}
+
+async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
     let began = Instant::now();
     let meters = Arc::new(Meters::default());
     let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
 use crate::budget::{Budget, Wish};
@@ -17,6 +18,7 @@ use crate::source::machine::{self, Machine, MachineFacts};
 use crate::source::{Selection, Survey};
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
+use crate::state::Id;
 use crate::stop::Stop;
 
 /// What is to be frozen.
@@ -141,6 +143,8 @@ pub struct FreezeOptions {
     pub plain_http: bool,
     /// Where the map of known layers is kept; none forgets.
     pub known: Option<PathBuf>,
+    /// The state folder in which the freeze is recorded once it is complete; by default it is not.
+    pub records: Option<PathBuf>,
 }
 
 impl FreezeOptions {
@@ -164,12 +168,15 @@ impl FreezeOptions {
             ca_cert: None,
             plain_http: false,
             known: None,
+            records: None,
         }
     }
 }
 
 /// A freeze, decided and ready to run. It prints as what will happen.
 pub struct Plan {
+    pub(crate) id: Id,
+    pub(crate) started: Timestamp,
     pub(crate) options: FreezeOptions,
     pub(crate) method: Method,
     pub(crate) layer_size: LayerSize,
@@ -198,6 +205,7 @@ impl Plan {
     }
 
     async fn decide(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
+        let started = Timestamp::now();
         let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
         let opened = if let SourceSpec::Machine(name) = options.source.clone() {
@@ -237,6 +245,8 @@ impl Plan {
             own_layers: opened.own_layers,
         };
         Ok(Self {
+            id: Id::new(started, &options.source.to_string()),
+            started,
             options,
             method,
             layer_size,

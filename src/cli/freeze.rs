@@ -55,9 +55,19 @@ pub struct Freeze {
     /// Print nothing but errors.
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    memory: MemoryArguments,
+}
+
+/// What this host remembers of its freezes.
+#[derive(Args)]
+struct MemoryArguments {
     /// Neither use nor fill the map of layers that this host packed before.
     #[arg(long)]
     no_known: bool,
+    /// Don't remember this freeze for `ls` and `prune`.
+    #[arg(long)]
+    no_record: bool,
 }
 
 #[derive(Args)]
@@ -214,7 +224,8 @@ impl Freeze {
             },
             ca_cert: self.registry.ca_cert,
             plain_http: self.registry.plain_http,
-            known: if self.no_known { None } else { known_path() },
+            known: self.memory.known(),
+            records: self.memory.records(),
             machine: self.machine.options(),
             ..FreezeOptions::new(source, outputs)
         })
@@ -230,6 +241,17 @@ impl Freeze {
             _ => output.parse(),
         };
         self.to.iter().map(fill_in).collect()
+    }
+}
+
+impl MemoryArguments {
+    fn known(&self) -> Option<PathBuf> {
+        let cache = super::xdg_folder("XDG_CACHE_HOME", ".cache").filter(|_| !self.no_known)?;
+        Some(cache.join("known-layers"))
+    }
+
+    fn records(&self) -> Option<PathBuf> {
+        super::state_folder().filter(|_| !self.no_record)
     }
 }
 
@@ -253,13 +275,6 @@ impl MachineArguments {
             ..machine::Options::default()
         }
     }
-}
-
-/// `known-layers` in the XDG cache folder.
-fn known_path() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("smolfreeze/known-layers"))
 }
 
 fn write_report(path: &std::path::Path, snapshot: &Snapshot) -> Result<()> {
