@@ -199,7 +199,9 @@ impl Recording {
             let hold = state.hold()?;
             Ok((state, hold))
         };
-        let (state, hold) = begun().map_err(|error: Error| error.hint("name another one, or record nothing"))?;
+        let (state, hold) = begun().map_err(|error: Error| {
+            error.hint("name another one in XDG_STATE_HOME, or record nothing with --no-record")
+        })?;
         let options = plan.options.clone();
         Ok(Self { state, id: plan.id.clone(), started: plan.started, options, _hold: hold })
     }

@@ -1,0 +1,15 @@
+//! Records, and the commands on them, run as a user runs them, with real counterparts: Debian's docker-registry and
+//! skopeo. As root: the tests mount small disks.
+
+#[path = "../freeze/host.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod host;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod support;
+
+mod crash;
+mod prune;
+mod remembered;
+mod space;
+mod written;
