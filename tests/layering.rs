@@ -36,7 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "stage", "stop",
         ],
     ),
-    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
+    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "sink", "source", "stage", "stop"]),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
     ("freeze", &["error", "image", "known", "pipeline", "plan", "progress", "report", "scratch", "sink", "stop"]),
     ("stored", &["error", "oci", "plan", "sink", "stage"]),

@@ -27,8 +27,10 @@ pub struct Freeze {
     source: SourceSpec,
     /// Where the image goes: a reference (registry.example/name:tag) or oci:DIR[:TAG]. `{name}` stands for the
     /// machine's NAME. Repeatable.
-    #[arg(long, value_name = "OUTPUT", required = true)]
+    #[arg(long, value_name = "OUTPUT")]
     to: Vec<String>,
+    #[command(flatten)]
+    pack: PackArguments,
     /// Leave out entries that match: a name anywhere (*.pyc), or a path from the root (/var/cache). Repeatable.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -58,6 +60,18 @@ pub struct Freeze {
     /// Neither use nor fill the map of layers that this host packed before.
     #[arg(long)]
     no_known: bool,
+}
+
+#[derive(Args)]
+struct PackArguments {
+    /// Write an artifact that `smolvm machine create --from` takes: PATH.smolmachine, or PATH if it ends so already.
+    /// (Of smolvm's own `-o PATH` that is the sidecar; there is no launcher.) `{name}` stands for the machine's NAME.
+    #[arg(long, value_name = "PATH")]
+    pack: Option<String>,
+    /// The root filesystem of smolvm's guest agent, which an artifact carries: a folder, or a .tar, .tar.zst or .tar.gz
+    /// of it. By default SMOLVM_AGENT_ROOTFS, smolvm's data folder, or what lies beside its executable.
+    #[arg(long, value_name = "PATH")]
+    agent_rootfs: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -193,6 +207,7 @@ impl Freeze {
         let image = self.image;
         let env = image.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         Ok(FreezeOptions {
+            agent_rootfs: self.pack.agent_rootfs,
             exclude: self.exclude,
             include_mounts: self.include_mount,
             layer_bytes: self.layers.layer_size,
@@ -222,14 +237,21 @@ impl Freeze {
 
     /// The outputs, with `{name}` filled in.
     fn outputs(&self) -> Result<Vec<OutputSpec>> {
-        let fill_in = |output: &String| match &self.source {
-            SourceSpec::Machine(name) => output.replace("{name}", name).parse(),
+        let fill_in = |option: &str, output: &String| match &self.source {
+            SourceSpec::Machine(name) => Ok(output.replace("{name}", name)),
             _ if output.contains("{name}") => {
-                Err(Error::usage("reading --to", format_args!("'{output}'"), "only a machine has a {name}"))
+                let reason = "only a machine has a {name}";
+                Err(Error::usage(format!("reading {option}"), format_args!("'{output}'"), reason))
             }
-            _ => output.parse(),
+            _ => Ok(output.clone()),
         };
-        self.to.iter().map(fill_in).collect()
+        let images = self.to.iter().map(|output| fill_in("--to", output)?.parse());
+        let packed = self.pack.pack.iter().map(|path| OutputSpec::artifact(fill_in("--pack", path)?.as_ref()));
+        let outputs: Vec<_> = images.chain(packed).collect::<Result<_>>()?;
+        if outputs.is_empty() {
+            return Err(Error::usage("reading the options", "freeze", "name an output: --to or --pack"));
+        }
+        Ok(outputs)
     }
 }
 
