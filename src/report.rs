@@ -178,12 +178,11 @@ impl Snapshot {
         busiest.map_or_else(String::new, |(name, _)| name.to_owned())
     }
 
-    /// The summary for people: five or six lines, and one more for each kind of notice.
+    /// The summary for people: five or six lines, one more for an artifact, and one more for each kind of notice.
     #[must_use]
     pub fn summary(&self) -> String {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
-        let mut lines: Vec<_> =
-            self.outputs.iter().map(|output| format!("frozen      {}@{}", output.name, output.digest)).collect();
+        let mut lines: Vec<_> = self.outputs.iter().flat_map(output_lines).collect();
         lines.push(format!(
             "bytes       {} of tar in, {} stored, {} sent",
             size(self.tar_bytes),
@@ -219,6 +218,16 @@ impl Snapshot {
         }
         lines.join("\n")
     }
+}
+
+/// An artifact is a file that goes where its user wants it; the others have their image where they are.
+fn output_lines(output: &Committed) -> Vec<String> {
+    let Some(bytes) = output.artifact_bytes else {
+        return vec![format!("frozen      {}@{}", output.name, output.digest)];
+    };
+    let size = humansize::format_size(bytes, humansize::BINARY);
+    let start = format!("start it anywhere: smolvm machine create --name NEW --from {}", output.name);
+    vec![format!("frozen      {} ({size})", output.name), format!("            {start}")]
 }
 
 fn notice_words(kind: NoticeKind) -> &'static str {

@@ -130,8 +130,7 @@ impl State {
     pub fn open(folder: &Path) -> Result<Self> {
         let state = Self::at(folder)?;
         for folder in [state.records(), state.artifacts()] {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-            made.map_err(|error| io_failed("opening the state folder", &folder, error))?;
+            make_folder(&folder)?;
         }
         state.lock()?;
         Ok(state)
@@ -169,6 +168,16 @@ impl State {
         matches!(folder, Some(Component::Normal(_)))
             && matches!(file, Some(Component::Normal(file)) if file == name.as_str())
             && end.is_none()
+    }
+
+    /// Makes the folder for the artifact of `id`, if `path` is where this state folder keeps it. Only while held: a sweep
+    /// removes empty folders.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn make_room(&self, path: &Path, id: &Id) -> Result<()> {
+        let Some(folder) = path.parent().filter(|_| self.keeps(path, id)) else { return Ok(()) };
+        make_folder(folder)
     }
 
     fn lock(&self) -> Result<File> {
@@ -233,6 +242,11 @@ impl Swept {
             Err(error) => self.left.push(format!("{}: {error}", path.display())),
         }
     }
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| io_failed("opening the state folder", folder, error))
 }
 
 /// The names in a folder that are UTF-8, as all of ours are.

@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("state", &["error"]),
-    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "state", "stop"]),
+    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "sink", "source", "stage", "state", "stop"]),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink", "state"]),
     ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
     (

@@ -122,13 +122,14 @@ pub struct Output {
 }
 
 impl Record {
-    fn of(id: Id, started: Timestamp, options: &FreezeOptions, snapshot: &Snapshot) -> Self {
+    fn of(recording: &Recording, snapshot: &Snapshot) -> Self {
+        let Recording { id, started, options, smolvm, .. } = recording;
         let outputs = options.outputs.iter().zip(&snapshot.outputs);
         Self {
             version: FORMAT,
-            id,
+            id: id.clone(),
             source: snapshot.source.clone(),
-            started,
+            started: *started,
             seconds: snapshot.seconds,
             machine: MachineFacts::of(&options.image),
             outputs: outputs.map(|(spec, committed)| Output::of(spec, committed, snapshot.stored_bytes)).collect(),
@@ -142,7 +143,7 @@ impl Record {
             stored_bytes: snapshot.stored_bytes,
             sent_bytes: snapshot.sent_bytes,
             notices: snapshot.notices.first_names(NOTICE_NAMES_MAX),
-            versions: Versions { smolfreeze: snapshot.version.clone(), smolvm: None },
+            versions: Versions { smolfreeze: snapshot.version.clone(), smolvm: smolvm.clone() },
         }
     }
 
@@ -169,13 +170,14 @@ impl Output {
         let (kind, path) = match spec {
             OutputSpec::Layout { folder, .. } => (OutputKind::Layout, Some(folder)),
             OutputSpec::Registry(_) => (OutputKind::Registry, None),
+            OutputSpec::Artifact(path) => (OutputKind::Artifact, Some(path)),
         };
         Self {
             kind,
             name: committed.name.clone(),
             digest: committed.digest,
             path: path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
-            bytes: stored_bytes,
+            bytes: committed.artifact_bytes.unwrap_or(stored_bytes),
         }
     }
 }
@@ -186,7 +188,8 @@ pub(crate) struct Recording {
     id: Id,
     started: Timestamp,
     options: FreezeOptions,
-    _hold: Hold,
+    smolvm: Option<String>,
+    hold: Hold,
 }
 
 impl Recording {
@@ -197,18 +200,32 @@ impl Recording {
             // What can't be swept is in nobody's way; `prune` says what it is.
             let _ = state.sweep();
             let hold = state.hold()?;
+            for output in &plan.options.outputs {
+                if let OutputSpec::Artifact(path) = output {
+                    state.make_room(path, &plan.id)?;
+                }
+            }
             Ok((state, hold))
         };
         let (state, hold) = begun().map_err(|error: Error| {
             error.hint("name another one in XDG_STATE_HOME, or record nothing with --no-record")
         })?;
-        let options = plan.options.clone();
-        Ok(Self { state, id: plan.id.clone(), started: plan.started, options, _hold: hold })
+        let smolvm = plan.settings.smolvm_version.clone();
+        Ok(Self { state, id: plan.id.clone(), started: plan.started, options: plan.options.clone(), smolvm, hold })
+    }
+
+    /// Leaves nothing of a freeze that failed.
+    pub(crate) fn abandon(self, error: Error) -> Error {
+        drop(self.hold);
+        match self.state.sweep() {
+            Ok(_) => error,
+            Err(cleanup) => error.attach(cleanup),
+        }
     }
 
     /// Writes the record: every output is safe.
     pub(crate) fn complete(self, mut snapshot: Snapshot) -> Result<Snapshot> {
-        let record = Record::of(self.id, self.started, &self.options, &snapshot);
+        let record = Record::of(&self, &snapshot);
         store::write(&self.state, &record).map_err(|error| {
             let path = self.state.record_path(&record.id);
             let names: Vec<_> = snapshot.outputs.iter().map(|output| output.name.as_str()).collect();

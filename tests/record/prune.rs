@@ -129,9 +129,9 @@ fn what_is_gone_takes_nobodys_place() {
     let desk = Desk::new();
     let (whole, _) = desk.remember("dev", "20260101T000000Z", None);
     let (gone, artifact) = desk.remember("dev", "20260102T000000Z", None);
-    let (unplugged, disk) = desk.remember("dev", "20260103T000000Z", Some(desk.host.path("disk/dev.smolmachine")));
+    let (unplugged, removed) = desk.remember("dev", "20260103T000000Z", Some(desk.host.path("disk/dev.smolmachine")));
     fs::remove_file(artifact).unwrap();
-    fs::remove_file(disk).unwrap();
+    fs::remove_file(removed).unwrap();
     let report = desk.json(&["prune", "--keep-last", "2", "--json"]);
     assert_eq!((ids(&report["kept"]), ids(&report["removed"])), (vec![&*whole, &*unplugged], vec![&*gone]));
 }
