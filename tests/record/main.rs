@@ -11,6 +11,7 @@ mod host;
 mod support;
 
 mod crash;
+mod packed;
 mod prune;
 mod remembered;
 mod space;
