@@ -72,3 +72,8 @@ pub mod exclude;
 pub mod oci;
 pub mod progress;
 pub mod stop;
+
+/// The code in the page for embedders compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+pub struct EmbeddingPage;
