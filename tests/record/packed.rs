@@ -102,7 +102,7 @@ fn a_full_state_folder_for_records_says_that_the_artifact_is_there() {
     let agent = agent(&desk);
     // In the way of every record.
     fs::create_dir_all(desk.state().join("records")).unwrap();
-    let disk = crate::host::Tmpfs::mount(&desk.state().join("records"), "4k");
+    let mount = crate::host::Tmpfs::mount(&desk.state().join("records"), "4k");
     shell(&desk.state().join("records"), "head -c 1M /dev/zero >full || true");
     let output = desk.run(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]);
     let line = crate::host::one_line(&output);
@@ -112,7 +112,7 @@ fn a_full_state_folder_for_records_says_that_the_artifact_is_there() {
     assert!(line.contains("the freeze itself is complete") && line.contains("move it elsewhere"), "{line}");
     assert!(line.contains(&artifact.display().to_string()), "{line}");
     assert_whole(artifact);
-    drop(disk);
+    drop(mount);
     desk.says(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]);
     assert!(!artifact.exists(), "as it said");
     assert_eq!(artifacts(&desk).len(), 1);
