@@ -22,7 +22,7 @@ pub enum NoticeKind {
     Socket,
     /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
     Mount,
-    /// An output of this very freeze lies inside its source; it was left out.
+    /// An output of this very freeze, or the state folder's artifacts, lie inside its source; they were left out.
     Output,
 }
 
@@ -99,6 +99,13 @@ impl Notices {
     #[must_use]
     pub fn named(&self) -> &[Notice] {
         &self.named
+    }
+
+    /// The same counts with at most so many names of each kind.
+    #[must_use]
+    pub fn first_names(&self, names_max: usize) -> Self {
+        let of_kind = |kind| self.named.iter().filter(move |notice| notice.kind == kind).take(names_max).cloned();
+        Self { counts: self.counts.clone(), named: self.counts.keys().copied().flat_map(of_kind).collect() }
     }
 
     /// Files that changed in any way while they were read.

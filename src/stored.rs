@@ -87,6 +87,10 @@ impl Stored {
     pub async fn open(name: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
         match name.parse()? {
             OutputSpec::Layout { folder, tag } => Ok(Self::Layout(folder, tag)),
+            OutputSpec::Artifact(path) => {
+                let reason = "an artifact is no image; smolvm reads it";
+                Err(Error::usage("reading an image", path.display(), reason))
+            }
             OutputSpec::Registry(reference) => {
                 Ok(Self::Registry(RegistryReader::connect(&reference, options, context).await?))
             }

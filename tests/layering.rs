@@ -36,9 +36,14 @@ const ROOMS: &[(&str, &[&str])] = &[
             "stage", "stop",
         ],
     ),
-    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
-    ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
-    ("freeze", &["error", "image", "known", "pipeline", "plan", "progress", "report", "scratch", "sink", "stop"]),
+    ("state", &["error"]),
+    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "sink", "source", "stage", "state", "stop"]),
+    ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink", "state"]),
+    ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
+    (
+        "freeze",
+        &["error", "image", "known", "pipeline", "plan", "progress", "record", "report", "scratch", "sink", "stop"],
+    ),
     ("stored", &["error", "oci", "plan", "sink", "stage"]),
 ];
 

@@ -8,13 +8,19 @@ use std::sync::Arc;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
 use smolfreeze::progress::Silent;
+use smolfreeze::record::Record;
+use smolfreeze::record::store::{Listing, Removed};
 use smolfreeze::sink::SinkContext;
 use smolfreeze::sink::registry::RegistryOptions;
+use smolfreeze::state::State;
 use smolfreeze::stop::Stop;
 
 mod freeze;
 mod guest_reader;
 mod inspect;
+mod ls;
+mod prune;
+mod rm;
 mod verify;
 
 /// Freezes a root filesystem into an OCI image, in one bounded pass.
@@ -36,6 +42,9 @@ enum Command {
     Verify(verify::Verify),
     #[command(hide = true)]
     GuestReader(guest_reader::GuestReader),
+    Ls(ls::Ls),
+    Rm(rm::Rm),
+    Prune(prune::Prune),
     /// Print shell completions.
     Completions {
         /// The shell to complete in.
@@ -84,6 +93,9 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
         Command::GuestReader(reader) => reader.run(),
+        Command::Ls(ls) => ls.run(),
+        Command::Rm(rm) => rm.run(),
+        Command::Prune(prune) => prune.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);
@@ -91,6 +103,47 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         }
         Command::Man { command } => print(&manual_page(command.as_deref())?),
     }
+}
+
+/// `smolfreeze` in one of the user's XDG folders: the one that a variable names, or its default in HOME.
+fn xdg_folder(variable: &str, default: &str) -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(default)))?;
+    Some(folder.join("smolfreeze"))
+}
+
+/// Where freezes are remembered; nowhere, if there is no HOME.
+fn state_folder() -> Option<PathBuf> {
+    xdg_folder("XDG_STATE_HOME", ".local/state")
+}
+
+/// Where freezes are remembered, for who can't do without.
+fn state_path() -> Result<PathBuf> {
+    let reason = "neither it nor HOME is an absolute path";
+    state_folder().ok_or_else(|| Error::usage("finding the state folder", "XDG_STATE_HOME", reason))
+}
+
+/// The state folder, to change something in it.
+fn state() -> Result<State> {
+    State::open(&state_path()?)
+}
+
+/// Names the files that are no records: they are left alone, and nothing fails because of them.
+fn warn_of(listing: &Listing) {
+    for (path, reason) in &listing.unreadable {
+        let _ = writeln!(std::io::stderr(), "smolfreeze: left alone: '{}': {reason}", path.display());
+    }
+}
+
+/// What was removed, and what is still where.
+fn removal_line(verb: &str, record: &Record, removed: &Removed) -> String {
+    let artifacts = removed.artifacts.iter().map(|path| path.display().to_string());
+    let gone: Vec<_> = std::iter::once(record.id.to_string()).chain(artifacts).collect();
+    let mut line = format!("{verb} {}", gone.join(", "));
+    if !removed.left.is_empty() {
+        line = line + "; still there: " + &removed.left.join(", ");
+    }
+    line
 }
 
 fn manual_page(command: Option<&str>) -> Result<String> {

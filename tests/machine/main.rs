@@ -14,8 +14,10 @@ mod support;
 #[path = "../freeze/trees.rs"]
 mod trees;
 
+mod artifact;
 mod config;
 mod desk;
+mod embedding;
 mod faithful;
 mod interrupt;
 mod live;
