@@ -142,6 +142,20 @@ fn a_full_disk_is_said_once_and_nothing_is_left() {
     }
 }
 
+/// What was streamed beside the artifact goes into it and leaves at the same time: a live layer, and the workspace.
+#[test]
+fn a_layer_that_was_streamed_takes_the_disk_once() {
+    let bench = Bench::new("mkdir workspace; head -c 60000000 /dev/urandom >workspace/x");
+    let _disk = Tmpfs::mount(&bench.host.path("out"), "85m");
+    bench.host.freeze(&bench.words(&["--memory", "96MiB", "--scratch", "0"]));
+    assert_whole(bench.pack.as_ref());
+    fs::remove_file(&bench.pack).unwrap();
+    let script = "mv workspace/x .; head -c 10000000 /dev/urandom >workspace/y";
+    crate::host::shell(&bench.host.path("tree"), script);
+    bench.host.freeze(&bench.words(&["--memory", "96MiB", "--scratch", "0"]));
+    assert_whole(bench.pack.as_ref());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_refuses_the_image_leaves_the_old_artifact() {
     let (bench, registry) = (Bench::new("echo x >x"), DockerRegistry::start());
