@@ -52,7 +52,7 @@ pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Wri
         exclude: Exclude::new(&wanted.exclude)?,
         include_mounts: wanted.include_mounts.iter().map(Into::into).collect(),
         hollow: wanted.hollow.iter().map(Into::into).collect(),
-        own_outputs: Vec::new(),
+        ..Selection::default()
     };
     let directory = Directory::open(root, &selection)?;
     let stop = Stop::new();
