@@ -56,7 +56,11 @@ pub mod memory;
 mod pack;
 pub mod scratch;
 
+pub mod layout;
+
 pub mod sink;
+
+pub mod serve;
 
 mod pipeline;
 

@@ -14,6 +14,7 @@ use smolfreeze::stop::Stop;
 
 mod freeze;
 mod inspect;
+mod serve;
 mod verify;
 
 /// Freezes a root filesystem into an OCI image, in one bounded pass.
@@ -32,6 +33,7 @@ pub struct Arguments {
 enum Command {
     Freeze(Box<freeze::Freeze>),
     Inspect(inspect::Inspect),
+    Serve(serve::Serve),
     Verify(verify::Verify),
     /// Print shell completions.
     Completions {
@@ -72,6 +74,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
     match arguments.command {
         Command::Freeze(freeze) => freeze.run(stop).await,
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
+        Command::Serve(serve) => serve.run(stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
