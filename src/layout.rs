@@ -219,6 +219,7 @@ fn failed(operation: &str, path: &Path, reason: impl std::fmt::Display) -> Error
 }
 
 /// An error of the disk's, with the path it is about.
+#[must_use]
 pub fn io_failed(operation: &str, path: &Path, error: std::io::Error) -> Error {
     failed(operation, path, &error).because(error)
 }

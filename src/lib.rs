@@ -17,10 +17,11 @@
 //! 2. [`source`]: a machine, a folder, a tar.
 //! 3. [`stage`]: cut, digest, compress; pure.
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
-//! 5. [`sink`]: registry, layout, artifact.
+//! 5. [`sink`]: registry, layout, artifact; [`layout`]: what all who write a layout folder share.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
 //! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
-//! 8. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//! 8. [`serve`]: a registry over a layout folder.
+//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
 //!
 //! # What is not here
 //! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a

@@ -49,7 +49,8 @@ impl Serve {
         let address = server.address();
         super::print(&format!("listening on http://{address}"))?;
         if !address.ip().is_loopback() {
-            let warning = "smolfreeze: there is no TLS and no authentication: whoever reaches this address may do everything";
+            let warning =
+                "smolfreeze: there is no TLS and no authentication: whoever reaches this address may do everything";
             let _ = writeln!(std::io::stderr(), "{warning}");
         }
         server.run(&stop).await;

@@ -85,9 +85,22 @@ mod tests {
         }
         assert_eq!(Target::parse("/v2/").unwrap(), Target { repository: None, endpoint: "/".to_owned() });
         for bad in [
-            "", "/", "/v1/", "/v2x", "/v2//manifests/v1", "/v2/../manifests/v1", "/v2/a/../b/manifests/v1",
-            "/v2/%2e%2e/manifests/v1", "/v2/a%2fb/manifests/v1", "/v2/a//b/manifests/v1", "/v2/a/manifests/%2e%2e",
-            "/v2/a%00/manifests/v1", "/v2/a/nothing/v1", "/v2/a/b/_catalog", "/manifests/v1", "/v2/manifests/v1",
+            "",
+            "/",
+            "/v1/",
+            "/v2x",
+            "/v2//manifests/v1",
+            "/v2/../manifests/v1",
+            "/v2/a/../b/manifests/v1",
+            "/v2/%2e%2e/manifests/v1",
+            "/v2/a%2fb/manifests/v1",
+            "/v2/a//b/manifests/v1",
+            "/v2/a/manifests/%2e%2e",
+            "/v2/a%00/manifests/v1",
+            "/v2/a/nothing/v1",
+            "/v2/a/b/_catalog",
+            "/manifests/v1",
+            "/v2/manifests/v1",
         ] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
@@ -96,7 +109,9 @@ mod tests {
     #[test]
     fn a_browser_that_was_given_another_name_is_refused() {
         let names = ["build.example".to_owned()];
-        for good in ["127.0.0.1:5000", "127.0.0.1", "[::1]:5000", "[::1]", "localhost:5000", "LOCALHOST", "build.example:1"] {
+        for good in
+            ["127.0.0.1:5000", "127.0.0.1", "[::1]:5000", "[::1]", "localhost:5000", "LOCALHOST", "build.example:1"]
+        {
             assert!(is_meant(Some(good), &names), "{good}");
         }
         for bad in ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "", "[", "localhost.evil", "::"] {

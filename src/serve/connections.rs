@@ -67,9 +67,7 @@ async fn connection(stream: TcpStream, registry: Arc<Registry>, router: Router, 
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (registry, router) = (Arc::clone(&registry), router.clone());
-        async move {
-            Ok::<_, std::convert::Infallible>(router::answer(&registry, router, request.map(Body::new)).await)
-        }
+        async move { Ok::<_, std::convert::Infallible>(router::answer(&registry, router, request.map(Body::new)).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

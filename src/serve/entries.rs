@@ -91,9 +91,14 @@ impl Entries<'_> {
             }
             return;
         };
+        let written = new.write();
+        let is_tags = |value: &&Value| Entry::read(value, self.home).is_some_and(|entry| entry.is(repository, tag));
+        if self.manifests.iter().filter(is_tags).eq([&written]) {
+            return;
+        }
         let before = self.take(|entry| entry.is(repository, tag));
         self.take(|entry| entry.holds(repository, manifest.digest) && entry.tag.is_none());
-        self.manifests.push(new.write());
+        self.manifests.push(written);
         self.keep(before);
     }
 
@@ -174,7 +179,8 @@ mod tests {
     #[test]
     fn a_tag_moves_and_manifests_stay() {
         let home = repository("home");
-        let (first, second, other) = (entry("home", Some("v1"), 'a'), entry("home", Some("v1"), 'b'), entry("t", Some("v1"), 'a'));
+        let (first, second, other) =
+            (entry("home", Some("v1"), 'a'), entry("home", Some("v1"), 'b'), entry("t", Some("v1"), 'a'));
         let mut manifests = vec![foreign(Some("v1"), 'a'), json!("nonsense")];
         let mut entries = Entries { manifests: &mut manifests, home: &home };
         entries.put(&other);

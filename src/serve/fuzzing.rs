@@ -74,8 +74,33 @@ mod tests {
     #[test]
     fn whatever_a_request_holds() {
         let words = [
-            "/v2/", "a", "team/app", "/blobs/", "/manifests/", "uploads/", "..", "%2f", "%3A", "sha256:", &"ab".repeat(32), "\0",
-            "bytes=", "0", "-", "18446744073709551615", ",", "[", "::1", "]", ":5000", "localhost", "?", "digest=", "ü", "{", "}",
+            "/v2/",
+            "a",
+            "team/app",
+            "/blobs/",
+            "/manifests/",
+            "uploads/",
+            "..",
+            "%2f",
+            "%3A",
+            "sha256:",
+            &"ab".repeat(32),
+            "\0",
+            "bytes=",
+            "0",
+            "-",
+            "18446744073709551615",
+            ",",
+            "[",
+            "::1",
+            "]",
+            ":5000",
+            "localhost",
+            "?",
+            "digest=",
+            "ü",
+            "{",
+            "}",
         ];
         let mut random = fastrand::Rng::with_seed(0x5eed);
         for _ in 0..20_000 {

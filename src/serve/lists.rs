@@ -107,9 +107,7 @@ struct Page {
 impl Page {
     /// The names after `last`, and `n` of them at most.
     fn of(names: BTreeSet<String>, query: Option<&str>) -> Result<Self, Fault> {
-        let invalid = || {
-            Fault::new(Code::Unsupported, "n is a number of entries").with_status(StatusCode::BAD_REQUEST)
-        };
+        let invalid = || Fault::new(Code::Unsupported, "n is a number of entries").with_status(StatusCode::BAD_REQUEST);
         let count_max = name::query(query, "n").map(|n| n.parse::<usize>()).transpose().map_err(|_| invalid())?;
         let last = name::query(query, "last").unwrap_or_default();
         let mut names: Vec<_> = names.into_iter().filter(|name| *name > last).collect();

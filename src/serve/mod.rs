@@ -31,6 +31,7 @@ mod uploads;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -66,6 +67,8 @@ pub struct ServeOptions {
     pub hosts: Vec<String>,
     /// Upload sessions at a time, 256. Each holds a file descriptor.
     pub sessions_max: usize,
+    /// A session that nobody asked for in so long is dropped: an hour.
+    pub session_idle_max: Duration,
     /// Connections at a time, 128; further ones wait. Each holds about 1 MiB while it uploads.
     pub connections_max: usize,
 }
@@ -77,6 +80,7 @@ impl Default for ServeOptions {
             home: None,
             hosts: Vec::new(),
             sessions_max: 256,
+            session_idle_max: Duration::from_secs(3600),
             connections_max: 128,
         }
     }
@@ -98,12 +102,12 @@ impl Server {
     /// # Errors
     /// When the folder is no layout and not empty, or can't be written to; when `home` is no repository's name.
     pub fn open(folder: &Path, listener: TcpListener, options: ServeOptions) -> Result<Self> {
-        let address = listener
-            .local_addr()
-            .map_err(|error| Error::sink("listening", "the socket", &error).because(error))?;
+        let address =
+            listener.local_addr().map_err(|error| Error::sink("listening", "the socket", &error).because(error))?;
         let home = match &options.home {
-            Some(name) => Repository::parse(name)
-                .map_err(|_| Error::usage("reading --repository", format_args!("'{name}'"), "it is no repository's name"))?,
+            Some(name) => Repository::parse(name).map_err(|_| {
+                Error::usage("reading --repository", format_args!("'{name}'"), "it is no repository's name")
+            })?,
             None => home_of(folder),
         };
         let store = match options.access {
@@ -112,7 +116,7 @@ impl Server {
         };
         let registry = Registry {
             store,
-            sessions: Sessions::new(options.sessions_max),
+            sessions: Sessions::new(options.sessions_max, options.session_idle_max),
             access: options.access,
             hosts: options.hosts,
             uploads: tokio_util::task::TaskTracker::new(),

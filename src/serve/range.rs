@@ -35,7 +35,8 @@ impl Wanted {
 #[must_use]
 pub fn of_part(value: &str) -> Option<Range<u64>> {
     let value = value.trim();
-    let value = value.strip_prefix("bytes ").map_or(value, |rest| rest.split_once('/').map_or(rest, |(range, _)| range));
+    let value =
+        value.strip_prefix("bytes ").map_or(value, |rest| rest.split_once('/').map_or(rest, |(range, _)| range));
     let (first, last) = value.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);
     (first <= last).then_some(first..last.checked_add(1)?)
@@ -85,7 +86,9 @@ mod tests {
 
     #[test]
     fn a_part_says_where_it_begins() {
-        for (value, range) in [("0-9", Some(0..10)), ("5-5", Some(5..6)), ("bytes 5-9/*", Some(5..10)), (" 0-1 ", Some(0..2))] {
+        for (value, range) in
+            [("0-9", Some(0..10)), ("5-5", Some(5..6)), ("bytes 5-9/*", Some(5..10)), (" 0-1 ", Some(0..2))]
+        {
             assert_eq!(of_part(value), range, "{value}");
         }
         for bad in ["", "-", "5", "9-5", "a-b", "-5", "5-", "0-18446744073709551615", "+1-2", "bytes=0-1"] {

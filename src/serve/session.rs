@@ -21,8 +21,6 @@ use crate::layout::io_failed;
 use crate::oci::Digest;
 use crate::stage::digest::DigestHasher;
 
-/// A session that nobody asked for in so long is dropped.
-pub const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// After a cut, the request that was cut off needs a moment to see it.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -53,6 +51,7 @@ pub struct Session {
 pub struct Sessions {
     open: Mutex<HashMap<String, Session>>,
     count_max: usize,
+    idle_max: Duration,
 }
 
 impl Upload {
@@ -120,17 +119,16 @@ impl Session {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn is_idle(&self) -> bool {
-        self.upload.try_lock().is_ok()
-            && self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > IDLE_MAX
+    fn is_idle(&self, idle_max: Duration) -> bool {
+        self.upload.try_lock().is_ok() && self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= idle_max
     }
 }
 
 impl Sessions {
-    /// At most `count_max` at a time.
+    /// At most `count_max` at a time; one that nobody asked for in `idle_max` is dropped.
     #[must_use]
-    pub fn new(count_max: usize) -> Self {
-        Self { open: Mutex::default(), count_max }
+    pub fn new(count_max: usize, idle_max: Duration) -> Self {
+        Self { open: Mutex::default(), count_max, idle_max }
     }
 
     /// Opens a session; blocks.
@@ -173,10 +171,54 @@ impl Sessions {
 
     /// Drops what was idle for too long.
     pub fn drop_idle(&self) {
-        self.lock().retain(|_, session| !session.is_idle());
+        self.lock().retain(|_, session| !session.is_idle(self.idle_max));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_asks_for_is_dropped_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::parse("a").unwrap();
+        let store = Store::make(folder.path(), repository.clone()).unwrap();
+        let files = || std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count();
+        let sessions = Sessions::new(2, Duration::ZERO);
+        let (idle, busy) = (sessions.open(&store, &repository).unwrap(), sessions.open(&store, &repository).unwrap());
+        assert!(sessions.open(&store, &repository).unwrap_err().to_string().contains("TOOMANYREQUESTS"));
+        let held = busy.hold();
+        assert!(held.is_some() && busy.hold().is_none() && files() == 2);
+        drop((sessions.find(&repository, &idle.id), idle));
+        sessions.drop_idle();
+        assert!(sessions.find(&repository, &busy.id).is_ok() && files() == 1);
+        drop((held, busy));
+        sessions.drop_idle();
+        assert_eq!(files(), 0);
+        let patient = Sessions::new(1, Duration::from_secs(3600));
+        let open = patient.open(&store, &repository).unwrap();
+        patient.drop_idle();
+        assert!(patient.find(&repository, &open.id).is_ok());
+    }
+
+    #[test]
+    fn a_write_that_failed_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::parse("a").unwrap();
+        let store = Store::make(folder.path(), repository.clone()).unwrap();
+        let sessions = Sessions::new(1, Duration::MAX);
+        let session = sessions.open(&store, &repository).unwrap();
+        let mut upload = session.hold().unwrap().take().unwrap();
+        upload.append(&[Bytes::from_static(b"good")]).unwrap();
+        // As a full disk leaves it: some bytes are in the file, and nobody heard of them.
+        upload.file.as_file().write_all_at(b"ba", 4).unwrap();
+        let digest = DigestHasher::of(b"good");
+        upload.finish(&store, digest).unwrap();
+        assert_eq!(store.blob(digest).unwrap().1, 4);
     }
 }

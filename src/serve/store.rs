@@ -114,11 +114,9 @@ impl Store {
     /// `MANIFEST_UNKNOWN`; when the disk fails, or holds something else than what was written.
     pub fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<(Descriptor, Vec<u8>), Fault> {
         let unknown = || Fault::new(Code::ManifestUnknown, format!("there is no such manifest in '{repository}'"));
-        let entries = self.entries()?.into_iter().filter(|entry| entry.repository == *repository);
+        let mut entries = self.entries()?.into_iter().filter(|entry| entry.repository == *repository);
         let found = match reference {
-            Reference::Tag(tag) => {
-                entries.filter(|entry| entry.tag.as_ref() == Some(tag)).last().map(|entry| entry.manifest)
-            }
+            Reference::Tag(tag) => entries.rfind(|entry| entry.tag.as_ref() == Some(tag)).map(|entry| entry.manifest),
             Reference::Digest(digest) => {
                 let roots = entries.map(|entry| entry.manifest).collect();
                 self.walk(roots).find(|manifest| manifest.digest == *digest)

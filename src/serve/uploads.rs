@@ -56,11 +56,15 @@ pub async fn open(
     };
     match (digest, session.hold()) {
         (Some(digest), Some(held)) => {
-            let complete = complete(Arc::clone(&registry), session.clone(), held, Part { body, range: None }, digest);
-            let completed = on_its_own(&registry, complete).await;
-            // Nobody knows of the session, so nobody could go on with it.
-            registry.sessions.close(&session);
-            completed?;
+            let shared = Arc::clone(&registry);
+            let complete = async move {
+                let part = Part { body, range: None };
+                let completed = complete(Arc::clone(&shared), session.clone(), held, part, digest).await;
+                // Nobody knows of the session, so nobody could go on with it.
+                shared.sessions.close(&session);
+                completed
+            };
+            on_its_own(&registry, complete).await?;
             created(&repository, digest)
         }
         _ => accepted(StatusCode::ACCEPTED, &repository, &session, 0),
@@ -208,16 +212,20 @@ async fn receive(mut held: Held, part: Part) -> Result<Held, Fault> {
                 Err(cut) => end = Some(Err(cut)),
             }
         }
-        held = off_the_runtime(move || {
+        let appended = off_the_runtime(move || {
             if let Some(upload) = held.as_mut() {
                 upload.append(&slices)?;
             }
             Ok(held)
-        })
-        .await?;
-        if let Some(end) = end {
-            return end.map(|()| held);
-        }
+        });
+        held = match (appended.await, end) {
+            (Ok(held), None) => held,
+            (Ok(held), Some(Ok(()))) => return Ok(held),
+            (Err(fault), _) | (Ok(_), Some(Err(fault))) => {
+                drain(stream).await;
+                return Err(fault);
+            }
+        };
     }
 }
 
