@@ -8,6 +8,7 @@
 //! moment, by whoever changes the index.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -44,7 +45,7 @@ impl Layout {
             let reason = "the folder is neither empty nor an OCI image layout";
             return Err(failed("opening the layout", folder, reason).hint("name another folder"));
         }
-        if let Err(error) = make_folders(folder, created) {
+        if let Err(error) = make_folders(folder, created).and_then(|()| sync_names(created)) {
             take_back(created);
             return Err(error);
         }
@@ -186,10 +187,19 @@ fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> Result<()> {
     let marker = folder.join("oci-layout");
     if !marker.exists() {
         created.push(marker.clone());
-        let written = fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#);
+        let written = File::create(&marker).and_then(|mut file| {
+            file.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            file.sync_all()
+        });
         written.map_err(|error| io_failed("making the layout", &marker, error))?;
     }
     make(folder.join("blobs/sha256"), created)
+}
+
+/// Makes the names of what was made safe: a blob is as safe as the folders above it.
+fn sync_names(created: &[PathBuf]) -> Result<()> {
+    let parents = created.iter().filter_map(|path| path.parent());
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
 }
 
 fn read_index(path: &Path) -> Result<Vec<Value>> {

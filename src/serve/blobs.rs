@@ -3,7 +3,6 @@
 use std::io::SeekFrom;
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
@@ -12,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::fault::{Code, Fault};
-use super::name::{self, Repository};
+use super::name;
 use super::range::Wanted;
 use super::router::{DOCKER_CONTENT_DIGEST, Registry, header, off_the_runtime};
 use crate::error::Error;
@@ -58,11 +57,7 @@ pub async fn read(
 }
 
 /// `DELETE /v2/NAME/blobs/DIGEST`.
-pub async fn remove(
-    State(registry): State<Arc<Registry>>,
-    Extension(_): Extension<Repository>,
-    Path(digest): Path<String>,
-) -> Result<StatusCode, Fault> {
+pub async fn remove(State(registry): State<Arc<Registry>>, Path(digest): Path<String>) -> Result<StatusCode, Fault> {
     let digest = name::digest(&digest)?;
     off_the_runtime(move || registry.store.remove_blob(digest)).await?;
     Ok(StatusCode::ACCEPTED)

@@ -42,9 +42,6 @@ use self::store::Store;
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 
-/// Where images with a plain tag are, if the folder's own name is no repository's.
-const HOME: &str = "layout";
-
 /// What a client may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
@@ -69,7 +66,8 @@ pub struct ServeOptions {
     pub sessions_max: usize,
     /// A session that nobody asked for in so long is dropped: an hour.
     pub session_idle_max: Duration,
-    /// Connections at a time, 128; further ones wait. Each holds about 1 MiB while it uploads.
+    /// Connections at a time, 128; further ones wait. Each holds about 1 MiB while it sends a blob, and 4 MiB while it sends
+    /// the largest manifest there may be.
     pub connections_max: usize,
 }
 
@@ -141,6 +139,6 @@ impl Server {
 /// The folder's own name, if a repository may be called so.
 fn home_of(folder: &Path) -> Repository {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or(HOME);
-    Repository::parse(name).or_else(|_| Repository::parse(HOME)).unwrap_or_else(|_| unreachable!("a constant name"))
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Repository::parse(name).unwrap_or_default()
 }

@@ -29,6 +29,13 @@ impl Repository {
     }
 }
 
+/// `layout`.
+impl Default for Repository {
+    fn default() -> Self {
+        Self("layout".to_owned())
+    }
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

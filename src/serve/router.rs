@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, HeaderName, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -42,7 +42,7 @@ pub struct Registry {
 /// The endpoints of the distribution specification, without the repository, which is an extension of the request.
 pub fn router(registry: Arc<Registry>) -> Router {
     Router::new()
-        .route("/", get(async || axum::response::Response::new(Body::from("{}"))))
+        .route("/", get(async || ([(CONTENT_TYPE, "application/json")], "{}")))
         .route("/_catalog", get(lists::catalog))
         .route("/blobs/{digest}", get(blobs::read).delete(blobs::remove))
         .route("/blobs/uploads/", post(uploads::open))
@@ -71,7 +71,6 @@ pub async fn answer(registry: &Registry, mut router: Router, mut request: Reques
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     // Whatever a blob is, a browser must not run it.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     response
 }
 
