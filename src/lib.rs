@@ -17,11 +17,12 @@
 //! 2. [`source`]: a machine, a folder, a tar.
 //! 3. [`stage`]: cut, digest, compress; pure.
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
-//! 5. [`sink`]: registry, layout, artifact.
+//! 5. [`sink`]: registry, layout, artifact; [`layout`]: what all who write a layout folder share.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
 //! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
 //! 8. [`record`], [`state`]: what is remembered of freezes, and where.
-//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//! 9. [`serve`]: a registry over a layout folder.
+//! 10. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
 //!
 //! # What is not here
 //! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
@@ -57,7 +58,11 @@ pub mod memory;
 mod pack;
 pub mod scratch;
 
+pub mod layout;
+
 pub mod sink;
+
+pub mod serve;
 
 mod pipeline;
 

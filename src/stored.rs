@@ -80,13 +80,16 @@ pub struct Verified {
 }
 
 impl Stored {
-    /// The image named `name`: a reference, or `oci:DIR[:TAG]`.
+    /// The image named `name`: a reference, `oci:DIR[:TAG]`, or `oci:DIR:NAME:TAG` in a layout that was served.
     ///
     /// # Errors
     /// When the name is none, or nothing answers there.
     pub async fn open(name: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
         match name.parse()? {
-            OutputSpec::Layout { folder, tag } => Ok(Self::Layout(folder, tag)),
+            OutputSpec::Layout { folder, tag } => {
+                let (folder, tag) = in_layout(folder, tag);
+                Ok(Self::Layout(folder, tag))
+            }
             OutputSpec::Artifact(path) => {
                 let reason = "an artifact is no image; smolvm reads it";
                 Err(Error::usage("reading an image", path.display(), reason))
@@ -292,6 +295,20 @@ fn whole<D>(mut decoder: D, set: impl FnOnce(&mut D)) -> D {
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Digest) -> Result<T> {
     serde_json::from_slice(bytes)
         .map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, &error).because(error))
+}
+
+/// What is pushed to a served layout is named `NAME:TAG` there. That reads as a folder `DIR:NAME`, unless there is none.
+fn in_layout(folder: PathBuf, tag: String) -> (PathBuf, String) {
+    let is_layout = |folder: &Path| folder.join("oci-layout").exists();
+    let text = folder.to_string_lossy();
+    if !is_layout(&folder) {
+        for (at, _) in text.match_indices(':') {
+            if is_layout(Path::new(&text[..at])) {
+                return (text[..at].into(), format!("{}:{tag}", &text[at + 1..]));
+            }
+        }
+    }
+    (folder, tag)
 }
 
 async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {

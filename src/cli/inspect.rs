@@ -11,7 +11,7 @@ use super::RegistryArguments;
 /// Show an image's layers and config.
 #[derive(Args)]
 pub struct Inspect {
-    /// The image: a reference, or oci:DIR[:TAG].
+    /// The image: a reference, or oci:DIR[:TAG]; in a layout that was served also oci:DIR:NAME:TAG.
     image: String,
     /// Print JSON.
     #[arg(long)]

@@ -21,13 +21,14 @@ mod inspect;
 mod ls;
 mod prune;
 mod rm;
+mod serve;
 mod verify;
 
 /// Freezes a root filesystem into an OCI image, in one bounded pass.
 ///
 /// Exit codes: 0 done; 1 a bug; 2 a wrong argument; 3 the source can't be read or must not become an image; 4 a
 /// destination can't take the image; 5 a registry refused the credentials; 6 verify found a fault; 129, 130 and 143
-/// ended by SIGHUP, SIGINT and SIGTERM. Whatever ends a freeze, no destination is left with half an image.
+/// ended by SIGHUP, SIGINT and SIGTERM, which end `serve` with 0. Whatever ends a freeze, no destination is left with half an image.
 #[derive(Parser)]
 #[command(name = "smolfreeze", version, max_term_width = 110)]
 pub struct Arguments {
@@ -39,6 +40,7 @@ pub struct Arguments {
 enum Command {
     Freeze(Box<freeze::Freeze>),
     Inspect(inspect::Inspect),
+    Serve(serve::Serve),
     Verify(verify::Verify),
     #[command(hide = true)]
     GuestReader(guest_reader::GuestReader),
@@ -91,6 +93,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
     match arguments.command {
         Command::Freeze(freeze) => freeze.run(stop).await,
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
+        Command::Serve(serve) => serve.run(stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
         Command::GuestReader(reader) => reader.run(),
         Command::Ls(ls) => ls.run(),

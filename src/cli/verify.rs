@@ -12,7 +12,7 @@ use super::RegistryArguments;
 /// Read every blob of an image again, and check size, digest, diff_id and tar.
 #[derive(Args)]
 pub struct Verify {
-    /// The image: a reference, or oci:DIR[:TAG].
+    /// The image: a reference, or oci:DIR[:TAG]; in a layout that was served also oci:DIR:NAME:TAG.
     image: String,
     /// Print JSON.
     #[arg(long)]

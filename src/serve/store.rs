@@ -1,0 +1,244 @@
+//! The layout folder as the registry's store: blobs to read, manifests to find, and the index to change. All of it
+//! blocks, so it is called off the runtime.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use super::entries::{self, Entries, Entry};
+use super::fault::{Code, Fault};
+use super::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
+use super::name::{Reference, Repository};
+use crate::error::{Error, Kind, Result, Side};
+use crate::layout::{Layout, io_failed};
+use crate::oci::{Descriptor, Digest};
+use crate::stage::digest::DigestHasher;
+
+/// The layout and what its plain tags mean.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    home: Repository,
+}
+
+impl Store {
+    /// The layout at `folder`, made where it is missing.
+    ///
+    /// # Errors
+    /// When it is none, or can't be written to.
+    pub fn make(folder: &Path, home: Repository) -> Result<Self> {
+        let layout = Layout::make(folder, &mut Vec::new())?;
+        // A layout has an index, even an empty one.
+        layout.change_index(|_| Ok::<_, Error>(()))?;
+        Ok(Self { layout, home })
+    }
+
+    /// The layout at `folder`, which is only read.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(folder: &Path, home: Repository) -> Result<Self> {
+        let layout = Layout::open(folder)?;
+        layout.manifests()?;
+        Ok(Self { layout, home })
+    }
+
+    /// A blob and its size.
+    ///
+    /// # Errors
+    /// `BLOB_UNKNOWN`; when the disk fails.
+    pub fn blob(&self, digest: Digest) -> Result<(File, u64), Fault> {
+        let path = self.layout.blob_path(digest);
+        let unknown = || Fault::new(Code::BlobUnknown, format!("there is no blob {digest}"));
+        match File::open(&path).and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((metadata, file)) if metadata.is_file() => Ok((file, metadata.len())),
+            Ok(_) => Err(unknown()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(unknown()),
+            Err(error) => Err(io_failed("reading a blob", &path, error).into()),
+        }
+    }
+
+    /// Whether the blob is there, in its full size.
+    #[must_use]
+    pub fn has(&self, blob: &Descriptor) -> bool {
+        self.blob(blob.digest).is_ok_and(|(_, size)| size == blob.size)
+    }
+
+    /// A file for a blob that is on its way.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn temporary_blob(&self) -> Result<NamedTempFile> {
+        self.layout.temporary_blob()
+    }
+
+    /// Gives a complete blob its name. After this it is there, whatever happens.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn publish(&self, file: NamedTempFile, digest: Digest) -> Result<()> {
+        let path = self.layout.blob_path(digest);
+        file.as_file().sync_all().map_err(|error| io_failed("writing a blob", &path, error))?;
+        file.persist(&path).map_err(|error| io_failed("writing a blob", &path, error.error))?;
+        self.layout.sync_blobs()
+    }
+
+    /// All entries of the index.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        Ok(entries::read(&self.layout.manifests()?, &self.home))
+    }
+
+    /// A repository's entries; there has to be one.
+    ///
+    /// # Errors
+    /// `NAME_UNKNOWN`; when the index can't be read.
+    pub fn repository(&self, repository: &Repository) -> Result<Vec<Entry>, Fault> {
+        let mut entries = self.entries()?;
+        entries.retain(|entry| entry.repository == *repository);
+        if entries.is_empty() {
+            return Err(Fault::new(Code::NameUnknown, format!("there is nothing in a repository '{repository}'")));
+        }
+        Ok(entries)
+    }
+
+    /// Finds a manifest of a repository, and reads it.
+    ///
+    /// # Errors
+    /// `MANIFEST_UNKNOWN`; when the disk fails, or holds something else than what was written.
+    pub fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<(Descriptor, Vec<u8>), Fault> {
+        let unknown = || Fault::new(Code::ManifestUnknown, format!("there is no such manifest in '{repository}'"));
+        let mut entries = self.entries()?.into_iter().filter(|entry| entry.repository == *repository);
+        let found = match reference {
+            Reference::Tag(tag) => entries.rfind(|entry| entry.tag.as_ref() == Some(tag)).map(|entry| entry.manifest),
+            Reference::Digest(digest) => {
+                let roots = entries.map(|entry| entry.manifest).collect();
+                self.walk(roots).find(|manifest| manifest.digest == *digest)
+            }
+        };
+        let manifest = found.ok_or_else(unknown)?;
+        let bytes = self.read_manifest(manifest.digest)?;
+        Ok((manifest, bytes))
+    }
+
+    /// Adds a manifest to a repository, once all that it needs is there.
+    ///
+    /// # Errors
+    /// `MANIFEST_BLOB_UNKNOWN` for what is missing; when the disk fails.
+    pub fn put_manifest(&self, entry: &Entry, manifest: &Manifest, bytes: &[u8]) -> Result<(), Fault> {
+        let mut file = self.temporary_blob()?;
+        std::io::Write::write_all(&mut file, bytes)
+            .map_err(|error| io_failed("writing a manifest", self.layout.folder(), error))?;
+        // Under the index' lock, so that nothing it needs is deleted between this look and the entry.
+        self.layout.change_index(|manifests| {
+            if let Some(missing) = manifest.needed().find(|blob| !self.has(blob)) {
+                let words = format!("it needs {} of {} bytes, which is not there", missing.digest, missing.size);
+                return Err(Fault::new(Code::ManifestBlobUnknown, words));
+            }
+            self.publish(file, entry.manifest.digest)?;
+            Entries { manifests, home: &self.home }.put(entry);
+            Ok(())
+        })
+    }
+
+    /// Takes a tag away, or a manifest with all its tags. The manifest's own blob goes if nothing else needs it.
+    ///
+    /// # Errors
+    /// `MANIFEST_UNKNOWN`; when the disk fails.
+    pub fn remove_manifest(&self, repository: &Repository, reference: &Reference) -> Result<(), Fault> {
+        let was_there = self.layout.change_index(|manifests| {
+            let mut entries = Entries { manifests, home: &self.home };
+            Ok::<_, Fault>(match reference {
+                Reference::Tag(tag) => entries.remove_tag(repository, tag),
+                Reference::Digest(digest) => entries.remove_manifest(repository, *digest),
+            })
+        })?;
+        if !was_there {
+            return Err(Fault::new(Code::ManifestUnknown, format!("there is no such manifest in '{repository}'")));
+        }
+        if let Reference::Digest(digest) = reference {
+            // Nobody sees it any more; where it is still needed, it stays.
+            let _ = self.remove_blob(*digest);
+        }
+        Ok(())
+    }
+
+    /// Deletes a blob that no manifest of the layout needs.
+    ///
+    /// # Errors
+    /// `BLOB_UNKNOWN`; `DENIED` while it is needed, or somebody else writes to the layout and may count on it.
+    pub fn remove_blob(&self, digest: Digest) -> Result<(), Fault> {
+        let in_use = |words: &str| {
+            Err(Fault::new(Code::Denied, format!("{digest} {words}")).with_status(axum::http::StatusCode::CONFLICT))
+        };
+        self.layout.change_index(|manifests| {
+            self.blob(digest)?;
+            if self.is_needed(manifests, digest) {
+                return in_use("is part of an image; delete that first");
+            }
+            let is_ours_alone = self.layout.is_ours_alone();
+            let path = self.layout.blob_path(digest);
+            let removed = if is_ours_alone { fs::remove_file(&path) } else { Ok(()) };
+            self.layout.share()?;
+            removed.map_err(|error| io_failed("removing a blob", &path, error))?;
+            if is_ours_alone { Ok(()) } else { in_use("can't go while somebody else writes to the layout") }
+        })
+    }
+
+    /// A manifest's bytes, which are those of its digest.
+    ///
+    /// # Errors
+    /// When they are not, or the disk fails.
+    pub fn read_manifest(&self, digest: Digest) -> Result<Vec<u8>, Fault> {
+        let (file, _) = self.blob(digest)?;
+        let mut bytes = Vec::new();
+        let mut limited = file.take(MANIFEST_BYTES_MAX + 1);
+        std::io::copy(&mut limited, &mut bytes)
+            .map_err(|error| io_failed("reading a manifest", &self.layout.blob_path(digest), error))?;
+        let is = DigestHasher::of(&bytes);
+        if is != digest {
+            let reason = format!("its bytes are {is}");
+            return Err(Error::new(Kind::Corrupt, Side::Sink, "reading a manifest", digest, reason).into());
+        }
+        Ok(bytes)
+    }
+
+    /// Whether any image of the layout, whosever it is, needs the blob.
+    fn is_needed(&self, manifests: &[Value], digest: Digest) -> bool {
+        // By text, so that what is not understood counts as well.
+        let name = digest.to_string();
+        let names_it = |bytes: Vec<u8>| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+        let roots = entries::read(manifests, &self.home).into_iter().map(|entry| entry.manifest).collect();
+        manifests.iter().any(|value| value["digest"] == name.as_str())
+            || self.walk(roots).any(|manifest| self.read_manifest(manifest.digest).is_ok_and(names_it))
+    }
+
+    /// Some manifests, and all that they list in turn; each once.
+    fn walk(&self, roots: Vec<Descriptor>) -> impl Iterator<Item = Descriptor> + '_ {
+        let (mut open, mut seen) = (roots, HashSet::new());
+        std::iter::from_fn(move || {
+            loop {
+                let next = open.pop()?;
+                if seen.insert(next.digest) {
+                    // An image's own manifest lists none, so it need not be read.
+                    if manifest::is_index(&next.media_type) {
+                        open.extend(self.parse(&next).into_iter().flat_map(|index| index.manifests));
+                    }
+                    return Some(next);
+                }
+            }
+        })
+    }
+
+    /// A manifest that is there; none where it can't be read. Docker's older ones don't say what they are.
+    pub fn parse(&self, manifest: &Descriptor) -> Option<Manifest> {
+        let bytes = self.read_manifest(manifest.digest).ok()?;
+        Manifest::parse(&bytes, Some(&manifest.media_type)).ok()
+    }
+}

@@ -1,0 +1,149 @@
+//! The folder as others see it: what they wrote is served, and what was pushed they can read.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::host::{Host, names};
+use crate::images::{INDEX_MEDIA_TYPE, digest, image, named};
+use crate::served::{Served, client};
+
+fn tags(served: &Served, repository: &str) -> Value {
+    served.expect(200, "GET", &format!("/v2/{repository}/tags/list"), b"").json()["tags"].clone()
+}
+
+#[test]
+fn images_with_a_plain_tag_are_in_the_home_repository() {
+    let host = Host::new();
+    let tree = host.tree("tree", "echo hello >file").display().to_string();
+    host.freeze(&[&format!("dir:{tree}"), "--to", &format!("oci:{}:v1", host.text("images"))]);
+    client(&host.path(""), "skopeo copy --quiet oci:images:v1 oci:images:team/app:v2");
+
+    let served = Served::start(&host, "images");
+    assert_eq!(tags(&served, "images"), json!(["v1"]));
+    assert_eq!(tags(&served, "team/app"), json!(["v2"]));
+    host.verify(&format!("{}/images:v1", served.address));
+    host.verify(&format!("{}/team/app:v2", served.address));
+
+    // A tag that is pushed anew is one tag still, whoever wrote it first.
+    let pushed = served.push("images", Some("v1"), &image(1, &json!({})));
+    assert_eq!(tags(&served, "images"), json!(["v1"]));
+    host.freeze(&[&format!("dir:{tree}"), "--to", &format!("oci:{}:v1", host.text("images"))]);
+    assert_eq!(tags(&served, "images"), json!(["v1"]));
+    assert_ne!(digest(&served.expect(200, "GET", "/v2/images/manifests/v1", b"").body), pushed);
+    drop(served);
+
+    let served = Served::with(&host, "images", &["--repository", "elsewhere/x"]);
+    assert!(tags(&served, "elsewhere/x").as_array().unwrap().contains(&json!("v1")));
+}
+
+#[test]
+fn a_folder_whose_name_is_no_repositorys_is_called_layout() {
+    let host = Host::new();
+    let tree = host.tree("tree", "echo hello >file").display().to_string();
+    host.freeze(&[&format!("dir:{tree}"), "--to", &format!("oci:{}", host.text("My Images"))]);
+    let served = Served::start(&host, "My Images");
+    assert_eq!(tags(&served, "layout"), json!(["latest"]));
+}
+
+#[test]
+fn what_was_pushed_is_read_from_the_folder() {
+    let host = Host::new();
+    let tree = host.tree("tree", "echo hello >file; ln -s file link").display().to_string();
+    let served = Served::start(&host, "layout");
+    let to = format!("{}/team/app:v1", served.address);
+    let first = host.freeze(&[&format!("dir:{tree}"), "--to", &to, "--compression", "gzip"]);
+    let again = host.freeze(&[&format!("dir:{tree}"), "--to", &to, "--compression", "gzip"]);
+    assert!(first.sent_bytes > 0 && again.layers_packed == 0 && again.sent_bytes == 0, "{again:?}");
+    host.verify(&to);
+    for words in [["inspect", &to], ["inspect", "oci:layout:team/app:v1"], ["verify", "oci:layout:team/app:v1"]] {
+        let mut command = host.command(&words);
+        let output = crate::host::finish(command.current_dir(host.path("")).spawn().unwrap());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    client(&host.path(""), "skopeo copy --quiet oci:layout:team/app:v1 oci:copy:x");
+    client(
+        &host.path(""),
+        "umoci unpack --rootless --image copy:x bundle && test \"$(cat bundle/rootfs/file)\" = hello",
+    );
+}
+
+#[test]
+fn everything_is_found_again_after_a_restart() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let (tagged, bare, old) = (image(1, &json!({})), image(2, &json!({})), image(3, &json!({})));
+    let old = served.push("team/app", Some("v1"), &old);
+    let tagged = served.push("team/app", Some("v1"), &tagged);
+    let bare = served.push("team/app", None, &bare);
+    let session = served.expect(202, "POST", "/v2/team/app/blobs/uploads/", b"").location();
+    served.expect(202, "PATCH", &session, b"some bytes");
+    drop(served);
+    assert_eq!(names(&host.path("layout/blobs/sha256")).iter().filter(|name| name.starts_with('.')).count(), 1);
+
+    let served = Served::start(&host, "layout");
+    served.assert_nothing_left();
+    served.expect(404, "GET", &session, b"");
+    for (reference, wanted) in [("v1", &tagged), (&*tagged, &tagged), (&*bare, &bare), (&*old, &old)] {
+        let found = served.expect(200, "GET", &format!("/v2/team/app/manifests/{reference}"), b"");
+        assert_eq!(digest(&found.body), *wanted);
+        served.expect(404, "GET", &format!("/v2/other/manifests/{wanted}"), b"");
+    }
+}
+
+#[test]
+fn an_index_of_others_gives_its_manifests() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let image = image(1, &json!({}));
+    let manifest = served.push("a", None, &image);
+    let index =
+        json!({"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE, "manifests": [named(&image.manifest)]}).to_string();
+    served.expect(201, "PUT", "/v2/a/manifests/all", index.as_bytes());
+    // As skopeo writes it: the index.json has the index alone.
+    let path = host.path("layout/index.json");
+    let mut entries: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    entries["manifests"].as_array_mut().unwrap().retain(|entry| entry["digest"] == digest(index.as_bytes()).as_str());
+    fs::write(&path, entries.to_string()).unwrap();
+    served.expect(200, "GET", &format!("/v2/a/manifests/{manifest}"), b"");
+    served.expect(409, "DELETE", &format!("/v2/a/blobs/{}", digest(&image.layer)), b"");
+    served.expect(202, "DELETE", &format!("/v2/a/manifests/{}", digest(index.as_bytes())), b"");
+    served.expect(404, "GET", &format!("/v2/a/manifests/{manifest}"), b"");
+}
+
+#[test]
+fn a_freeze_into_a_folder_that_is_served() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let session = served.expect(202, "POST", "/v2/a/blobs/uploads/", b"").location();
+    served.expect(202, "PATCH", &session, b"some bytes");
+    let tree = host.tree("tree", "echo hello >file").display().to_string();
+    // It must not take the server's open session for a leftover.
+    host.freeze(&[&format!("dir:{tree}"), "--to", &format!("oci:{}:frozen", host.text("layout"))]);
+    served.expect(201, "PUT", &format!("{session}?digest={}", digest(b"some bytes")), b"");
+    host.verify(&format!("{}/layout:frozen", served.address));
+    assert_eq!(served.end(Signal::TERM).status.code(), Some(0));
+}
+
+#[test]
+fn a_blob_that_somebody_may_count_on_is_not_deleted() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let blob = served.push_blob("a", b"a blob");
+    let second = Served::start(&host, "layout");
+    served.expect(409, "DELETE", &format!("/v2/a/blobs/{blob}"), b"");
+    drop(second);
+    served.expect(202, "DELETE", &format!("/v2/a/blobs/{blob}"), b"");
+    served.expect(404, "DELETE", &format!("/v2/a/blobs/{blob}"), b"");
+}
+
+#[test]
+fn a_manifest_that_rotted_is_not_served() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let pushed = served.push("a", Some("v1"), &image(1, &json!({})));
+    fs::write(host.path("layout/blobs").join(pushed.replace(':', "/")), "{}").unwrap();
+    let answer = served.expect(500, "GET", "/v2/a/manifests/v1", b"");
+    assert!(answer.text().contains(&pushed) && answer.text().contains("its bytes are"), "{}", answer.text());
+}
