@@ -46,6 +46,7 @@ pub mod plan;
 pub mod freeze;
 pub mod report;
 
+mod smolvm;
 pub mod source;
 pub mod stage;
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::answer::{self, Look, Whoami};
-use super::link::{Answer, As, Link, Smolvm, Trouble};
+use super::link::{As, Link, Smolvm};
 use super::{GUEST_SCRIPT, Options, capture};
 use crate::error::{Error, Result};
+use crate::smolvm::{Answer, Trouble};
 use crate::source::{Selection, Survey};
 use crate::stop::Stop;
 
