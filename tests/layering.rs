@@ -40,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
     ("freeze", &["error", "image", "known", "pipeline", "plan", "progress", "report", "scratch", "sink", "stop"]),
-    ("stored", &["error", "oci", "plan", "sink", "stage"]),
+    ("stored", &["error", "gather", "oci", "plan", "sink", "stage", "stop"]),
 ];
 
 /// Names that a room must not hold, whatever brings them.

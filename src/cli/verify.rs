@@ -9,10 +9,10 @@ use smolfreeze::stored::Stored;
 
 use super::RegistryArguments;
 
-/// Read every blob of an image again, and check size, digest, diff_id and tar.
+/// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
 #[derive(Args)]
 pub struct Verify {
-    /// The image: a reference, or oci:DIR[:TAG].
+    /// A reference, oci:DIR[:TAG], or an artifact: a path that ends in .smolmachine, or pack:PATH.
     image: String,
     /// Print JSON.
     #[arg(long)]
