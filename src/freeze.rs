@@ -57,7 +57,11 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
         let layers: Vec<_> = flowed
             .layers
             .iter()
-            .map(|layer| ImageLayer { diff_id: layer.diff_id, descriptor: layer.descriptor.clone() })
+            .map(|layer| ImageLayer {
+                diff_id: layer.diff_id,
+                descriptor: layer.descriptor.clone(),
+                workspace: layer.workspace,
+            })
             .collect();
         let image = image::build(&options.image, &layers)?;
         let committed = tokio::select! {

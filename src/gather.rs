@@ -117,6 +117,8 @@ pub struct Layer {
     pub tar_bytes: u64,
     /// Media type, digest and size of `body`.
     pub descriptor: Descriptor,
+    /// Every entry lies below `/workspace`.
+    pub workspace: bool,
     /// The stored bytes.
     pub body: Body,
 }
@@ -128,6 +130,8 @@ pub struct LiveLayer {
     pub index: usize,
     /// Its media type.
     pub media_type: String,
+    /// Every entry lies below `/workspace`.
+    pub workspace: bool,
     /// The first bytes, which can be read again.
     pub head: Body,
     /// All bytes after `head`, in order; then its end.
@@ -140,5 +144,16 @@ pub enum LivePiece {
     /// The next bytes.
     Bytes(Bytes),
     /// All bytes were sent; this is what they are. An edge that closes without it was cut off.
-    End(Descriptor),
+    End(LiveEnd),
+}
+
+/// What a live layer is, known when all of it was made.
+#[derive(Debug, Clone)]
+pub struct LiveEnd {
+    /// Media type, digest and size of its stored bytes.
+    pub descriptor: Descriptor,
+    /// SHA-256 of its tar.
+    pub diff_id: DiffId,
+    /// Bytes of its tar.
+    pub tar_bytes: u64,
 }

@@ -13,6 +13,9 @@ use crate::oci::{CONFIG_MEDIA_TYPE, Descriptor, DiffId, MANIFEST_MEDIA_TYPE};
 use crate::sink::Image;
 use crate::stage::digest::DigestHasher;
 
+/// A layer's annotation in the manifest, and what it says of one that holds nothing but what is below `/workspace`.
+pub const LAYER_ANNOTATION: (&str, &str) = ("smolfreeze.layer", "workspace");
+
 /// What an image says about running it, and about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ImageOptions {
@@ -43,6 +46,8 @@ pub struct ImageLayer {
     pub diff_id: DiffId,
     /// Its blob.
     pub descriptor: Descriptor,
+    /// Every entry lies below `/workspace`: the manifest says so, for an artifact that is made of the image later.
+    pub workspace: bool,
 }
 
 /// This machine's architecture in Go's words, which OCI images use.
@@ -119,6 +124,12 @@ fn manifest(
         let digest: Sha256Digest = blob.digest.hex().parse()?;
         Ok(SpecDescriptor::new(MediaType::from(blob.media_type.as_str()), blob.size, digest))
     };
+    let described = |layer: &ImageLayer| {
+        let mut described = spec(&layer.descriptor)?;
+        let (key, value) = LAYER_ANNOTATION;
+        described.set_annotations(layer.workspace.then(|| HashMap::from([(key.to_owned(), value.to_owned())])));
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(described)
+    };
     let annotations = HashMap::from([
         ("org.opencontainers.image.created".to_owned(), options.created.clone()),
         ("org.opencontainers.image.title".to_owned(), options.source.clone()),
@@ -127,7 +138,7 @@ fn manifest(
         .schema_version(2_u32)
         .media_type(MANIFEST_MEDIA_TYPE)
         .config(spec(config)?)
-        .layers(layers.iter().map(|layer| spec(&layer.descriptor)).collect::<Result<Vec<_>, _>>()?)
+        .layers(layers.iter().map(described).collect::<Result<Vec<_>, _>>()?)
         .annotations(annotations)
         .build()?;
     canonical(&manifest)
@@ -169,15 +180,19 @@ mod tests {
                 digest: DigestHasher::of(b"x"),
                 size: 1,
             },
+            workspace: false,
         };
-        let image = build(&options(), &[layer.clone(), layer.clone()]).unwrap();
-        assert_eq!(image.manifest, build(&options(), &[layer.clone(), layer.clone()]).unwrap().manifest);
+        let workspace = ImageLayer { workspace: true, ..layer.clone() };
+        let image = build(&options(), &[layer.clone(), workspace.clone()]).unwrap();
+        assert_eq!(image.manifest, build(&options(), &[layer, workspace]).unwrap().manifest);
         let config: serde_json::Value = serde_json::from_slice(&image.config.1).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][1], format!("sha256:{hex}"));
         assert_eq!(config["config"]["User"], "node");
         assert_eq!(config["history"].as_array().unwrap().len(), 2);
         let manifest: serde_json::Value = serde_json::from_slice(&image.manifest.1).unwrap();
         assert_eq!(manifest["layers"][0]["mediaType"], Compression::Zstd.media_type());
+        assert!(manifest["layers"][0].get("annotations").is_none());
+        assert_eq!(manifest["layers"][1]["annotations"], serde_json::json!({ "smolfreeze.layer": "workspace" }));
         assert_eq!(manifest["config"]["digest"], image.config.0.digest.to_string());
     }
 }

@@ -12,7 +12,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::gather::{Body, Layer, LiveLayer, LivePiece};
+use crate::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
 use crate::progress::{Meters, Observer};
@@ -34,6 +34,7 @@ pub(crate) enum LayerPiece {
 /// A layer on its way to a worker.
 pub(crate) struct LayerFeed {
     pub(crate) index: usize,
+    pub(crate) workspace: bool,
     pub(crate) pieces: Receiver<LayerPiece>,
 }
 
@@ -57,6 +58,7 @@ pub(crate) struct Packed {
     pub(crate) diff_id: DiffId,
     pub(crate) tar_bytes: u64,
     pub(crate) descriptor: Descriptor,
+    pub(crate) workspace: bool,
 }
 
 /// Finds layers that need not be packed again, and learns those that were.
@@ -101,7 +103,7 @@ impl Packer {
     }
 
     fn pack(&self, feed: &LayerFeed) -> Result<()> {
-        let mut coming = Coming::new(self, feed.index);
+        let mut coming = Coming::new(self, feed);
         while let Some(bytes) = self.next(feed)? {
             coming.take(bytes)?;
         }
@@ -126,7 +128,8 @@ impl Packer {
     }
 
     fn send(&self, outgoing: Outgoing) -> Result<()> {
-        self.meters.compress.waiting(|| self.outgoing.blocking_send(outgoing)).map_err(|_| Error::hung_up("the sinks"))
+        let send = || self.outgoing.blocking_send(outgoing).map_err(|_| Error::hung_up("the sinks"));
+        self.meters.compress.waiting(send)
     }
 }
 
@@ -134,6 +137,7 @@ impl Packer {
 struct Coming<'a> {
     packer: &'a Packer,
     index: usize,
+    workspace: bool,
     hasher: DiffIdHasher,
     /// SHA-256 of the first bytes, once there are more than may be held.
     prefix: Option<DiffId>,
@@ -149,14 +153,15 @@ enum Way<'a> {
     /// Too many to hold, but likely known: the rest waits in scratch space.
     Spilling(ScratchFile),
     /// They are compressed at once.
-    Streaming(Box<Encoder>, Gathering<'a>),
+    Streaming(Box<Encoder>, Box<Gathering<'a>>),
 }
 
 impl<'a> Coming<'a> {
-    fn new(packer: &'a Packer, index: usize) -> Self {
+    fn new(packer: &'a Packer, feed: &LayerFeed) -> Self {
         Self {
             packer,
-            index,
+            index: feed.index,
+            workspace: feed.workspace,
             hasher: DiffIdHasher::default(),
             prefix: None,
             held: VecDeque::new(),
@@ -205,7 +210,7 @@ impl<'a> Coming<'a> {
     fn stream(&mut self, threads: u32, gather_bytes_max: u64) -> Result<()> {
         let packer = self.packer;
         let mut encoder = Encoder::new(packer.method, threads, &packer.memory)?;
-        let mut gathering = Gathering::new(packer, self.index, gather_bytes_max);
+        let mut gathering = Gathering::new(self, gather_bytes_max);
         while let Some(bytes) = self.held.pop_front() {
             packer.compress(&bytes, &mut encoder, &mut gathering)?;
         }
@@ -220,7 +225,7 @@ impl<'a> Coming<'a> {
                 offset += length;
             }
         }
-        self.way = Way::Streaming(Box::new(encoder), gathering);
+        self.way = Way::Streaming(Box::new(encoder), Box::new(gathering));
         Ok(())
     }
 
@@ -230,7 +235,8 @@ impl<'a> Coming<'a> {
         if !matches!(self.way, Way::Streaming(..)) {
             if let Some(descriptor) = self.packer.known.find(diff_id) {
                 self.packer.observer.layer_known(self.index, tar_bytes, descriptor.size);
-                return Ok(Outgoing::Known(Packed { index: self.index, diff_id, tar_bytes, descriptor }));
+                let (index, workspace) = (self.index, self.workspace);
+                return Ok(Outgoing::Known(Packed { index, diff_id, tar_bytes, descriptor, workspace }));
             }
             match self.way {
                 Way::Spilling(_) => self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?,
@@ -247,6 +253,7 @@ impl<'a> Coming<'a> {
 struct Gathering<'a> {
     packer: &'a Packer,
     index: usize,
+    workspace: bool,
     memory_bytes_max: u64,
     digest: DigestHasher,
     chunks: Vec<Bytes>,
@@ -256,10 +263,11 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn new(packer: &'a Packer, index: usize, memory_bytes_max: u64) -> Self {
+    fn new(coming: &Coming<'a>, memory_bytes_max: u64) -> Self {
         Self {
-            packer,
-            index,
+            packer: coming.packer,
+            index: coming.index,
+            workspace: coming.workspace,
             memory_bytes_max,
             digest: DigestHasher::default(),
             chunks: Vec::new(),
@@ -300,7 +308,8 @@ impl<'a> Gathering<'a> {
             let (sender, tail) = mpsc::channel(LIVE_EDGE_BLOCKS);
             self.live.push(sender);
             let media_type = self.packer.method.compression.media_type().to_owned();
-            layers.push(LiveLayer { index: self.index, media_type, head: head.clone(), tail });
+            let (index, workspace, head) = (self.index, self.workspace, head.clone());
+            layers.push(LiveLayer { index, media_type, workspace, head, tail });
         }
         self.packer.send(Outgoing::Live(layers))
     }
@@ -326,16 +335,12 @@ impl<'a> Gathering<'a> {
         let descriptor = Descriptor { media_type, digest, size };
         self.packer.known.learn(diff_id, prefix, &descriptor);
         self.packer.observer.layer_packed(self.index, tar_bytes, size);
+        let (index, workspace) = (self.index, self.workspace);
         if self.live.is_empty() {
-            return Ok(Outgoing::Whole(Arc::new(Layer {
-                index: self.index,
-                diff_id,
-                tar_bytes,
-                descriptor,
-                body: self.body(),
-            })));
+            let body = self.body();
+            return Ok(Outgoing::Whole(Arc::new(Layer { index, diff_id, tar_bytes, descriptor, workspace, body })));
         }
-        self.push_live(&LivePiece::End(descriptor.clone()))?;
-        Ok(Outgoing::LiveEnded(Packed { index: self.index, diff_id, tar_bytes, descriptor }))
+        self.push_live(&LivePiece::End(LiveEnd { descriptor: descriptor.clone(), diff_id, tar_bytes }))?;
+        Ok(Outgoing::LiveEnded(Packed { index, diff_id, tar_bytes, descriptor, workspace }))
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Delivered {
     pub(crate) diff_id: DiffId,
     pub(crate) tar_bytes: u64,
     pub(crate) descriptor: Descriptor,
+    /// Every entry lies below `/workspace`.
+    pub(crate) workspace: bool,
     /// Neither compressed nor sent.
     pub(crate) known: bool,
     /// What each sink did with it, in the order of the sinks.
@@ -218,12 +220,12 @@ impl CutThread {
         let (mut index, mut layer): (usize, Option<Sender<LayerPiece>>) = (0, None);
         let mut emit = |piece| {
             match piece {
-                CutPiece::Begin => {
+                CutPiece::Begin { workspace } => {
                     let (layer_end, pieces) = bounded(LAYER_PIECES);
                     self.observer.layer_began(index);
                     self.meters
                         .cut
-                        .waiting(|| feeds.send(LayerFeed { index, pieces }))
+                        .waiting(|| feeds.send(LayerFeed { index, workspace, pieces }))
                         .map_err(|_| Error::hung_up("the packers"))?;
                     (index, layer) = (index + 1, Some(layer_end));
                 }
@@ -355,8 +357,9 @@ async fn send_whole(layer: Arc<Layer>, sinks: Arc<Vec<Sink>>, (meters, observer)
     meters.send.took(layer.descriptor.size);
     meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
     observer.layer_sent(layer.index);
-    let (diff_id, descriptor) = (layer.diff_id, layer.descriptor.clone());
-    Ok(Uploaded::Whole(layer.index, Delivered { diff_id, tar_bytes: layer.tar_bytes, descriptor, known: false, puts }))
+    let Layer { index, diff_id, tar_bytes, workspace, .. } = *layer;
+    let packed = Packed { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace };
+    Ok(Uploaded::Whole(index, deliver(packed, false, puts)))
 }
 
 async fn send_live(layers: Vec<LiveLayer>, sinks: Arc<Vec<Sink>>, (meters, observer): Watchers) -> Result<Uploaded> {
@@ -372,7 +375,8 @@ async fn send_live(layers: Vec<LiveLayer>, sinks: Arc<Vec<Sink>>, (meters, obser
 }
 
 fn deliver(packed: Packed, known: bool, puts: Vec<Put>) -> Delivered {
-    Delivered { diff_id: packed.diff_id, tar_bytes: packed.tar_bytes, descriptor: packed.descriptor, known, puts }
+    let Packed { diff_id, tar_bytes, descriptor, workspace, .. } = packed;
+    Delivered { diff_id, tar_bytes, descriptor, workspace, known, puts }
 }
 
 /// The local store, asked together with the sinks.

@@ -10,12 +10,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smolfreeze::error::Kind;
-use smolfreeze::gather::{Body, Layer};
+use smolfreeze::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::oci::Compression;
 use smolfreeze::sink::artifact::{ArtifactOptions, ArtifactSink, Lookup, MachineSettings};
 use smolfreeze::sink::{Image, Put};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use packed::{image, layer};
 
@@ -251,7 +253,14 @@ async fn a_layer_that_is_not_what_its_name_says_breaks_the_artifact() {
         let whole = layer(0, &tar, compression);
         let body = whole.body.slice(0, whole.body.len() - 1000).await.unwrap();
         let (diff_id, tar_bytes, descriptor) = (whole.diff_id, whole.tar_bytes, whole.descriptor.clone());
-        let short = Arc::new(Layer { index: 0, diff_id, tar_bytes, descriptor, body: Body::from_chunks(body) });
+        let short = Arc::new(Layer {
+            index: 0,
+            diff_id,
+            tar_bytes,
+            descriptor,
+            workspace: false,
+            body: Body::from_chunks(body),
+        });
         let sink = bench.sink().await;
         assert_eq!(sink.put(&short).await.unwrap_err().kind(), Kind::Sink, "{compression}");
         assert!(bench.left().is_empty(), "{compression}");
@@ -287,4 +296,113 @@ async fn a_place_that_can_not_hold_an_artifact_is_named() {
     assert!(error.to_string().contains("absent"), "{error}");
     let error = ArtifactSink::create(bench.folder.path(), bench.options.clone()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
+}
+
+/// The same layer as one that is made while it is sent: its head is there, and so is the other end of its edge.
+async fn live(whole: &Layer) -> (LiveLayer, mpsc::Sender<LivePiece>) {
+    let (sender, tail) = mpsc::channel(1);
+    let head = Body::from_chunks(whole.body.slice(0, whole.body.len() / 3).await.unwrap());
+    let media_type = whole.descriptor.media_type.clone();
+    (LiveLayer { index: whole.index, media_type, workspace: whole.workspace, head, tail }, sender)
+}
+
+async fn feed(whole: &Layer, sender: &mpsc::Sender<LivePiece>) {
+    for bytes in whole.body.slice(whole.body.len() / 3, u64::MAX).await.unwrap() {
+        sender.send(LivePiece::Bytes(bytes)).await.unwrap();
+    }
+}
+
+fn end(whole: &Layer) -> LivePiece {
+    let (diff_id, tar_bytes) = (whole.diff_id, whole.tar_bytes);
+    LivePiece::End(LiveEnd { descriptor: whole.descriptor.clone(), diff_id, tar_bytes })
+}
+
+fn of_workspace(layer: Arc<Layer>) -> Arc<Layer> {
+    Arc::new(Layer { workspace: true, ..Arc::into_inner(layer).unwrap() })
+}
+
+#[tokio::test]
+async fn a_live_layer_lets_others_in_while_it_is_made() {
+    let bench = Bench::new();
+    for (number, stored) in [Compression::Zstd, Compression::Gzip, Compression::None].into_iter().enumerate() {
+        let sink = Arc::new(bench.sink().await);
+        let large = layer(0, &tar_of(&[("large", &noise(7, 9_000_000))]), stored);
+        let workspace = tar_of(&[("workspace/", &b""[..]), ("workspace/notes", b"one")]);
+        let workspace = of_workspace(layer(1, &workspace, stored));
+        let others = three_layers();
+        let mut puts = tokio::task::JoinSet::new();
+        let (first, feed_first) = live(&large).await;
+        let (second, feed_second) = live(&workspace).await;
+        for live in [first, second] {
+            let sink = Arc::clone(&sink);
+            puts.spawn(async move { sink.put_live(live).await });
+        }
+        feed(&large, &feed_first).await;
+        feed(&workspace, &feed_second).await;
+        // Neither has ended, and none of these waits for them.
+        for layer in &others {
+            sink.put(layer).await.unwrap();
+        }
+        feed_first.send(end(&large)).await.unwrap();
+        feed_second.send(end(&workspace)).await.unwrap();
+        while let Some(put) = puts.join_next().await {
+            put.unwrap().unwrap();
+        }
+        let layers = [&[large.clone()][..], &others, &[workspace]].concat();
+        sink.commit(&image(&layers, &run()), &settings()).await.unwrap();
+        assert_eq!(bench.left(), ["a.smolmachine"], "{stored}");
+        let extracted = bench.extract();
+        for layer in &layers[..4] {
+            assert_eq!(packed::sha256(&layer_in(&extracted, layer)), layer.diff_id.to_string(), "{stored} {number}");
+        }
+        let seed = fs::read(extracted.join("layers/workspace-seed/workspace.tar")).unwrap();
+        assert_eq!(files_of(&seed), [("./", ""), ("./notes", "one")].map(owned));
+        fs::remove_dir_all(extracted).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_live_layer_that_is_cut_off_or_of_another_size_leaves_nothing() {
+    let bench = Bench::new();
+    let whole = layer(0, &tar_of(&[("large", &noise(7, 900_000))]), Compression::Zstd);
+    let more = Bytes::from_static(b"?");
+    for (last, kind) in [(None, Kind::HungUp), (Some([LivePiece::Bytes(more), end(&whole)]), Kind::Internal)] {
+        let sink = bench.sink().await;
+        let (live, sender) = live(&whole).await;
+        let feeding = async {
+            feed(&whole, &sender).await;
+            for piece in last.into_iter().flatten() {
+                sender.send(piece).await.unwrap();
+            }
+            drop(sender);
+        };
+        let (put, ()) = tokio::join!(sink.put_live(live), feeding);
+        assert_eq!(put.unwrap_err().kind(), kind);
+        assert!(bench.left().is_empty());
+        assert_eq!(sink.put(&whole).await.unwrap_err().kind(), Kind::Sink);
+    }
+}
+
+#[tokio::test]
+async fn what_is_prepared_can_be_taken_back_until_it_has_its_name() {
+    let bench = Bench::new();
+    fs::write(bench.target(), "the last good one").unwrap();
+    let layers = three_layers();
+    for publish in [false, true] {
+        let sink = bench.sink().await;
+        for layer in &layers {
+            sink.put(layer).await.unwrap();
+        }
+        let image = image(&layers, &run());
+        sink.prepare(&image, &settings()).await.unwrap();
+        assert_eq!(fs::read(bench.target()).unwrap(), b"the last good one");
+        if publish {
+            let done = sink.publish(&image).unwrap();
+            assert_eq!(done.artifact_bytes, Some(fs::metadata(bench.target()).unwrap().len()));
+        }
+        sink.abort().await.unwrap();
+        assert_eq!(bench.left(), ["a.smolmachine"]);
+        assert!(sink.publish(&image).is_err());
+    }
+    bench.extract();
 }

@@ -13,7 +13,7 @@ pub fn cut(options: &CutOptions, tar: &[u8], chunks: &[u16]) -> Cut {
     let mut open = false;
     let mut emit = |piece| {
         match piece {
-            CutPiece::Begin => {
+            CutPiece::Begin { .. } => {
                 assert!(!std::mem::replace(&mut open, true), "a layer in a layer");
                 layers.push(Vec::new());
             }

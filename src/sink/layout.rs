@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Committed, Image, Put};
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Layer, LiveLayer, LivePiece};
+use crate::gather::{Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::oci::{Descriptor, Digest};
 use crate::progress::Observer;
 use crate::stage::digest::DigestHasher;
@@ -129,7 +129,7 @@ impl LayoutSink {
                     blob = off_the_runtime(move || blob.append(&[bytes])).await?;
                     self.observer.part_sent(layer.index, length);
                 }
-                Some(LivePiece::End(descriptor)) => {
+                Some(LivePiece::End(LiveEnd { descriptor, .. })) => {
                     self.publish(blob, descriptor.digest).await?;
                     return Ok(descriptor);
                 }
@@ -153,7 +153,7 @@ impl LayoutSink {
         sync_folder(&self.folder.join("blobs/sha256"))?;
         self.write_index(image)?;
         self.close();
-        Ok(Committed { name: self.name(), digest: image.manifest.0.digest })
+        Ok(Committed { name: self.name(), digest: image.manifest.0.digest, artifact_bytes: None })
     }
 
     /// Takes back what this freeze wrote, unless another one is using the layout.

@@ -70,10 +70,13 @@ pub struct Image {
 /// What a sink wrote.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Committed {
-    /// The name under which the image can be found: a reference, or `oci:DIR:TAG`.
+    /// The name under which the image can be found: a reference, `oci:DIR:TAG`, or an artifact's path.
     pub name: String,
     /// The manifest's digest.
     pub digest: Digest,
+    /// Bytes of the file, where it is an artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_bytes: Option<u64>,
 }
 
 /// One destination of a freeze.

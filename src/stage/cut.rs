@@ -28,6 +28,9 @@ pub use rule::LayerSize;
 /// The two zero blocks that end a tar.
 static END_MARK: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 
+/// The folder that smolvm mounts its own over, as a path for [`CutOptions::own_layers`].
+pub const WORKSPACE: &[u8] = b"workspace";
+
 /// What a cut is made with.
 #[derive(Debug, Clone, Default)]
 pub struct CutOptions {
@@ -39,7 +42,7 @@ pub struct CutOptions {
     pub tar_bytes_max: Option<u64>,
     /// From this byte of the tar on, everything is one layer, which begins there.
     pub whole_from: Option<u64>,
-    /// Folders that get layers of their own, as paths without a slash at either end.
+    /// Folders that get layers of their own, as paths without a slash at either end. No link may cross their border.
     pub own_layers: Vec<Vec<u8>>,
 }
 
@@ -47,7 +50,10 @@ pub struct CutOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CutPiece {
     /// A layer begins.
-    Begin,
+    Begin {
+        /// Every entry of the layer lies below `/workspace`, which got layers of its own.
+        workspace: bool,
+    },
     /// The next bytes of the layer.
     Bytes(Bytes),
     /// The layer is complete.
@@ -251,8 +257,8 @@ impl Cutter {
         let entry_bytes = entry.header_bytes + padded(entry.size);
         let begins_at = self.offset + cursor.at as u64 - entry.header_bytes;
         let ends = self.layer.as_ref().is_some_and(|layer| match self.options.whole_from {
+            _ if own != layer.own => true,
             Some(whole_from) if begins_at >= whole_from => begins_at == whole_from,
-            _ if own != layer.own => entry.link.is_none(),
             _ => {
                 entry.link.is_none() && self.options.layer_size.ends_before(&entry.path, entry_bytes, layer.entry_bytes)
             }
@@ -300,7 +306,8 @@ impl Cutter {
     fn open_layer(&mut self, own: Option<usize>, emit: Emit) -> Result<()> {
         if self.layer.is_none() {
             self.layer = Some(OpenLayer { own, ..OpenLayer::default() });
-            emit(CutPiece::Begin)?;
+            let workspace = own.is_some_and(|own| self.options.own_layers[own] == WORKSPACE);
+            emit(CutPiece::Begin { workspace })?;
         }
         Ok(())
     }
@@ -334,8 +341,15 @@ impl Cutter {
             "it is a link to {}, which is in an earlier layer or in none; a layer must not link into another",
             entry::quoted(target)
         );
-        self.refuse(&entry::Refusal::of(&entry.name, &reason), cursor)
-            .hint("leave --layer-size out, or freeze into one layer")
+        let own = |path: &[u8]| self.options.own_layers.iter().position(|folder| path::is_within(path, folder));
+        let hint = match (own(&entry.path), own(target)) {
+            (here, there) if here != there => {
+                "/workspace has layers of its own: leave out one of the two with --exclude"
+            }
+            _ if self.options.own_layers.is_empty() => "leave --layer-size out, or freeze into one layer",
+            _ => "unpack the tar and freeze the folder (dir:PATH): there, linked files come last",
+        };
+        self.refuse(&entry::Refusal::of(&entry.name, &reason), cursor).hint(hint)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::layers::{Told, context, descriptor, layer, random_bytes};
 use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 use bytes::Bytes;
 use smolfreeze::error::Kind;
-use smolfreeze::gather::{Body, Layer, LiveLayer, LivePiece};
+use smolfreeze::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Descriptor, MANIFEST_MEDIA_TYPE};
 use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistryReader, RegistrySink};
 use smolfreeze::sink::{Image, Put};
@@ -245,8 +245,9 @@ async fn stream(
     let whole = descriptor("application/vnd.oci.image.layer.v1.tar+zstd", &bytes);
     let (sender, tail) = tokio::sync::mpsc::channel(2);
     let head = Body::from_chunks(vec![bytes.slice(..MIB / 2)]);
-    let layer = LiveLayer { index: 0, media_type: whole.media_type.clone(), head, tail };
-    let end = whole.clone();
+    let layer = LiveLayer { index: 0, media_type: whole.media_type.clone(), workspace: false, head, tail };
+    let diff_id = whole.digest.to_string().parse().expect("a diff_id");
+    let end = LiveEnd { descriptor: whole.clone(), diff_id, tar_bytes: 0 };
     let feeder = tokio::spawn(async move {
         for from in (MIB / 2..bytes.len()).step_by(100_000) {
             let piece = bytes.slice(from..bytes.len().min(from + 100_000));

@@ -35,7 +35,8 @@ pub fn layer(index: usize, seed: u64, length: usize) -> Arc<Layer> {
     let descriptor = descriptor(Compression::Zstd.media_type(), &bytes);
     let chunks = (0..length).step_by(777_777).map(|from| bytes.slice(from..length.min(from + 777_777))).collect();
     let diff_id = descriptor.digest.to_string().parse().expect("a diff_id");
-    Arc::new(Layer { index, diff_id, tar_bytes: 0, descriptor, body: Body::from_chunks(chunks) })
+    let body = Body::from_chunks(chunks);
+    Arc::new(Layer { index, diff_id, tar_bytes: 0, descriptor, workspace: false, body })
 }
 
 /// An observer that adds up.

@@ -32,6 +32,7 @@ pub fn layer(index: usize, tar: &[u8], compression: Compression) -> Arc<Layer> {
         diff_id: sha256(tar).parse().expect("a digest"),
         tar_bytes: tar.len() as u64,
         descriptor: describe(compression.media_type(), &stored),
+        workspace: false,
         body: Body::from_chunks(stored.chunks(PIECE_BYTES).map(Bytes::copy_from_slice).collect()),
     })
 }

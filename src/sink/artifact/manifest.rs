@@ -32,6 +32,11 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
+    /// Whether a layer is in, as one of the image or of the workspace.
+    pub(super) fn has(&self, diff_id: DiffId) -> bool {
+        self.layers.contains_key(&diff_id) || self.workspace_layers.contains(&diff_id)
+    }
+
     /// The manifest of `image`. Says which layer is missing if one is.
     pub(super) fn manifest(&self, image: &Image, machine: &MachineSettings) -> Result<PackManifest, String> {
         let config: ImageConfiguration =

@@ -4,11 +4,12 @@
 //! (`./file`) in the artifact. The image's layers have the same entries below `workspace/`. So their headers are written
 //! anew and their content is passed through; whatever else a header or its extensions say is kept byte for byte.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use tar::{EntryType, Header};
+
+use super::side::SideFile;
 
 /// What is in front of every entry's path, in the image.
 const FOLDER: &[u8] = b"workspace";
@@ -29,7 +30,7 @@ const LEVEL: i32 = 1;
 
 /// The tar of a workspace that is being put together, compressed, in a file without a name.
 pub(super) struct Seed {
-    frames: zstd::Encoder<'static, BufWriter<File>>,
+    frames: zstd::Encoder<'static, BufWriter<SideFile>>,
     tar_bytes: u64,
 }
 
@@ -42,8 +43,8 @@ impl std::fmt::Debug for Seed {
 impl Seed {
     /// An empty one, on the same disk as `artifact`.
     pub(super) fn beside(artifact: &Path) -> io::Result<Self> {
-        let file = tempfile::tempfile_in(super::temporary::folder_of(artifact))?;
-        Ok(Self { frames: zstd::Encoder::new(BufWriter::new(file), LEVEL)?, tar_bytes: 0 })
+        let side = SideFile::beside(artifact)?;
+        Ok(Self { frames: zstd::Encoder::new(BufWriter::new(side), LEVEL)?, tar_bytes: 0 })
     }
 
     /// Adds what this tar has below `workspace/`; gives its bytes in the seed.
@@ -53,12 +54,11 @@ impl Seed {
         Ok(bytes)
     }
 
-    /// The zstd frames, to be read from the start, and the size of the tar in them.
-    pub(super) fn finish(mut self) -> io::Result<(File, u64)> {
+    /// The zstd frames, and the size of the tar in them.
+    pub(super) fn finish(mut self) -> io::Result<(SideFile, u64)> {
         self.frames.write_all(&END)?;
-        let mut file = self.frames.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.rewind()?;
-        Ok((file, self.tar_bytes + END.len() as u64))
+        let side = self.frames.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok((side, self.tar_bytes + END.len() as u64))
     }
 }
 
@@ -269,7 +269,7 @@ fn invalid(reason: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
     use std::process::{Command, Stdio};

@@ -19,10 +19,11 @@ use super::report::{Patience, RegistryOptions, Report};
 use super::retry;
 use super::upload::{Sessions, Upload};
 use super::wire::{Accepted, Found, Opened, Session, Wire};
-use crate::gather::{Body, LiveLayer, LivePiece};
+use crate::gather::{Body, LiveEnd, LiveLayer, LivePiece};
 use crate::oci::{Descriptor, Digest};
 use crate::progress::{Meters, Observer};
 use crate::sink::SinkContext;
+use crate::stage::digest::DiffIdHasher;
 use crate::stop::Stop;
 
 /// Past so many requests an upload does not end.
@@ -255,10 +256,12 @@ pub async fn drive(blob: &[u8], script: &[u8], held_bytes: Option<usize>) -> boo
             let (head, tail) = blob.split_at(held_bytes.min(blob.len()));
             let (sender, receiver) = tokio::sync::mpsc::channel(2);
             let head = Body::from_chunks(vec![Bytes::copy_from_slice(head)]);
-            let layer = LiveLayer { index: 0, media_type: String::new(), head, tail: receiver };
+            let layer = LiveLayer { index: 0, media_type: String::new(), workspace: false, head, tail: receiver };
+            let diff_id = DiffIdHasher::default().finish().0;
+            let end = LiveEnd { descriptor: descriptor.clone(), diff_id, tar_bytes: 0 };
             let feed = async {
                 let pieces = tail.chunks(3).map(|piece| LivePiece::Bytes(Bytes::copy_from_slice(piece)));
-                for piece in pieces.chain([LivePiece::End(descriptor.clone())]) {
+                for piece in pieces.chain([LivePiece::End(end)]) {
                     if sender.send(piece).await.is_err() {
                         break;
                     }

@@ -94,7 +94,7 @@ impl Live {
                     self.window_bytes += bytes.len() as u64;
                     self.window.push_back(bytes);
                 }
-                Some(LivePiece::End(descriptor)) => self.end = Some(descriptor),
+                Some(LivePiece::End(end)) => self.end = Some(end.descriptor),
                 // Cut off: whoever made the layer has the cause.
                 None => return Err(Error::hung_up("the stage that packs the layer")),
             }
@@ -153,21 +153,27 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gather::LiveEnd;
 
-    fn descriptor(size: u64) -> Descriptor {
-        let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
-        Descriptor { media_type: String::new(), digest, size }
+    fn end(size: u64) -> LivePiece {
+        let name = format!("sha256:{}", "0".repeat(64));
+        let descriptor = Descriptor { media_type: String::new(), digest: name.parse().unwrap(), size };
+        LivePiece::End(LiveEnd { descriptor, diff_id: name.parse().unwrap(), tar_bytes: 0 })
+    }
+
+    fn live(head: Body, tail: mpsc::Receiver<LivePiece>) -> Live {
+        Live::new(LiveLayer { index: 0, media_type: String::new(), workspace: false, head, tail })
     }
 
     #[tokio::test]
     async fn a_live_part_is_full_whatever_the_pieces_are() {
         let (sender, tail) = mpsc::channel(100);
         let head = Body::from_chunks(vec![Bytes::from_static(b"abc")]);
-        let mut live = Live::new(LiveLayer { index: 0, media_type: String::new(), head, tail });
+        let mut live = live(head, tail);
         for byte in b"defghij" {
             sender.send(LivePiece::Bytes(Bytes::copy_from_slice(&[*byte]))).await.unwrap();
         }
-        sender.send(LivePiece::End(descriptor(10))).await.unwrap();
+        sender.send(end(10)).await.unwrap();
         let part = live.part(0, 4).await.unwrap();
         assert_eq!((part.bytes.concat(), part.is_last), (b"abcd".to_vec(), false));
         live.acknowledge(3);
@@ -183,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_edge_is_no_end() {
         let (sender, tail) = mpsc::channel(1);
-        let mut live = Live::new(LiveLayer { index: 0, media_type: String::new(), head: Body::default(), tail });
+        let mut live = live(Body::default(), tail);
         sender.send(LivePiece::Bytes(Bytes::from_static(b"abc"))).await.unwrap();
         drop(sender);
         assert_eq!(live.part(0, 4).await.unwrap_err().kind(), crate::error::Kind::HungUp);

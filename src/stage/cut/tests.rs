@@ -29,7 +29,7 @@ fn cut(options: &CutOptions, tar: &[u8], chunk: usize) -> Result<Vec<Vec<u8>>> {
     let mut layers: Vec<Vec<u8>> = Vec::new();
     let mut emit = |piece| {
         match piece {
-            CutPiece::Begin => layers.push(Vec::new()),
+            CutPiece::Begin { .. } => layers.push(Vec::new()),
             CutPiece::Bytes(bytes) => layers.last_mut().unwrap().extend_from_slice(&bytes),
             CutPiece::End => assert_eq!(layers.last().unwrap().len() % BLOCK_BYTES, 0),
         }
@@ -135,6 +135,40 @@ fn a_folder_can_have_layers_of_its_own() {
     let layers = cut(&options, &archive(&entries), 512).unwrap();
     let layers: Vec<_> = layers.iter().map(|layer| names(layer)).collect();
     assert_eq!(layers, [vec!["./", "./a"], vec!["./", "./workspace/", "./workspace/x"], vec!["./", "./workspaces"]]);
+}
+
+/// Of each layer, whether it is one of `/workspace`.
+fn workspace_flags(options: &CutOptions, entries: &[Vec<u8>]) -> Result<Vec<bool>> {
+    let (mut cutter, mut flags) = (Cutter::new(options.clone()), Vec::new());
+    let mut emit = |piece| {
+        if let CutPiece::Begin { workspace } = piece {
+            flags.push(workspace);
+        }
+        Ok(())
+    };
+    cutter.push(&archive(entries).into(), &mut emit)?;
+    cutter.finish(&mut emit)?;
+    Ok(flags)
+}
+
+#[test]
+fn a_layer_of_the_workspace_holds_nothing_else() {
+    let file = |name| entry(name, b'0', b"1");
+    let mut options = CutOptions { own_layers: vec![WORKSPACE.to_vec()], ..CutOptions::default() };
+    let entries = [file("a"), file("workspace/x"), link("workspace/y", "workspace/x"), file("z")];
+    assert_eq!(workspace_flags(&options, &entries).unwrap(), [false, true, false]);
+    assert_eq!(workspace_flags(&CutOptions::default(), &entries).unwrap(), [false]);
+    // Where links may go back as far as here, too.
+    options.whole_from = Some(0);
+    assert_eq!(workspace_flags(&options, &entries).unwrap(), [false, true, false]);
+    for (crossing, hint) in [
+        ([file("a"), link("workspace/y", "a"), file("z")], "--exclude"),
+        ([file("workspace/x"), link("z", "workspace/x"), file("zz")], "--exclude"),
+        ([file("a"), file("workspace/x"), link("z", "a")], "dir:PATH"),
+    ] {
+        let error = workspace_flags(&options, &crossing).unwrap_err().to_string();
+        assert!(error.contains("it is a link to") && error.contains(hint), "{error}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A gathered layer's bytes, as a plain input for threads that may block.
+//! A layer that is to be embedded: what it is, and its stored bytes as a plain input for a thread that may block.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
@@ -8,56 +8,50 @@ use flate2::bufread::MultiGzDecoder;
 use tokio::runtime::Handle;
 
 use crate::gather::Layer;
-use crate::oci::Compression;
+use crate::oci::{Compression, Descriptor, DiffId};
 use crate::stop::Stop;
 
-/// Stored bytes that are taken from the layer at a time.
+/// Stored bytes that are taken from a gathered layer at a time.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// A layer's stored bytes as a plain input, for a thread that may block.
-pub(super) struct Stored<'a> {
-    layer: &'a Layer,
-    offset: u64,
-    slices: VecDeque<Bytes>,
-    runtime: &'a Handle,
-    stop: &'a Stop,
+/// A layer, wherever its stored bytes come from.
+pub(super) struct Incoming<'a, R> {
+    pub(super) diff_id: DiffId,
+    pub(super) tar_bytes: u64,
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) stored: R,
 }
 
-impl<'a> Stored<'a> {
-    /// From the start. `runtime` is the one that this blocking thread belongs to.
-    pub(super) fn new(layer: &'a Layer, runtime: &'a Handle, stop: &'a Stop) -> Self {
-        Self { layer, offset: 0, slices: VecDeque::new(), runtime, stop }
-    }
-
+impl<'a, R: BufRead + 'a> Incoming<'a, R> {
     /// How the bytes are stored.
     pub(super) fn compression(&self) -> io::Result<Compression> {
-        Compression::from_media_type(&self.layer.descriptor.media_type).ok_or_else(|| {
-            let reason = format!("a layer of type {} can't be embedded", self.layer.descriptor.media_type);
-            io::Error::new(io::ErrorKind::Unsupported, reason)
+        let media_type = &self.descriptor.media_type;
+        Compression::from_media_type(media_type).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, format!("a layer of type {media_type} can't be embedded"))
         })
     }
 
     /// The layer's tar.
     pub(super) fn decoded(self) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self.compression()? {
-            Compression::Zstd => Box::new(zstd::Decoder::with_buffer(self)?),
-            Compression::Gzip => Box::new(MultiGzDecoder::new(self)),
-            Compression::None => Box::new(self),
+            Compression::Zstd => Box::new(zstd::Decoder::with_buffer(self.stored)?),
+            Compression::Gzip => Box::new(MultiGzDecoder::new(self.stored)),
+            Compression::None => Box::new(self.stored),
         })
     }
 
     /// Copies the bytes as they are, slice by slice, and holds them against the size in the layer's name.
     pub(super) fn copy(mut self, mut to: impl Write) -> io::Result<()> {
-        let (mut copied_bytes, expected_bytes) = (0, self.layer.descriptor.size);
+        let (mut copied_bytes, expected_bytes) = (0, self.descriptor.size);
         loop {
-            let slice = self.fill_buf()?;
+            let slice = self.stored.fill_buf()?;
             if slice.is_empty() {
                 break;
             }
             to.write_all(slice)?;
             let length = slice.len();
             copied_bytes += length as u64;
-            self.consume(length);
+            self.stored.consume(length);
         }
         if copied_bytes == expected_bytes {
             return Ok(());
@@ -67,7 +61,24 @@ impl<'a> Stored<'a> {
     }
 }
 
-impl BufRead for Stored<'_> {
+impl<'a> Incoming<'a, Gathered<'a>> {
+    /// A complete layer. `runtime` is the one that this blocking thread belongs to.
+    pub(super) fn gathered(layer: &'a Layer, runtime: &'a Handle, stop: &'a Stop) -> Self {
+        let stored = Gathered { layer, offset: 0, slices: VecDeque::new(), runtime, stop };
+        Self { diff_id: layer.diff_id, tar_bytes: layer.tar_bytes, descriptor: &layer.descriptor, stored }
+    }
+}
+
+/// The bytes of a layer that memory and scratch space hold.
+pub(super) struct Gathered<'a> {
+    layer: &'a Layer,
+    offset: u64,
+    slices: VecDeque<Bytes>,
+    runtime: &'a Handle,
+    stop: &'a Stop,
+}
+
+impl BufRead for Gathered<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.slices.front().is_some_and(Bytes::is_empty) {
             self.slices.pop_front();
@@ -89,7 +100,7 @@ impl BufRead for Stored<'_> {
     }
 }
 
-impl Read for Stored<'_> {
+impl Read for Gathered<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let length = available.len().min(into.len());
