@@ -63,6 +63,7 @@ mod pipeline;
 
 pub mod image;
 pub mod stored;
+pub mod thaw;
 
 pub mod error;
 pub mod exclude;

@@ -40,7 +40,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
     ("freeze", &["error", "image", "known", "pipeline", "plan", "progress", "report", "scratch", "sink", "stop"]),
-    ("stored", &["error", "gather", "oci", "plan", "sink", "stage", "stop"]),
+    ("stored", &["error", "gather", "image", "oci", "plan", "sink", "stage", "stop"]),
+    ("thaw", &["error", "gather", "oci", "plan", "progress", "sink", "smolvm", "stored", "stop"]),
 ];
 
 /// Names that a room must not hold, whatever brings them.

@@ -15,7 +15,7 @@ use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
-use super::RegistryArguments;
+use super::{RegistryArguments, bytes};
 use crate::bars::{self, ProgressMode};
 
 /// Freeze a root filesystem into an OCI image.
@@ -159,10 +159,6 @@ impl From<CompressionArgument> for Compression {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
-    parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
-}
-
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -214,7 +210,9 @@ impl Freeze {
             },
             ca_cert: self.registry.ca_cert,
             plain_http: self.registry.plain_http,
-            known: if self.no_known { None } else { known_path() },
+            known: super::xdg_folder("XDG_CACHE_HOME", ".cache")
+                .filter(|_| !self.no_known)
+                .map(|cache| cache.join("known-layers")),
             machine: self.machine.options(),
             ..FreezeOptions::new(source, outputs)
         })
@@ -253,13 +251,6 @@ impl MachineArguments {
             ..machine::Options::default()
         }
     }
-}
-
-/// `known-layers` in the XDG cache folder.
-fn known_path() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("smolfreeze/known-layers"))
 }
 
 fn write_report(path: &std::path::Path, snapshot: &Snapshot) -> Result<()> {

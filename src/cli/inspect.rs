@@ -23,7 +23,7 @@ pub struct Inspect {
 impl Inspect {
     /// Reads manifest and config, and prints them.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
+        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
         let inspected = stored.inspect(&self.image).await?;
         if self.json {
             return super::print(&serde_json::to_string_pretty(&inspected).unwrap_or_default());

@@ -24,7 +24,7 @@ pub struct Verify {
 impl Verify {
     /// Verifies, and prints each fault on a line of its own.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
+        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
         let on_terminal = std::io::stderr().is_terminal();
         let show = |done: usize, total: usize| {
             if on_terminal {

@@ -14,6 +14,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::LivePiece;
+use crate::image::LAYER_ANNOTATION;
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::sink::registry::RegistryReader;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
@@ -27,11 +28,6 @@ const CONFIG_BYTES_MAX: u64 = 8 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// Layers that are checked at a time.
 const LAYERS_AT_ONCE: usize = 4;
-
-/// The annotation by which a layer of ours says what it is for.
-const LAYER_ANNOTATION: &str = "smolfreeze.layer";
-/// Its value at a layer that holds what is in `/workspace`.
-const WORKSPACE_LAYER: &str = "workspace";
 
 /// An image in a registry or in a layout.
 pub enum StoredImage {
@@ -101,6 +97,8 @@ pub(crate) struct LayerRead {
     pub(crate) stored_bytes: u64,
     pub(crate) tar_bytes: u64,
     pub(crate) faults: Vec<String>,
+    /// What the first fault is, where it is not that the layer is another one than it says.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl StoredImage {
@@ -154,9 +152,9 @@ impl StoredImage {
         let operation = "reading the manifest";
         same_number(&parsed, &diff_ids)
             .map_err(|fault| Error::new(Kind::Corrupt, Side::Sink, operation, manifest.0.digest, fault))?;
-        let is_workspace = |layer: &ManifestLayer| {
-            layer.annotations.get(LAYER_ANNOTATION).is_some_and(|value| value == WORKSPACE_LAYER)
-        };
+        let (annotation, workspace) = LAYER_ANNOTATION;
+        let is_workspace =
+            |layer: &ManifestLayer| layer.annotations.get(annotation).is_some_and(|value| value == workspace);
         let layers = parsed.layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
             let (descriptor, workspace) = (layer.descriptor.clone(), is_workspace(layer));
             OutlineLayer { descriptor, diff_id, workspace }
@@ -173,7 +171,7 @@ impl StoredImage {
         &self,
         layer: &Descriptor,
         diff_id: DiffId,
-        tap: Option<mpsc::Sender<LivePiece>>,
+        tap: Option<&mpsc::Sender<LivePiece>>,
     ) -> Result<LayerRead> {
         let mut found = LayerRead::default();
         let Some(compression) = Compression::from_media_type(&layer.media_type) else {
@@ -184,13 +182,13 @@ impl StoredImage {
         let blob = match self.blob(layer).await {
             Ok(blob) => blob,
             Err(error) if matches!(error.kind(), Kind::Sink | Kind::Corrupt) => {
-                found.faults.push(error.to_string());
+                (found.faults, found.kind) = (vec![error.to_string()], Some(error.kind()));
                 return Ok(found);
             }
             Err(error) => return Err(error),
         };
         let blob = match tap {
-            Some(tap) => tapped(blob, tap),
+            Some(tap) => tapped(blob, tap.clone()),
             None => blob,
         };
         let (stored, digest) =
@@ -204,7 +202,11 @@ impl StoredImage {
         let (plain, tar) = Hashing::new(plain, DiffIdHasher::default());
         match read_tar(plain).await {
             Ok(entries) => found.entries = entries,
-            Err(error) => found.faults.push(format!("layer {}: {}", layer.digest, innermost(&error))),
+            Err(_) if tap.is_some_and(mpsc::Sender::is_closed) => return Err(Error::hung_up("the artifact")),
+            Err(error) => {
+                found.kind = kind_within(&error);
+                found.faults.push(format!("layer {}: {}", layer.digest, innermost(&error)));
+            }
         }
         let ((found_digest, size), (found_diff_id, tar_bytes)) = (take(&digest).finish(), take(&tar).finish());
         (found.stored_bytes, found.tar_bytes) = (size, tar_bytes);
@@ -331,6 +333,19 @@ fn same_number(manifest: &Manifest, diff_ids: &[DiffId]) -> std::result::Result<
         return Ok(());
     }
     Err(format!("the config has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()))
+}
+
+/// The kind of this crate's error that an I/O error was made from.
+fn kind_within(error: &std::io::Error) -> Option<Kind> {
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = cause {
+        if let Some(ours) = inner.downcast_ref::<Error>() {
+            return Some(ours.kind());
+        }
+        let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = io.map(|inner| inner as &(dyn std::error::Error + 'static)).or(inner.source());
+    }
+    None
 }
 
 /// Sets a decoder up before it is boxed.

@@ -11,8 +11,8 @@ use crate::sink::SinkContext;
 use crate::sink::registry::{RegistryOptions, RegistryReader};
 
 pub use artifact::{InspectedArtifact, InspectedLayer, StoredArtifact};
-pub(crate) use image::Outline;
 pub use image::{InspectedImage, StoredImage};
+pub(crate) use image::{Outline, OutlineLayer};
 pub use name::StoredName;
 
 /// Something stored that was found.
@@ -59,16 +59,16 @@ impl Verified {
 }
 
 impl Stored {
-    /// What is stored under `name`, see [`StoredName`].
+    /// What is stored under `name`.
     ///
     /// # Errors
-    /// When the name is none, or nothing answers there.
-    pub async fn open(name: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
-        Ok(match name.parse()? {
-            StoredName::Artifact(path) => Self::Artifact(StoredArtifact::open(&path, context.stop).await?),
-            StoredName::Layout { folder, tag } => Self::Image(StoredImage::Layout(folder, tag)),
+    /// When nothing answers there.
+    pub async fn open(name: &StoredName, options: RegistryOptions, context: SinkContext) -> Result<Self> {
+        Ok(match name {
+            StoredName::Artifact(path) => Self::Artifact(StoredArtifact::open(path, context.stop).await?),
+            StoredName::Layout { folder, tag } => Self::Image(StoredImage::Layout(folder.clone(), tag.clone())),
             StoredName::Registry(reference) => {
-                Self::Image(StoredImage::Registry(RegistryReader::connect(&reference, options, context).await?))
+                Self::Image(StoredImage::Registry(RegistryReader::connect(reference, options, context).await?))
             }
         })
     }

@@ -186,7 +186,7 @@ impl<F: Read + Seek> Artifact<F> {
 pub struct StoredArtifact {
     path: PathBuf,
     stop: Stop,
-    said: InspectedArtifact,
+    said: Box<InspectedArtifact>,
 }
 
 impl StoredArtifact {
@@ -195,14 +195,26 @@ impl StoredArtifact {
     /// # Errors
     /// [`Kind::Sink`] when it can't be read, [`Kind::Corrupt`] when it is no artifact.
     pub async fn open(path: &Path, stop: Stop) -> Result<Self> {
-        let said = on_file(path, &stop, |artifact| Ok(artifact.describe(""))).await?;
+        let said = on_file(path, &stop, |artifact| Ok(Box::new(artifact.describe("")))).await?;
         Ok(Self { path: path.to_owned(), stop, said })
     }
 
     /// What it says about itself.
     #[must_use]
     pub fn inspect(&self, name: &str) -> InspectedArtifact {
-        InspectedArtifact { name: name.to_owned(), ..self.said.clone() }
+        InspectedArtifact { name: name.to_owned(), ..(*self.said).clone() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many layers it has.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.said.layers.len()
     }
 
     /// Holds the checksum against the bytes.

@@ -1,0 +1,87 @@
+//! A thawed machine is the frozen one again: the same tree, `/workspace` included, the same user, place and environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::desk::files_of;
+use crate::standin::Kind;
+use crate::support::docker_registry::DockerRegistry;
+use crate::thawing::Thawing;
+use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same};
+
+/// What a plain exec shows of who and where it is.
+const WHO: &str = "stat -c %u:%g:%a /workspace; id -u; id -g; pwd; echo \"$GREETING\"";
+
+/// The files of a machine; not its root and what smolvm mounts below it, which are as old as the start.
+fn own(mut files: BTreeMap<PathBuf, String>) -> BTreeMap<PathBuf, String> {
+    for mounted in ["", "proc", "sys", "dev", "run", "tmp", "storage", "workspace"] {
+        files.remove(Path::new(mounted));
+    }
+    files
+}
+
+/// Thaws, and compares the new machine with the frozen one.
+fn comes_back(thawing: &Thawing, from: &[&str], name: &'static str) {
+    let thawed = thawing.thaws(&[from, &["--name", name]].concat());
+    assert_eq!((&thawed["machine"], &thawed["running"]), (&name.into(), &true.into()));
+    let made = thawing.made(name);
+    let wanted = own(thawing.desk.files(Keeps::Everything));
+    let found = own(files_of(&made, Keeps::Everything));
+    assert_same(&wanted, &found, &from.join(" "));
+    assert!(found.contains_key(Path::new("workspace/project/capable")), "the workspace is empty");
+    assert_eq!(thawing.exec(name, WHO), thawing.exec("m1", WHO));
+}
+
+fn awkward() -> Thawing {
+    let thawing = Thawing::new(Kind::Debian);
+    let all = [MODEST, LONG, AWKWARD].concat();
+    for folder in ["srv/awkward", "workspace/project"] {
+        thawing.desk.fill(folder, &all);
+    }
+    thawing.desk.fill("srv", "ln awkward/usr/bin/plain ../opt/hard; chown 5:6 ../workspace");
+    thawing
+}
+
+#[test]
+fn from_a_registry_a_layout_and_an_artifact() {
+    let thawing = awkward();
+    let registry = DockerRegistry::start();
+    let reference = format!("{}/team/machine:v1", registry.address);
+    let layout = format!("oci:{}", thawing.desk.host.text("layout"));
+    thawing.desk.freeze(&["--to", &reference, "--to", &layout]);
+    comes_back(&thawing, &[&reference], "from-registry");
+    let kept = thawing.desk.host.text("kept.smolmachine");
+    comes_back(&thawing, &[&layout, "--keep-artifact", &kept], "from-layout");
+    thawing.desk.host.verify(&kept);
+    comes_back(&thawing, &[&kept], "from-artifact");
+    thawing.desk.host.verify(&kept);
+}
+
+#[test]
+fn from_layers_that_are_stored_in_other_ways() {
+    let thawing = awkward();
+    for (compression, name) in [("gzip", "from-gzip"), ("none", "from-plain")] {
+        let layout = format!("oci:{}", thawing.desk.host.text(compression));
+        thawing.desk.freeze(&["--to", &layout, "--compression", compression]);
+        comes_back(&thawing, &[&layout], name);
+    }
+}
+
+#[test]
+fn a_machine_is_what_was_wished_for() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let artifact = thawing.artifact();
+    let listed = |name: &str| {
+        let output = thawing.desk.machine.smolvm(&["machine", "status", "--name", name, "--json"]);
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (listed["cpus"].clone(), listed["memory_mib"].clone(), listed["network"].clone(), listed["state"].clone())
+    };
+    let idle = thawing.thaws(&[&artifact, "--name", "plain", "--no-start"]);
+    assert_eq!((&idle["running"], &idle["artifact"]), (&false.into(), &artifact.as_str().into()));
+    assert_eq!(listed("plain"), (4.into(), 8192.into(), false.into(), "created".into()));
+    let layout = format!("oci:{}", thawing.desk.host.text("layout"));
+    for (from, name) in [(&artifact, "wished-1"), (&layout, "wished-2")] {
+        thawing.thaws(&[from, "--name", name, "--no-start", "--cpus", "3", "--memory", "640MiB", "--net"]);
+        assert_eq!(listed(name), (3.into(), 640.into(), true.into(), "created".into()));
+    }
+}
