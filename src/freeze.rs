@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::try_join_all;
+
 use crate::error::{Error, Result};
 use crate::image::{self, ImageLayer};
 use crate::known::KnownStore;
 use crate::pipeline::{self, Flowed, Line};
 use crate::plan::{OutputSpec, Plan};
 use crate::progress::{Meters, Observer};
+use crate::record::Recording;
 use crate::report::Snapshot;
 use crate::scratch::Scratch;
+use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
 use crate::sink::layout::LayoutSink;
 use crate::sink::registry::{RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Sink, SinkContext};
@@ -22,8 +26,19 @@ use crate::stop::Stop;
 /// written is taken back.
 ///
 /// # Errors
-/// The first cause of whatever went wrong; failed clean-ups are attached to it.
+/// The first cause of whatever went wrong; failed clean-ups are attached to it. If only the record could not be written,
+/// the error says that the freeze itself is complete.
 pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
+    let recording = plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose()?;
+    let frozen = carry_out(plan, observer, stop).await;
+    match (recording, frozen) {
+        (Some(recording), Ok(snapshot)) => recording.complete(snapshot),
+        (Some(recording), Err(error)) => Err(recording.abandon(error)),
+        (None, frozen) => frozen,
+    }
+}
+
+async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
     let began = Instant::now();
     let meters = Arc::new(Meters::default());
     let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);
@@ -65,9 +80,14 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
             .collect();
         let image = image::build(&options.image, &layers)?;
         let committed = tokio::select! {
-            committed = commit_all(&sinks, &image) => committed?,
-            () = stop.stopped() => return Err(stop.take_cause().unwrap_or_else(Error::interrupted)),
+            committed = commit_all(&sinks, &image) => committed,
+            () = stop.stopped() => Err(Error::interrupted()),
         };
+        // What hung up because of a stop is not the cause.
+        let committed = committed.map_err(|error| match stop.take_cause() {
+            Some(cause) => Error::first_cause(error, cause),
+            None => error,
+        })?;
         Ok::<(Flowed, Vec<Committed>), Error>((flowed, committed))
     };
     match frozen.await {
@@ -81,13 +101,12 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
 async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
     let mut sinks = Vec::new();
     for output in &plan.options.outputs {
-        let opened = tokio::select! {
-            opened = open_sink(plan, output, &context) => opened,
-            () = context.stop.stopped() => Err(Error::interrupted()),
-        };
-        match opened {
+        match open_sink(plan, output, &context).await {
             Ok(sink) => sinks.push(sink),
-            Err(error) => return Err(abort_all(&sinks, error).await),
+            Err(error) => {
+                let error = context.stop.take_cause().unwrap_or(error);
+                return Err(abort_all(&sinks, error).await);
+            }
         }
     }
     Ok(sinks)
@@ -104,13 +123,26 @@ async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> R
                 plain_http: plan.options.plain_http,
                 ..RegistryOptions::default()
             };
-            Ok(Sink::Registry(RegistrySink::connect(reference, options, context.clone()).await?))
+            tokio::select! {
+                connected = RegistrySink::connect(reference, options, context.clone()) => connected.map(Sink::Registry),
+                () = context.stop.stopped() => Err(Error::interrupted()),
+            }
+        }
+        OutputSpec::Artifact(path) => {
+            let agent = plan.agent.clone().ok_or_else(|| Error::hung_up("the plan"))?;
+            let options = ArtifactOptions { stop: context.stop.clone(), run: plan.run, ..ArtifactOptions::new(agent) };
+            // Not left half-way: it ends by itself when stopped, and has removed its file by then.
+            let artifact = ArtifactSink::create(path, options).await?;
+            Ok(Sink::Artifact { artifact, machine: plan.settings.clone() })
         }
     }
 }
 
-/// One after the other: if the second refuses the image, the first is the only one to have it, and the error says so.
+/// First all that can fail without showing, so that no name is given where another output has no room. Then the names,
+/// one after the other: if the second refuses the image, the first is the only one to have it, and the error says so.
+/// Artifacts come last, so one is named once all registries have the image, and there is nothing to be taken back.
 async fn commit_all(sinks: &[Sink], image: &crate::sink::Image) -> Result<Vec<Committed>> {
+    try_join_all(sinks.iter().map(|sink| sink.prepare(image))).await?;
     let mut committed: Vec<Committed> = Vec::new();
     for sink in sinks {
         match sink.commit(image).await {

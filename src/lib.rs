@@ -20,7 +20,8 @@
 //! 5. [`sink`]: registry, layout, artifact.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
 //! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
-//! 8. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//! 8. [`record`], [`state`]: what is remembered of freezes, and where.
+//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
 //!
 //! # What is not here
 //! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
@@ -65,8 +66,16 @@ pub mod image;
 pub mod stored;
 pub mod thaw;
 
+pub mod record;
+pub mod state;
+
 pub mod error;
 pub mod exclude;
 pub mod oci;
 pub mod progress;
 pub mod stop;
+
+/// The code in the page for embedders compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+pub struct EmbeddingPage;

@@ -389,6 +389,9 @@ struct KnownAtSinks {
 
 impl KnownLayers for KnownAtSinks {
     fn find(&self, diff_id: DiffId) -> Option<Descriptor> {
+        if self.sinks.iter().any(Sink::is_always_new) {
+            return None;
+        }
         let blob = self.store.find(diff_id, self.method)?;
         // A sink that does not answer does not have the layer: sending it will tell why.
         let answers = self.runtime.block_on(join_all(self.sinks.iter().map(|sink| sink.has(&blob))));
@@ -396,7 +399,7 @@ impl KnownLayers for KnownAtSinks {
     }
 
     fn expects(&self, prefix: DiffId) -> bool {
-        self.store.expects(prefix, self.method)
+        !self.sinks.iter().any(Sink::is_always_new) && self.store.expects(prefix, self.method)
     }
 
     fn learn(&self, diff_id: DiffId, prefix: Option<DiffId>, descriptor: &Descriptor) {

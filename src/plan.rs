@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
 use crate::budget::{Budget, Wish};
@@ -11,108 +12,30 @@ use crate::exclude::Exclude;
 use crate::image::{ImageOptions, host_architecture};
 use crate::oci::Compression;
 use crate::pipeline::StreamFn;
-use crate::source::archive::Archive;
-use crate::source::directory::Directory;
-use crate::source::machine::{self, Machine, MachineFacts};
-use crate::source::{Selection, Survey};
+use crate::sink::artifact::{AgentRootfs, Lookup, MachineSettings};
+use crate::source::Survey;
+use crate::source::machine;
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
+use crate::state::{Id, State};
 use crate::stop::Stop;
 
-/// What is to be frozen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceSpec {
-    /// `dir:PATH`: a folder of this host.
-    Directory(PathBuf),
-    /// `tar:FILE`, or `tar:-` for standard input.
-    Archive(PathBuf),
-    /// `NAME`: a running smolvm machine.
-    Machine(String),
-}
+mod open;
+mod spec;
 
-impl std::fmt::Display for SourceSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Directory(path) => write!(f, "dir:{}", path.display()),
-            Self::Archive(path) => write!(f, "tar:{}", path.display()),
-            Self::Machine(name) => f.write_str(name),
-        }
-    }
-}
-
-impl std::str::FromStr for SourceSpec {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let missing = |what| Error::usage("reading the source", format_args!("'{text}'"), what);
-        match text.split_once(':') {
-            Some((_, "")) => Err(missing("nothing stands behind the colon")),
-            Some(("dir", path)) => Ok(Self::Directory(path.into())),
-            Some(("tar", path)) => Ok(Self::Archive(path.into())),
-            None if is_machine_name(text) => Ok(Self::Machine(text.to_owned())),
-            _ => Err(missing("a source is a machine's NAME, dir:PATH, tar:FILE or tar:-")),
-        }
-    }
-}
-
-/// smolvm takes letters, digits, `-`, `_` and `.`; a name that begins with a dash would be an option.
-pub(crate) fn is_machine_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    !text.is_empty() && !text.starts_with('-') && text.bytes().all(allowed)
-}
-
-/// Where an image is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutputSpec {
-    /// `oci:DIR[:TAG]`: an OCI image layout folder.
-    Layout {
-        /// The folder.
-        folder: PathBuf,
-        /// The tag, `latest` by default.
-        tag: String,
-    },
-    /// An image reference in a registry.
-    Registry(String),
-}
-
-impl std::fmt::Display for OutputSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Layout { folder, tag } => write!(f, "oci:{}:{tag}", folder.display()),
-            Self::Registry(reference) => f.write_str(reference),
-        }
-    }
-}
-
-impl std::str::FromStr for OutputSpec {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let Some(path) = text.strip_prefix("oci:") else {
-            return Ok(Self::Registry(text.to_owned()));
-        };
-        let (folder, tag) = match path.rsplit_once(':') {
-            Some((folder, tag)) if !tag.contains('/') => (folder, tag),
-            _ => (path, "latest"),
-        };
-        let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let tag_is_fine =
-            !tag.is_empty() && tag.len() <= 128 && tag.bytes().all(is_tag_byte) && !tag.starts_with(['.', '-']);
-        if folder.is_empty() || !tag_is_fine {
-            let reason = "a layout is oci:DIR or oci:DIR:TAG, the tag of letters, digits, '_', '.' and '-'";
-            return Err(Error::usage("reading --to", format_args!("'{text}'"), reason));
-        }
-        Ok(Self::Layout { folder: folder.into(), tag: tag.to_owned() })
-    }
-}
+use open::{open, open_machine};
+pub(crate) use spec::is_machine_name;
+pub use spec::{OutputSpec, SourceSpec};
 
 /// What a user asks for; everything has a default.
 #[derive(Debug, Clone)]
 pub struct FreezeOptions {
     /// Where the root filesystem comes from.
     pub source: SourceSpec,
-    /// Where the image goes; at least one.
+    /// Where the image goes. With none, an artifact goes into the state folder that `records` names. Artifacts get their names last, whatever the order here.
     pub outputs: Vec<OutputSpec>,
+    /// Where smolvm's agent root filesystem is, which every artifact carries; looked for as [`Lookup`] does by default.
+    pub agent_rootfs: Option<PathBuf>,
     /// Patterns of entries to leave out.
     pub exclude: Vec<String>,
     /// Mounts to bring back in, as paths in the source.
@@ -141,6 +64,8 @@ pub struct FreezeOptions {
     pub plain_http: bool,
     /// Where the map of known layers is kept; none forgets.
     pub known: Option<PathBuf>,
+    /// The state folder in which the freeze is recorded once it is complete; by default it is not.
+    pub records: Option<PathBuf>,
 }
 
 impl FreezeOptions {
@@ -150,6 +75,7 @@ impl FreezeOptions {
         Self {
             source,
             outputs,
+            agent_rootfs: None,
             exclude: Vec::new(),
             include_mounts: Vec::new(),
             layer_bytes: None,
@@ -164,27 +90,30 @@ impl FreezeOptions {
             ca_cert: None,
             plain_http: false,
             known: None,
+            records: None,
         }
     }
 }
 
 /// A freeze, decided and ready to run. It prints as what will happen.
 pub struct Plan {
+    pub(crate) id: Id,
+    pub(crate) started: Timestamp,
     pub(crate) options: FreezeOptions,
     pub(crate) method: Method,
     pub(crate) layer_size: LayerSize,
     pub(crate) cut: CutOptions,
     pub(crate) survey: Survey,
+    /// Names the unfinished files of this freeze.
+    pub(crate) run: u64,
+    /// What goes into artifacts, if there are any among the outputs.
+    pub(crate) agent: Option<AgentRootfs>,
+    pub(crate) settings: MachineSettings,
     pub(crate) budget: Budget,
     pub(crate) scratch_folder: PathBuf,
     pub(crate) stream: StreamFn,
     pub(crate) leave_timeout: Duration,
 }
-
-/// A folder or a tar has nothing to tidy up.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A machine has: the spool and the processes in the guest.
-const MACHINE_LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 impl Plan {
     /// Makes all choices: opens and surveys the source, divides the memory. Writes nothing anywhere.
@@ -198,14 +127,20 @@ impl Plan {
     }
 
     async fn decide(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
+        let started = Timestamp::now();
         let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
+        let id = Id::new(started, &options.source.to_string());
+        name_output(&mut options, &id)?;
+        options.outputs.sort_by_key(OutputSpec::is_artifact);
+        let run = fastrand::u64(..);
+        let agent = find_agent(&options)?;
         let opened = if let SourceSpec::Machine(name) = options.source.clone() {
             open_machine(&name, &mut options, exclude.clone(), stop).await?
         } else {
             let (options, exclude, opened_stop, runtime) =
                 (options.clone(), exclude.clone(), stop.clone(), Handle::current());
-            let opening = tokio::task::spawn_blocking(move || open(&options, exclude, &opened_stop, &runtime));
+            let opening = tokio::task::spawn_blocking(move || open(&options, run, exclude, &opened_stop, &runtime));
             tokio::select! {
                 opened = opening => opened.map_err(|_| Error::interrupted())??,
                 () = stop.stopped() => return Err(Error::interrupted()),
@@ -237,11 +172,16 @@ impl Plan {
             own_layers: opened.own_layers,
         };
         Ok(Self {
+            id,
+            started,
             options,
             method,
             layer_size,
             cut,
             survey,
+            run,
+            agent,
+            settings: opened.settings,
             budget,
             scratch_folder: scratch_folder(),
             stream: opened.stream,
@@ -256,86 +196,26 @@ impl Plan {
     }
 }
 
-struct Opened {
-    survey: Survey,
-    whole_from: Option<u64>,
-    own_layers: Vec<Vec<u8>>,
-    leave_timeout: Duration,
-    stream: StreamFn,
+/// Where nobody named an output, the state folder keeps an artifact.
+fn name_output(options: &mut FreezeOptions, id: &Id) -> Result<()> {
+    if !options.outputs.is_empty() {
+        return Ok(());
+    }
+    let unrecorded = || {
+        let reason = "an artifact in the state folder needs a record";
+        Error::usage("naming the output", &options.source, reason).hint("name an output with --to or --pack")
+    };
+    let state = State::at(options.records.as_deref().ok_or_else(unrecorded)?)?;
+    let path = state.artifact_path(id, &options.source.to_string());
+    options.outputs.push(OutputSpec::Artifact(path));
+    Ok(())
 }
 
-impl Opened {
-    fn new(survey: Survey, stream: StreamFn) -> Self {
-        Self { survey, whole_from: None, own_layers: Vec::new(), leave_timeout: LEAVE_TIMEOUT, stream }
+fn find_agent(options: &FreezeOptions) -> Result<Option<AgentRootfs>> {
+    if !options.outputs.iter().any(OutputSpec::is_artifact) {
+        return Ok(None);
     }
-}
-
-/// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
-async fn open_machine(name: &str, options: &mut FreezeOptions, exclude: Exclude, stop: &Stop) -> Result<Opened> {
-    let machine = Machine::open(name, options.machine.clone(), stop).await?;
-    describe_machine(&mut options.image, machine.facts());
-    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: Vec::new() };
-    let survey = machine.survey(&selection, stop).await?;
-    let (stop, runtime) = (stop.clone(), Handle::current());
-    Ok(Opened {
-        // smolvm mounts its own `/workspace` over an image's: apart from the rest, it can become the workspace's seed.
-        own_layers: vec![b"workspace".to_vec()],
-        leave_timeout: MACHINE_LEAVE_TIMEOUT,
-        ..Opened::new(survey, Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)))
-    })
-}
-
-fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
-    image.user = image.user.take().or_else(|| facts.user.clone());
-    image.workdir = image.workdir.take().or_else(|| Some(facts.workdir.clone()).filter(|workdir| !workdir.is_empty()));
-    let given = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
-    let names: Vec<_> = image.env.iter().map(given).collect();
-    let own: Vec<_> = facts.env.iter().filter(|variable| !names.contains(&given(variable))).cloned().collect();
-    image.env.splice(..0, own);
-    if image.entrypoint.is_empty() && image.cmd.is_empty() {
-        image.entrypoint.clone_from(&facts.entrypoint);
-        image.cmd.clone_from(&facts.cmd);
-    }
-    if image.architecture.is_empty() {
-        image.architecture.clone_from(&facts.architecture);
-    }
-    let told = [("smolfreeze.machine", Some(&facts.name)), ("smolfreeze.machine.image", facts.image.as_ref())];
-    let told = told.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?.clone())));
-    for (label, value) in facts.labels.clone().into_iter().chain(told) {
-        image.labels.entry(label).or_insert(value);
-    }
-}
-
-fn open(options: &FreezeOptions, exclude: Exclude, stop: &Stop, runtime: &Handle) -> Result<Opened> {
-    let (stop, runtime) = (stop.clone(), runtime.clone());
-    match &options.source {
-        SourceSpec::Archive(path) => {
-            let mut archive = Archive::open(path)?;
-            let survey = archive.survey(&stop, &runtime)?;
-            let whole_from = archive.whole_from();
-            let stream: StreamFn = Box::new(move |outlet| archive.stream(outlet, &stop, &runtime));
-            Ok(Opened { whole_from, ..Opened::new(survey, stream) })
-        }
-        SourceSpec::Directory(path) => {
-            let own_outputs = options.outputs.iter().filter_map(|output| match output {
-                OutputSpec::Layout { folder, .. } => Some(folder.clone()),
-                OutputSpec::Registry(_) => None,
-            });
-            let selection = Selection {
-                exclude,
-                include_mounts: options.include_mounts.clone(),
-                own_outputs: own_outputs.collect(),
-            };
-            let directory = Directory::open(path, &selection)?;
-            let survey = directory.survey(&stop)?;
-            Ok(Opened::new(survey, Box::new(move |outlet| directory.stream(outlet, &stop))))
-        }
-        SourceSpec::Machine(name) => Err(Error::usage(
-            "opening the source",
-            name,
-            "a machine is opened without blocking; this is a bug in smolfreeze",
-        )),
-    }
+    Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.machine.smolvm)).find().map(Some)
 }
 
 /// Where scratch files go: a folder on a disk, which `/tmp` often is not.
@@ -387,6 +267,9 @@ impl std::fmt::Display for Plan {
         for output in &self.options.outputs {
             writeln!(f, "output       {output}")?;
         }
+        if let Some(agent) = &self.agent {
+            writeln!(f, "             with smolvm's agent from {}", agent.path().display())?;
+        }
         match self.layer_size {
             LayerSize::One => writeln!(f, "layers       one")?,
             LayerSize::About(bytes) => writeln!(f, "layers       of about {} of tar", size(bytes))?,
@@ -400,24 +283,5 @@ impl std::fmt::Display for Plan {
             size(self.budget.held_bytes_max)
         )?;
         write!(f, "scratch      at most {} in {}", size(self.budget.scratch_bytes_max), self.scratch_folder.display())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_and_outputs_parse() {
-        assert_eq!("dir:/usr".parse::<SourceSpec>().unwrap(), SourceSpec::Directory("/usr".into()));
-        assert_eq!("tar:-".parse::<SourceSpec>().unwrap(), SourceSpec::Archive("-".into()));
-        assert!("dir:".parse::<SourceSpec>().is_err());
-        let layout = |folder: &str, tag: &str| OutputSpec::Layout { folder: folder.into(), tag: tag.to_owned() };
-        assert_eq!("oci:./usr".parse::<OutputSpec>().unwrap(), layout("./usr", "latest"));
-        assert_eq!("oci:/a:b/c:v1".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "v1"));
-        assert_eq!("oci:/a:b/c".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "latest"));
-        for bad in ["oci:", "oci::x", "oci:a:", "oci:a:.b", "oci:a:b c"] {
-            assert!(bad.parse::<OutputSpec>().is_err(), "{bad}");
-        }
     }
 }

@@ -101,6 +101,13 @@ impl Notices {
         &self.named
     }
 
+    /// The same counts with at most so many names of each kind.
+    #[must_use]
+    pub fn first_names(&self, names_max: usize) -> Self {
+        let of_kind = |kind| self.named.iter().filter(move |notice| notice.kind == kind).take(names_max).cloned();
+        Self { counts: self.counts.clone(), named: self.counts.keys().copied().flat_map(of_kind).collect() }
+    }
+
     /// Files that changed in any way while they were read.
     #[must_use]
     pub fn unsettled(&self) -> u64 {

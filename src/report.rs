@@ -10,6 +10,7 @@ use crate::pipeline::Flowed;
 use crate::plan::FreezeOptions;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};
 use crate::sink::{Committed, Put};
+use crate::state::Id;
 
 /// What a freeze made, and what it took.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Snapshot {
     pub source: String,
     /// When the image says it was made.
     pub created: String,
+    /// The ID of its record, if it was recorded.
+    #[serde(default)]
+    pub record: Option<Id>,
     /// Where the image is, in the order the outputs were given.
     pub outputs: Vec<Committed>,
     /// The layers, in order.
@@ -110,6 +114,7 @@ impl Snapshot {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: options.source.to_string(),
+            record: None,
             created: options.image.created.clone(),
             outputs,
             layers_known: count(|layer| layer.known),
@@ -173,12 +178,11 @@ impl Snapshot {
         busiest.map_or_else(String::new, |(name, _)| name.to_owned())
     }
 
-    /// The summary for people: five lines, and one more for each kind of notice.
+    /// The summary for people: five or six lines, one more for an artifact, and one more for each kind of notice.
     #[must_use]
     pub fn summary(&self) -> String {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
-        let mut lines: Vec<_> =
-            self.outputs.iter().map(|output| format!("frozen      {}@{}", output.name, output.digest)).collect();
+        let mut lines: Vec<_> = self.outputs.iter().flat_map(output_lines).collect();
         lines.push(format!(
             "bytes       {} of tar in, {} stored, {} sent",
             size(self.tar_bytes),
@@ -199,6 +203,7 @@ impl Snapshot {
         let rate = self.tar_bytes as f64 / 1_048_576.0 / self.seconds.max(0.001);
         lines.push(format!("time        {:.1} s, {rate:.0} MiB/s, {} retries", self.seconds, self.retries));
         lines.push(format!("bottleneck  {}", self.bottleneck));
+        lines.extend(self.record.as_ref().map(|id| format!("record      {id}")));
         for (kind, count) in self.notices.counts() {
             let names: Vec<_> = self
                 .notices
@@ -213,6 +218,16 @@ impl Snapshot {
         }
         lines.join("\n")
     }
+}
+
+/// An artifact is a file that goes where its user wants it; the others have their image where they are.
+fn output_lines(output: &Committed) -> Vec<String> {
+    let Some(bytes) = output.artifact_bytes else {
+        return vec![format!("frozen      {}@{}", output.name, output.digest)];
+    };
+    let size = humansize::format_size(bytes, humansize::BINARY);
+    let start = format!("start it anywhere: smolvm machine create --name NEW --from {}", output.name);
+    vec![format!("frozen      {} ({size})", output.name), format!("            {start}")]
 }
 
 fn notice_words(kind: NoticeKind) -> &'static str {

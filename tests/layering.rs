@@ -37,11 +37,16 @@ const ROOMS: &[(&str, &[&str])] = &[
             "stage", "stop",
         ],
     ),
-    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "source", "stage", "stop"]),
-    ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink"]),
-    ("freeze", &["error", "image", "known", "pipeline", "plan", "progress", "report", "scratch", "sink", "stop"]),
+    ("state", &["error"]),
+    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "sink", "source", "stage", "state", "stop"]),
+    ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink", "state"]),
+    ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
+    (
+        "freeze",
+        &["error", "image", "known", "pipeline", "plan", "progress", "record", "report", "scratch", "sink", "stop"],
+    ),
     ("stored", &["error", "gather", "image", "oci", "plan", "sink", "stage", "stop"]),
-    ("thaw", &["error", "gather", "oci", "plan", "progress", "sink", "smolvm", "stored", "stop"]),
+    ("thaw", &["error", "gather", "oci", "plan", "progress", "record", "sink", "smolvm", "state", "stop", "stored"]),
 ];
 
 /// Names that a room must not hold, whatever brings them.

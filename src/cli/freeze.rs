@@ -26,9 +26,12 @@ pub struct Freeze {
     /// What to freeze: the NAME of a running smolvm machine, dir:PATH, tar:FILE or tar:- (plain, gzip or zstd).
     source: SourceSpec,
     /// Where the image goes: a reference (registry.example/name:tag) or oci:DIR[:TAG]. `{name}` stands for the
-    /// machine's NAME. Repeatable.
-    #[arg(long, value_name = "OUTPUT", required = true)]
+    /// machine's NAME. Repeatable. With neither --to nor --pack, an artifact goes into the state folder, and its path is
+    /// the last line printed; with --quiet the only one.
+    #[arg(long, value_name = "OUTPUT")]
     to: Vec<String>,
+    #[command(flatten)]
+    pack: PackArguments,
     /// Leave out entries that match: a name anywhere (*.pyc), or a path from the root (/var/cache). Repeatable.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -55,9 +58,31 @@ pub struct Freeze {
     /// Print nothing but errors.
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    memory: MemoryArguments,
+}
+
+/// What this host remembers of its freezes.
+#[derive(Args)]
+struct MemoryArguments {
     /// Neither use nor fill the map of layers that this host packed before.
     #[arg(long)]
     no_known: bool,
+    /// Don't remember this freeze for `ls` and `prune`.
+    #[arg(long)]
+    no_record: bool,
+}
+
+#[derive(Args)]
+struct PackArguments {
+    /// Write an artifact that `smolvm machine create --from` takes: PATH.smolmachine, or PATH if it ends so already.
+    /// (Of smolvm's own `-o PATH` that is the sidecar; there is no launcher.) `{name}` stands for the machine's NAME.
+    #[arg(long, value_name = "PATH")]
+    pack: Option<String>,
+    /// The root filesystem of smolvm's guest agent, which an artifact carries: a folder, or a .tar, .tar.zst or .tar.gz
+    /// of it. By default SMOLVM_AGENT_ROOTFS, smolvm's data folder, or what lies beside its executable.
+    #[arg(long, value_name = "PATH")]
+    agent_rootfs: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -170,6 +195,7 @@ impl Freeze {
     /// Plans, freezes and tells.
     pub async fn run(self, stop: Stop) -> Result<ExitCode> {
         let (progress, report, dry_run, quiet) = (self.progress, self.report.clone(), self.dry_run, self.quiet);
+        let is_path_wanted = self.to.is_empty() && self.pack.pack.is_none();
         let plan = Plan::make(self.options()?, &stop).await?;
         if dry_run {
             return super::print(&plan.to_string());
@@ -181,7 +207,13 @@ impl Freeze {
         if let Some(path) = report {
             write_report(&path, &snapshot)?;
         }
-        if quiet { Ok(ExitCode::SUCCESS) } else { super::print(&snapshot.summary()) }
+        if !quiet {
+            super::print(&snapshot.summary())?;
+        }
+        match snapshot.outputs.first() {
+            Some(artifact) if is_path_wanted => super::print(&artifact.name),
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 
     fn options(self) -> Result<FreezeOptions> {
@@ -189,6 +221,7 @@ impl Freeze {
         let image = self.image;
         let env = image.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         Ok(FreezeOptions {
+            agent_rootfs: self.pack.agent_rootfs,
             exclude: self.exclude,
             include_mounts: self.include_mount,
             layer_bytes: self.layers.layer_size,
@@ -210,9 +243,8 @@ impl Freeze {
             },
             ca_cert: self.registry.ca_cert,
             plain_http: self.registry.plain_http,
-            known: super::xdg_folder("XDG_CACHE_HOME", ".cache")
-                .filter(|_| !self.no_known)
-                .map(|cache| cache.join("known-layers")),
+            known: self.memory.known(),
+            records: self.memory.records(),
             machine: self.machine.options(),
             ..FreezeOptions::new(source, outputs)
         })
@@ -220,14 +252,28 @@ impl Freeze {
 
     /// The outputs, with `{name}` filled in.
     fn outputs(&self) -> Result<Vec<OutputSpec>> {
-        let fill_in = |output: &String| match &self.source {
-            SourceSpec::Machine(name) => output.replace("{name}", name).parse(),
+        let fill_in = |option: &str, output: &String| match &self.source {
+            SourceSpec::Machine(name) => Ok(output.replace("{name}", name)),
             _ if output.contains("{name}") => {
-                Err(Error::usage("reading --to", format_args!("'{output}'"), "only a machine has a {name}"))
+                let reason = "only a machine has a {name}";
+                Err(Error::usage(format!("reading {option}"), format_args!("'{output}'"), reason))
             }
-            _ => output.parse(),
+            _ => Ok(output.clone()),
         };
-        self.to.iter().map(fill_in).collect()
+        let images = self.to.iter().map(|output| fill_in("--to", output)?.parse());
+        let packed = self.pack.pack.iter().map(|path| OutputSpec::artifact(fill_in("--pack", path)?.as_ref()));
+        images.chain(packed).collect()
+    }
+}
+
+impl MemoryArguments {
+    fn known(&self) -> Option<PathBuf> {
+        let cache = super::xdg_folder("XDG_CACHE_HOME", ".cache").filter(|_| !self.no_known)?;
+        Some(cache.join("known-layers"))
+    }
+
+    fn records(&self) -> Option<PathBuf> {
+        super::state_folder().filter(|_| !self.no_record)
     }
 }
 

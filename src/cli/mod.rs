@@ -8,12 +8,18 @@ use std::sync::Arc;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
 use smolfreeze::progress::Silent;
+use smolfreeze::record::Record;
+use smolfreeze::record::store::{Listing, Removed};
 use smolfreeze::sink::SinkContext;
 use smolfreeze::sink::registry::RegistryOptions;
+use smolfreeze::state::State;
 use smolfreeze::stop::Stop;
 
 mod freeze;
 mod inspect;
+mod ls;
+mod prune;
+mod rm;
 mod thaw;
 mod verify;
 
@@ -35,6 +41,9 @@ enum Command {
     Thaw(Box<thaw::Thaw>),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    Ls(ls::Ls),
+    Rm(rm::Rm),
+    Prune(prune::Prune),
     /// Print shell completions.
     Completions {
         /// The shell to complete in.
@@ -76,6 +85,9 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Thaw(thaw) => thaw.run(stop).await,
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
+        Command::Ls(ls) => ls.run(),
+        Command::Rm(rm) => rm.run(),
+        Command::Prune(prune) => prune.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);
@@ -95,6 +107,35 @@ fn xdg_folder(variable: &str, default: &str) -> Option<PathBuf> {
 /// A number of bytes, with a unit or without.
 fn bytes(text: &str) -> Result<u64, String> {
     parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
+}
+
+/// Where freezes are remembered; nowhere, if there is no HOME.
+fn state_folder() -> Option<PathBuf> {
+    xdg_folder("XDG_STATE_HOME", ".local/state")
+}
+
+/// The state folder, to change something in it.
+fn state() -> Result<State> {
+    let missing = || Error::usage("finding the state folder", "XDG_STATE_HOME", "neither it nor HOME is a path");
+    State::open(&state_folder().ok_or_else(missing)?)
+}
+
+/// Names the files that are no records: they are left alone, and nothing fails because of them.
+fn warn_of(listing: &Listing) {
+    for (path, reason) in &listing.unreadable {
+        let _ = writeln!(std::io::stderr(), "smolfreeze: left alone: '{}': {reason}", path.display());
+    }
+}
+
+/// What was removed, and what is still where.
+fn removal_line(verb: &str, record: &Record, removed: &Removed) -> String {
+    let artifacts = removed.artifacts.iter().map(|path| path.display().to_string());
+    let gone: Vec<_> = std::iter::once(record.id.to_string()).chain(artifacts).collect();
+    let mut line = format!("{verb} {}", gone.join(", "));
+    if !removed.left.is_empty() {
+        line = line + "; still there: " + &removed.left.join(", ");
+    }
+    line
 }
 
 fn manual_page(command: Option<&str>) -> Result<String> {

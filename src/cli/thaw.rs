@@ -20,7 +20,8 @@ use super::RegistryArguments;
 /// machine nor a temporary artifact is left: a machine that does not start is deleted again.
 #[derive(Args)]
 pub struct Thaw {
-    /// What to thaw: an artifact (a path that ends in .smolmachine, or pack:PATH), oci:DIR[:TAG], or a reference.
+    /// What to thaw: an artifact (a path that ends in .smolmachine, or pack:PATH), oci:DIR[:TAG], the NAME of a machine
+    /// that was frozen or the ID of a freeze (`smolfreeze ls`), or a reference.
     from: String,
     /// The new machine's name.
     #[arg(long, value_name = "NEW")]
@@ -93,7 +94,7 @@ impl Thaw {
     fn options(self) -> Result<ThawOptions> {
         let missing = || Error::usage("finding the cache folder", "XDG_CACHE_HOME", "neither it nor HOME is a path");
         Ok(ThawOptions {
-            from: resolve(&self.from)?,
+            from: resolve(&self.from, super::state_folder().as_deref())?,
             name: self.name,
             start: !self.no_start,
             smolvm: self.smolvm,

@@ -85,6 +85,13 @@ pub enum Sink {
     Layout(layout::LayoutSink),
     /// An OCI registry.
     Registry(registry::RegistrySink),
+    /// A `.smolmachine` artifact.
+    Artifact {
+        /// What is written.
+        artifact: artifact::ArtifactSink,
+        /// What a machine made from it is like.
+        machine: artifact::MachineSettings,
+    },
 }
 
 impl Sink {
@@ -94,7 +101,14 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.name(),
             Self::Registry(registry) => registry.name(),
+            Self::Artifact { artifact, .. } => artifact.name(),
         }
+    }
+
+    /// Whether nothing is ever there before it is put: every layer has to be packed for it.
+    #[must_use]
+    pub fn is_always_new(&self) -> bool {
+        matches!(self, Self::Artifact { .. })
     }
 
     /// Whether the sink has this blob.
@@ -105,6 +119,7 @@ impl Sink {
         match self {
             Self::Layout(layout) => Ok(layout.has(blob)),
             Self::Registry(registry) => registry.has(blob).await,
+            Self::Artifact { .. } => Ok(false),
         }
     }
 
@@ -116,6 +131,8 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.put(layer).await,
             Self::Registry(registry) => registry.put(layer).await,
+            Self::Artifact { artifact, .. } if layer.workspace => artifact.put_workspace(layer).await,
+            Self::Artifact { artifact, .. } => artifact.put(layer).await,
         }
     }
 
@@ -127,6 +144,18 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.put_live(layer).await,
             Self::Registry(registry) => registry.put_live(layer).await,
+            Self::Artifact { artifact, .. } => artifact.put_live(layer).await,
+        }
+    }
+
+    /// Does what can fail without showing yet, where that is possible: of an artifact all but its name.
+    ///
+    /// # Errors
+    /// When the sink can't take the image.
+    pub async fn prepare(&self, image: &Image) -> Result<()> {
+        match self {
+            Self::Layout(_) | Self::Registry(_) => Ok(()),
+            Self::Artifact { artifact, machine } => artifact.prepare(image, machine).await,
         }
     }
 
@@ -138,6 +167,7 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.commit(image).await,
             Self::Registry(registry) => registry.commit(image).await,
+            Self::Artifact { artifact, .. } => artifact.publish(image),
         }
     }
 
@@ -149,6 +179,7 @@ impl Sink {
         match self {
             Self::Layout(layout) => layout.abort(),
             Self::Registry(registry) => registry.abort().await,
+            Self::Artifact { artifact, .. } => artifact.abort().await,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::sink::registry::RegistryOptions;
 use crate::stop::Stop;
 use crate::stored::{Outline, Stored, StoredArtifact, StoredImage, StoredName};
 
-pub use resolve::resolve;
+pub use resolve::{Thing, resolve};
 
 /// What the agent takes in an artifact at most, about; smolvm's own is 12 MiB.
 const AGENT_BYTES: u64 = 64 << 20;
@@ -36,7 +36,7 @@ const AGENT_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct ThawOptions {
     /// What to make the machine of.
-    pub from: StoredName,
+    pub from: Thing,
     /// The new machine's name.
     pub name: String,
     /// Whether to start it.
@@ -156,7 +156,7 @@ impl ThawPlan {
             () = stop.stopped() => return Err(Error::interrupted()),
         };
         let ThawOptions { from: name, start, wishes, .. } = options;
-        Ok(Self { from, name, machine, start, wishes, context })
+        Ok(Self { from, name: name.name, machine, start, wishes, context })
     }
 
     /// Layers of the new machine.
@@ -176,7 +176,7 @@ impl Origin {
             meters: Arc::new(Meters::default()),
             stop: context.stop.clone(),
         };
-        match Stored::open(&options.from, options.registry.clone(), sink).await? {
+        match Stored::open(&options.from.name, options.registry.clone(), sink).await? {
             Stored::Artifact(artifact) => {
                 if let Some(path) = &options.keep_artifact {
                     let reason = "there is an artifact already, and it stays";
@@ -187,8 +187,13 @@ impl Origin {
             Stored::Image(stored) => {
                 let agent = Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.smolvm)).find()?;
                 let outline = stored.outline().await?;
+                let (found, wanted) = (outline.manifest.0.digest, options.from.digest);
+                if wanted.is_some_and(|wanted| wanted != found) {
+                    let reason = format!("the record's snapshot is no longer there; it is {found} now");
+                    return Err(Error::sink("finding the snapshot", &options.from.name, reason));
+                }
                 let target = Target::find(options, &outline)?;
-                let name = image_name(&options.from);
+                let name = image_name(&options.from.name);
                 Ok(Self::Image(Box::new(Images { stored, outline, name, agent }), target))
             }
         }
@@ -258,7 +263,10 @@ async fn bring_up(machine: &NewMachine, artifact: &Path, wishes: &Wishes, start:
 
 /// An image's name as smolvm shows it: a reference, also where the image came from a folder.
 fn image_name(name: &StoredName) -> String {
-    let StoredName::Layout { folder, tag } = name else { return name.to_string() };
+    let StoredName::Layout { folder, tag } = name else {
+        let name = name.to_string();
+        return name.split('@').next().unwrap_or_default().to_owned();
+    };
     let last = folder.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let allowed = |char: char| if char.is_ascii_alphanumeric() || "-_.".contains(char) { char } else { '-' };
     let last: String = last.chars().map(allowed).collect();

@@ -16,6 +16,7 @@ mod trees;
 
 mod config;
 mod desk;
+mod embedding;
 mod faithful;
 mod interrupt;
 mod live;

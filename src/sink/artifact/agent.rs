@@ -58,8 +58,8 @@ impl Lookup {
             folders.push(home.join(".local/share/smolvm"));
             folders.push(home.join("Library/Application Support/smolvm"));
         }
-        if let Some(executable) = smolvm {
-            folders.extend(beside(executable));
+        if let Some(executable) = smolvm.and_then(on_path) {
+            folders.extend(beside(&executable));
         }
         let variable = env::var_os("SMOLVM_AGENT_ROOTFS").filter(|value| !value.is_empty()).map(PathBuf::from);
         Self { explicit, variable, folders }
@@ -80,11 +80,19 @@ impl Lookup {
             self.folders.iter().flat_map(|folder| NAMES.iter().map(|name| folder.join(name))).collect();
         places.iter().find_map(|place| AgentRootfs::at(place).ok()).ok_or_else(|| {
             let looked = self.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
-            let hint = "set SMOLVM_AGENT_ROOTFS or --agent-rootfs, or have smolvm itself pack with --pack-with smolvm";
+            let hint = "name its folder or tar with --agent-rootfs or SMOLVM_AGENT_ROOTFS";
             let reason = format!("none in {}", if looked.is_empty() { "any known folder" } else { &looked });
             Error::usage("finding smolvm's agent root filesystem", "agent-rootfs", reason).hint(hint)
         })
     }
+}
+
+/// Where a command is, given its name or its path.
+fn on_path(command: &Path) -> Option<PathBuf> {
+    if command.components().count() > 1 {
+        return Some(command.to_owned());
+    }
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(command)).find(|path| path.is_file())
 }
 
 /// Where an installation keeps its assets: beside the executable itself, in its `share`, in a wheel's package folder.

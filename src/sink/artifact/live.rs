@@ -9,7 +9,7 @@ use crate::oci::Descriptor;
 
 use super::incoming::Incoming;
 use super::side::SideFile;
-use super::unfinished::io_failed;
+use super::writing::io_failed;
 use super::{ArtifactSink, off_the_runtime};
 
 /// Bytes of the layer's head that one write takes.

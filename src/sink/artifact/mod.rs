@@ -12,8 +12,8 @@ mod recode;
 mod seed;
 mod side;
 mod temporary;
-mod unfinished;
 mod writer;
+mod writing;
 
 use std::fs;
 use std::io;
@@ -25,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
+pub use temporary::unfinished;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::Layer;
@@ -34,7 +35,7 @@ use crate::stop::Stop;
 use super::{Committed, Image, Put};
 use incoming::Incoming;
 use temporary::Temporary;
-use unfinished::{Unfinished, failed, io_failed};
+use writing::{Unfinished, failed, io_failed};
 
 /// How long an abort waits for a write under way: a sync can't be called off.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,13 +49,15 @@ pub struct ArtifactOptions {
     pub read_back: ReadBack,
     /// Thrown, it ends a write between two steps of 1 MiB.
     pub stop: Stop,
+    /// What tells the unfinished files of this run from those of others, see [`unfinished`]. Default: any number.
+    pub run: u64,
 }
 
 impl ArtifactOptions {
     /// The defaults, with this agent.
     #[must_use]
     pub fn new(agent: AgentRootfs) -> Self {
-        Self { agent, read_back: ReadBack::default(), stop: Stop::new() }
+        Self { agent, read_back: ReadBack::default(), stop: Stop::new(), run: fastrand::u64(..) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! told from what another run is writing, and is removed when the next run starts in that folder.
 
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,14 @@ const SUFFIX: &str = ".partial";
 /// How often a fresh file may lose its name to another run that sweeps before it is locked.
 const CREATE_TRIES: usize = 8;
 
+/// Where the run `run` writes what will be at `target`.
+#[must_use]
+pub fn unfinished(target: &Path, run: u64) -> PathBuf {
+    let mut name = std::hash::DefaultHasher::new();
+    target.file_name().hash(&mut name);
+    folder_of(target).join(format!("{PREFIX}{run:016x}{:016x}{SUFFIX}", name.finish()))
+}
+
 /// A file on its way to its name. Dropped, it is removed.
 #[derive(Debug)]
 pub(super) struct Temporary {
@@ -27,13 +36,13 @@ pub(super) struct Temporary {
 
 impl Temporary {
     /// An empty file beside `target`, whose folder exists.
-    pub(super) fn beside(target: &Path) -> io::Result<Self> {
-        let folder = folder_of(target);
+    pub(super) fn beside(target: &Path, run: u64) -> io::Result<Self> {
+        let path = unfinished(target, run);
         for _ in 0..CREATE_TRIES {
             let mut named = tempfile::Builder::new();
             // Read and write for all, as far as the umask lets: what a plain `create` gives.
-            let named = named.prefix(PREFIX).suffix(SUFFIX).permissions(fs::Permissions::from_mode(0o666));
-            let file = named.tempfile_in(folder)?;
+            let named = named.permissions(fs::Permissions::from_mode(0o666)).rand_bytes(0);
+            let file = named.prefix(path.file_name().unwrap_or_default()).tempfile_in(folder_of(target))?;
             flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
             if file.as_file().metadata()?.nlink() > 0 {
                 return Ok(Self { file, target: target.to_owned() });
@@ -105,7 +114,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("a");
         fs::write(&target, "old").unwrap();
-        let temporary = Temporary::beside(&target).unwrap();
+        let temporary = Temporary::beside(&target, 1).unwrap();
         temporary.handle().unwrap().write_all(b"new").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"old");
         temporary.publish().unwrap();
@@ -116,7 +125,7 @@ mod tests {
     #[test]
     fn only_what_a_dead_run_left_is_swept() {
         let folder = tempfile::tempdir().unwrap();
-        let living = Temporary::beside(&folder.path().join("a")).unwrap();
+        let living = Temporary::beside(&folder.path().join("a"), 1).unwrap();
         fs::write(folder.path().join(".smolfreeze-dead00.partial"), "half").unwrap();
         fs::write(folder.path().join("kept.partial"), "whole").unwrap();
         assert_eq!(sweep(folder.path()).unwrap(), 1);

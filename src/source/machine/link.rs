@@ -13,6 +13,8 @@ use crate::smolvm::{self, Answer, Trouble};
 
 /// smolvm calls in flight at once. A guest serves 8 connections at a time, shared with the user's own sessions.
 const CALLS_MAX: usize = 3;
+/// What asking for smolvm's release may take; it starts nothing.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whose command it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,13 @@ impl Smolvm {
     /// Says whether this is a machine with an image.
     pub(crate) fn set_image_machine(&mut self, image_machine: bool) {
         self.user_flag = image_machine;
+    }
+
+    /// smolvm's release: the number that `--version` prints.
+    pub(crate) async fn version(&self) -> Option<String> {
+        let answer = self.call(vec!["--version".into()], VERSION_LIMIT).await.ok()?;
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit())).map(str::to_owned)
     }
 
     async fn call(&self, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {

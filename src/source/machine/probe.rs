@@ -37,6 +37,12 @@ pub struct MachineFacts {
     pub cmd: Vec<String>,
     /// As `smolvm machine ls` has it.
     pub labels: BTreeMap<String, String>,
+    /// Virtual CPUs, where `smolvm machine ls` says so.
+    pub cpus: Option<u64>,
+    /// Memory, where `smolvm machine ls` says so.
+    pub memory_mib: Option<u64>,
+    /// Whether the guest may reach the network, where `smolvm machine ls` says so.
+    pub network: Option<bool>,
 }
 
 /// A running machine that answered.
@@ -95,6 +101,11 @@ impl Machine {
     #[must_use]
     pub fn facts(&self) -> &MachineFacts {
         &self.facts
+    }
+
+    /// smolvm's release (`1.32.2`); none where it does not say.
+    pub async fn smolvm_version(&self) -> Option<String> {
+        self.link.version().await
     }
 
     /// How large what is captured is, about: one walk in the guest.
@@ -201,6 +212,9 @@ fn facts(name: &str, image: Option<String>, listed: &serde_json::Value, whoami: 
         env: whoami.env,
         entrypoint: texts("entrypoint"),
         cmd: texts("cmd"),
+        cpus: listed["cpus"].as_u64(),
+        memory_mib: listed["memory_mib"].as_u64(),
+        network: listed["network"].as_bool(),
         labels: labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
     }
 }

@@ -42,7 +42,7 @@ impl Unfinished {
         let folder = temporary::folder_of(target);
         temporary::sweep(folder).map_err(|error| io_failed("looking through the folder", folder, error))?;
         let create = |error| io_failed("creating the artifact", target, error);
-        let temporary = Temporary::beside(target).map_err(create)?;
+        let temporary = Temporary::beside(target, options.run).map_err(create)?;
         let file = temporary.handle().map_err(create)?;
         let mut writer = Writer::new(BufWriter::with_capacity(FILE_BUFFER_BYTES, file));
         let mut embed = || {

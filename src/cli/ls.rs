@@ -1,0 +1,100 @@
+//! `smolfreeze ls`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use smolfreeze::error::Result;
+use smolfreeze::record::store::{Listing, Standing, list};
+use smolfreeze::record::{Output, OutputKind, Record};
+use smolfreeze::state::State;
+
+/// List the freezes of this host, the newest last.
+///
+/// An artifact that is gone is marked `missing`, and one that a later freeze wrote over `replaced`.
+#[derive(Args)]
+pub struct Ls {
+    /// Only those of this source, as it was given: a machine's name, dir:PATH, tar:FILE.
+    source: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    /// Whether a local artifact is not there any more, or is of another freeze.
+    missing: bool,
+}
+
+impl Ls {
+    /// Reads the records, and prints them.
+    pub fn run(self) -> Result<ExitCode> {
+        let listing = match super::state_folder() {
+            Some(folder) => list(&State::at(&folder)?)?,
+            None => Listing::default(),
+        };
+        super::warn_of(&listing);
+        let asked = |record: &&Record| self.source.as_ref().is_none_or(|source| *source == record.source);
+        let records: Vec<_> = listing.records.iter().filter(asked).collect();
+        if self.json {
+            let missing = |record: &Record| {
+                record.artifacts().any(|(output, path)| standing(&listing, record, output, path) != Standing::Present)
+            };
+            let listed: Vec<_> =
+                records.into_iter().map(|record| Listed { record, missing: missing(record) }).collect();
+            return super::print(&serde_json::to_string_pretty(&listed).unwrap_or_default());
+        }
+        if records.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        super::print(&table(&listing, &records))
+    }
+}
+
+fn standing(listing: &Listing, record: &Record, output: &Output, path: &Path) -> Standing {
+    listing.standing(record, path, output.bytes)
+}
+
+fn table(listing: &Listing, records: &[&Record]) -> String {
+    let (now, zone) = (Timestamp::now(), TimeZone::system());
+    let mut rows = vec![["ID", "TIME", "AGE", "SOURCE", "SIZE", "OUTPUTS"].map(str::to_owned)];
+    rows.extend(records.iter().map(|record| {
+        [
+            record.id.to_string(),
+            record.started.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
+            age(now.duration_since(record.started).as_secs()),
+            record.source.clone(),
+            humansize::format_size(record.stored_bytes, humansize::BINARY),
+            record.outputs.iter().map(|output| shown(listing, record, output)).collect::<Vec<_>>().join("  "),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3, 4].map(width);
+    let line = |row: &[String; 6]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  "));
+        cells.collect::<String>() + &row[5]
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn shown(listing: &Listing, record: &Record, output: &Output) -> String {
+    let (OutputKind::Artifact, Some(path)) = (output.kind, &output.path) else { return output.name.clone() };
+    let mark = match standing(listing, record, output, path) {
+        Standing::Present => "",
+        Standing::Missing => " (missing)",
+        Standing::Replaced => " (replaced)",
+    };
+    format!("{}{mark}", path.display())
+}
+
+/// In the largest unit of which there are two.
+fn age(seconds: i64) -> String {
+    let units = [(86_400 * 7, "w"), (86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= 2 * length);
+    unit.map_or_else(|| format!("{}s", seconds.max(0)), |(length, name)| format!("{}{name}", seconds / length))
+}

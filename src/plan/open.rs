@@ -1,0 +1,139 @@
+//! Opening the source: what is to be streamed, and what it says about itself.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{FreezeOptions, OutputSpec, SourceSpec};
+use crate::error::{Error, Result};
+use crate::exclude::Exclude;
+use crate::image::ImageOptions;
+use crate::pipeline::StreamFn;
+use crate::sink::artifact::{MachineSettings, unfinished};
+use crate::source::archive::Archive;
+use crate::source::directory::Directory;
+use crate::source::machine::{Machine, MachineFacts};
+use crate::source::{Selection, Survey};
+use crate::stage::cut::WORKSPACE;
+use crate::stop::Stop;
+
+/// A folder or a tar has nothing to tidy up.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A machine has: the spool and the processes in the guest.
+const MACHINE_LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// A source that is ready to be streamed.
+pub(super) struct Opened {
+    pub(super) survey: Survey,
+    pub(super) whole_from: Option<u64>,
+    pub(super) own_layers: Vec<Vec<u8>>,
+    /// What a machine made from an artifact is like.
+    pub(super) settings: MachineSettings,
+    pub(super) leave_timeout: Duration,
+    pub(super) stream: StreamFn,
+}
+
+impl Opened {
+    /// Of a folder or a tar. smolvm mounts its own `/workspace` over an image's: where an artifact is wanted, it gets
+    /// layers of its own, which can become the workspace's first content.
+    fn new(options: &FreezeOptions, survey: Survey, stream: StreamFn) -> Self {
+        let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
+        let own_layers = if is_packed { vec![WORKSPACE.to_vec()] } else { Vec::new() };
+        let settings = MachineSettings::new(options.source.to_string());
+        Self { survey, whole_from: None, own_layers, settings, leave_timeout: LEAVE_TIMEOUT, stream }
+    }
+}
+
+/// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
+pub(super) async fn open_machine(
+    name: &str,
+    options: &mut FreezeOptions,
+    exclude: Exclude,
+    stop: &Stop,
+) -> Result<Opened> {
+    let machine = Machine::open(name, options.machine.clone(), stop).await?;
+    describe_machine(&mut options.image, machine.facts());
+    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: Vec::new() };
+    let survey = machine.survey(&selection, stop).await?;
+    let settings = settings(machine.facts(), machine.smolvm_version().await);
+    let (stop, runtime) = (stop.clone(), Handle::current());
+    Ok(Opened {
+        survey,
+        whole_from: None,
+        // Whatever the outputs are: an artifact may be made of the image later.
+        own_layers: vec![WORKSPACE.to_vec()],
+        settings,
+        leave_timeout: MACHINE_LEAVE_TIMEOUT,
+        stream: Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)),
+    })
+}
+
+/// A new machine is like the one that was frozen.
+fn settings(facts: &MachineFacts, smolvm_version: Option<String>) -> MachineSettings {
+    let defaults = MachineSettings::new(facts.image.as_ref().unwrap_or(&facts.name));
+    MachineSettings {
+        cpus: facts.cpus.and_then(|cpus| u8::try_from(cpus).ok()).unwrap_or(defaults.cpus),
+        memory_mib: facts.memory_mib.and_then(|mebibytes| u32::try_from(mebibytes).ok()).unwrap_or(defaults.memory_mib),
+        network: facts.network.unwrap_or(defaults.network),
+        smolvm_version,
+        ..defaults
+    }
+}
+
+fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
+    image.user = image.user.take().or_else(|| facts.user.clone());
+    image.workdir = image.workdir.take().or_else(|| Some(facts.workdir.clone()).filter(|workdir| !workdir.is_empty()));
+    let given = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
+    let names: Vec<_> = image.env.iter().map(given).collect();
+    let own: Vec<_> = facts.env.iter().filter(|variable| !names.contains(&given(variable))).cloned().collect();
+    image.env.splice(..0, own);
+    if image.entrypoint.is_empty() && image.cmd.is_empty() {
+        image.entrypoint.clone_from(&facts.entrypoint);
+        image.cmd.clone_from(&facts.cmd);
+    }
+    if image.architecture.is_empty() {
+        image.architecture.clone_from(&facts.architecture);
+    }
+    let told = [("smolfreeze.machine", Some(&facts.name)), ("smolfreeze.machine.image", facts.image.as_ref())];
+    let told = told.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?.clone())));
+    for (label, value) in facts.labels.clone().into_iter().chain(told) {
+        image.labels.entry(label).or_insert(value);
+    }
+}
+
+/// Opens and surveys a folder or a tar. `run` names the unfinished files of this freeze.
+pub(super) fn open(
+    options: &FreezeOptions,
+    run: u64,
+    exclude: Exclude,
+    stop: &Stop,
+    runtime: &Handle,
+) -> Result<Opened> {
+    let (stop, runtime) = (stop.clone(), runtime.clone());
+    match &options.source {
+        SourceSpec::Archive(path) => {
+            let mut archive = Archive::open(path)?;
+            let survey = archive.survey(&stop, &runtime)?;
+            let whole_from = archive.whole_from();
+            let stream: StreamFn = Box::new(move |outlet| archive.stream(outlet, &stop, &runtime));
+            Ok(Opened { whole_from, ..Opened::new(options, survey, stream) })
+        }
+        SourceSpec::Directory(path) => {
+            let own_outputs = options.outputs.iter().flat_map(|output| match output {
+                OutputSpec::Layout { folder, .. } => vec![folder.clone()],
+                OutputSpec::Registry(_) => Vec::new(),
+                OutputSpec::Artifact(path) => vec![path.clone(), unfinished(path, run)],
+            });
+            let (include_mounts, own_outputs) = (options.include_mounts.clone(), own_outputs.collect());
+            let selection = Selection { exclude, include_mounts, own_outputs };
+            let directory = Directory::open(path, &selection)?;
+            let survey = directory.survey(&stop)?;
+            Ok(Opened::new(options, survey, Box::new(move |outlet| directory.stream(outlet, &stop))))
+        }
+        SourceSpec::Machine(name) => Err(Error::usage(
+            "opening the source",
+            name,
+            "a machine is opened without blocking; this is a bug in smolfreeze",
+        )),
+    }
+}

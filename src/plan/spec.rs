@@ -1,0 +1,160 @@
+//! What is to be frozen, and where to: as a user writes it.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What the names of artifacts end in.
+const ARTIFACT_EXTENSION: &str = "smolmachine";
+
+/// What is to be frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// `dir:PATH`: a folder of this host.
+    Directory(PathBuf),
+    /// `tar:FILE`, or `tar:-` for standard input.
+    Archive(PathBuf),
+    /// `NAME`: a running smolvm machine.
+    Machine(String),
+}
+
+impl std::fmt::Display for SourceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Archive(path) => write!(f, "tar:{}", path.display()),
+            Self::Machine(name) => f.write_str(name),
+        }
+    }
+}
+
+impl std::str::FromStr for SourceSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let missing = |what| Error::usage("reading the source", format_args!("'{text}'"), what);
+        match text.split_once(':') {
+            Some((_, "")) => Err(missing("nothing stands behind the colon")),
+            Some(("dir", path)) => Ok(Self::Directory(path.into())),
+            Some(("tar", path)) => Ok(Self::Archive(path.into())),
+            None if is_machine_name(text) => Ok(Self::Machine(text.to_owned())),
+            _ => Err(missing("a source is a machine's NAME, dir:PATH, tar:FILE or tar:-")),
+        }
+    }
+}
+
+/// smolvm takes letters, digits, `-`, `_` and `.`; a name that begins with a dash would be an option.
+pub(crate) fn is_machine_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !text.is_empty() && !text.starts_with('-') && text.bytes().all(allowed)
+}
+
+/// Where an image is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputSpec {
+    /// `oci:DIR[:TAG]`: an OCI image layout folder.
+    Layout {
+        /// The folder.
+        folder: PathBuf,
+        /// The tag, `latest` by default.
+        tag: String,
+    },
+    /// An image reference in a registry.
+    Registry(String),
+    /// A `.smolmachine` artifact at this path; see [`OutputSpec::artifact`].
+    Artifact(PathBuf),
+}
+
+impl OutputSpec {
+    /// An artifact, named as smolvm names what it packs: of its `-o PATH` the sidecar is `PATH.smolmachine`. A path that
+    /// ends so is taken as it is.
+    ///
+    /// # Errors
+    /// When the path is that of a folder.
+    pub fn artifact(path: &Path) -> Result<Self> {
+        let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if is_folder || path.file_name().is_none() {
+            let hint = format!("name a file, as in --pack '{}'", path.join("NAME.smolmachine").display());
+            return Err(
+                Error::usage("reading --pack", format_args!("'{}'", path.display()), "it is a folder").hint(hint)
+            );
+        }
+        if path.extension().is_some_and(|extension| extension == ARTIFACT_EXTENSION) {
+            return Ok(Self::Artifact(path.to_owned()));
+        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(".");
+        name.push(ARTIFACT_EXTENSION);
+        Ok(Self::Artifact(name.into()))
+    }
+
+    pub(super) fn is_artifact(&self) -> bool {
+        matches!(self, Self::Artifact(_))
+    }
+}
+
+impl std::fmt::Display for OutputSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Layout { folder, tag } => write!(f, "oci:{}:{tag}", folder.display()),
+            Self::Registry(reference) => f.write_str(reference),
+            Self::Artifact(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for OutputSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let Some(path) = text.strip_prefix("oci:") else {
+            return Ok(Self::Registry(text.to_owned()));
+        };
+        let (folder, tag) = match path.rsplit_once(':') {
+            Some((folder, tag)) if !tag.contains('/') => (folder, tag),
+            _ => (path, "latest"),
+        };
+        let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let tag_is_fine =
+            !tag.is_empty() && tag.len() <= 128 && tag.bytes().all(is_tag_byte) && !tag.starts_with(['.', '-']);
+        if folder.is_empty() || !tag_is_fine {
+            let reason = "a layout is oci:DIR or oci:DIR:TAG, the tag of letters, digits, '_', '.' and '-'";
+            return Err(Error::usage("reading --to", format_args!("'{text}'"), reason));
+        }
+        Ok(Self::Layout { folder: folder.into(), tag: tag.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_and_outputs_parse() {
+        assert_eq!("dir:/usr".parse::<SourceSpec>().unwrap(), SourceSpec::Directory("/usr".into()));
+        assert_eq!("tar:-".parse::<SourceSpec>().unwrap(), SourceSpec::Archive("-".into()));
+        assert!("dir:".parse::<SourceSpec>().is_err());
+        let layout = |folder: &str, tag: &str| OutputSpec::Layout { folder: folder.into(), tag: tag.to_owned() };
+        assert_eq!("oci:./usr".parse::<OutputSpec>().unwrap(), layout("./usr", "latest"));
+        assert_eq!("oci:/a:b/c:v1".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "v1"));
+        assert_eq!("oci:/a:b/c".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "latest"));
+        for bad in ["oci:", "oci::x", "oci:a:", "oci:a:.b", "oci:a:b c"] {
+            assert!(bad.parse::<OutputSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_artifact_is_named_as_smolvm_names_its_sidecars() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |name: &str| OutputSpec::artifact(&folder.path().join(name)).map(|output| output.to_string());
+        for (name, artifact) in [("dev", "dev.smolmachine"), ("v1.2", "v1.2.smolmachine")] {
+            let artifact = folder.path().join(artifact).display().to_string();
+            assert_eq!(named(name).unwrap(), artifact);
+            assert_eq!(OutputSpec::artifact(Path::new(&artifact)).unwrap().to_string(), artifact);
+        }
+        for bad in ["", "absent/"] {
+            assert!(named(bad).unwrap_err().to_string().contains("NAME.smolmachine"), "{bad}");
+        }
+        assert!(OutputSpec::artifact(Path::new("..")).is_err());
+    }
+}
