@@ -19,7 +19,7 @@
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
 //! 5. [`sink`]: registry, layout, artifact.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
-//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
+//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
 //! 8. [`record`], [`state`]: what is remembered of freezes, and where.
 //! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
 //!

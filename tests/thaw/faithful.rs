@@ -85,3 +85,27 @@ fn a_machine_is_what_was_wished_for() {
         assert_eq!(listed(name), (3.into(), 640.into(), true.into(), "created".into()));
     }
 }
+
+#[test]
+fn from_what_is_remembered() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let layout = format!("oci:{}", thawing.desk.host.text("layout"));
+    let record = |snapshot: &smolfreeze::report::Snapshot| snapshot.record.clone().unwrap().to_string();
+    thawing.desk.machine.sh("echo first >/srv/which");
+    let first = record(&thawing.desk.freeze(&["--to", &layout]));
+    thawing.desk.machine.sh("echo second >/srv/which");
+    let artifact = thawing.desk.host.text("second.smolmachine");
+    thawing.desk.freeze(&["--to", &layout, "--pack", &artifact]);
+
+    // The newest of that name, and its artifact rather than its image.
+    let thawed = thawing.thaws(&["m1", "--name", "newest"]);
+    assert_eq!(thawed["from"], artifact.as_str());
+    assert_eq!(thawing.made("newest").sh("cat /srv/which"), "second\n");
+    std::fs::remove_file(&artifact).unwrap();
+    let thawed = thawing.thaws(&["m1", "--name", "from-image"]);
+    assert_eq!(thawed["from"], format!("{layout}:latest"));
+    assert_eq!(thawing.made("from-image").sh("cat /srv/which"), "second\n");
+    // The tag that the older one had is the newer one's by now.
+    thawing.refuses(4, &["no longer there", &layout], &[&first, "--name", "older"]);
+    assert_eq!(thawing.machines().len(), 3);
+}
