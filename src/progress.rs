@@ -22,7 +22,7 @@ pub enum NoticeKind {
     Socket,
     /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
     Mount,
-    /// An output of this very freeze lies inside its source; it was left out.
+    /// An output of this very freeze, or the state folder's artifacts, lie inside its source; they were left out.
     Output,
 }
 

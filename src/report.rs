@@ -238,6 +238,6 @@ fn notice_words(kind: NoticeKind) -> &'static str {
         NoticeKind::Vanished => "vanished before being read",
         NoticeKind::Socket => "sockets left out",
         NoticeKind::Mount => "mounts left empty",
-        NoticeKind::Output => "outputs of this freeze left out",
+        NoticeKind::Output => "outputs of freezes left out",
     }
 }

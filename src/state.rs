@@ -142,7 +142,9 @@ impl State {
         self.folder.join("records")
     }
 
-    fn artifacts(&self) -> PathBuf {
+    /// Where the artifacts are, in a folder for each source's name.
+    #[must_use]
+    pub fn artifacts(&self) -> PathBuf {
         self.folder.join("artifacts")
     }
 

@@ -144,6 +144,32 @@ async fn an_artifact_of_ours_becomes_a_machine() {
     assert!(again.err.contains("create machine: machine 'made' already exists"), "{again:?}");
 }
 
+#[test]
+#[ignore = "fetches smolvm"]
+fn a_frozen_folder_becomes_a_machine() {
+    let smolvm = Smolvm::get();
+    let tree = smolvm.home.path().join("tree");
+    for (file, content) in [("etc/name", "frozen"), ("workspace/notes", "first content")] {
+        let path = tree.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let (source, pack) = (format!("dir:{}", tree.display()), smolvm.home.path().join("frozen"));
+    let mut freeze = Command::new(env!("CARGO_BIN_EXE_smolfreeze"));
+    // Its agent is found beside the executable.
+    freeze.args(["freeze", "--no-known", &source, "--cmd", "sh", "--smolvm"]).arg(smolvm.installed.join("smolvm"));
+    freeze.arg("--pack").arg(&pack).env("HOME", smolvm.home.path()).env_remove("SMOLVM_AGENT_ROOTFS");
+    let output = freeze.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let artifact = pack.with_extension("smolmachine");
+    let created = smolvm.run(&["machine", "create", "--name", "frozen", "--from", artifact.to_str().unwrap()]);
+    assert_eq!(created.code, 0, "{created:?}");
+    let listed = smolvm.run(&["machine", "ls", "--json"]);
+    let machines: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!((&machines[0]["name"], &machines[0]["image"]), (&"frozen".into(), &source.as_str().into()));
+    assert_eq!(machines[0]["cmd"], serde_json::json!(["sh"]));
+}
+
 #[tokio::test]
 #[ignore = "fetches smolvm"]
 async fn a_damaged_artifact_is_refused() {

@@ -115,10 +115,15 @@ fn state_folder() -> Option<PathBuf> {
     xdg_folder("XDG_STATE_HOME", ".local/state")
 }
 
+/// Where freezes are remembered, for who can't do without.
+fn state_path() -> Result<PathBuf> {
+    let reason = "neither it nor HOME is an absolute path";
+    state_folder().ok_or_else(|| Error::usage("finding the state folder", "XDG_STATE_HOME", reason))
+}
+
 /// The state folder, to change something in it.
 fn state() -> Result<State> {
-    let missing = || Error::usage("finding the state folder", "XDG_STATE_HOME", "neither it nor HOME is a path");
-    State::open(&state_folder().ok_or_else(missing)?)
+    State::open(&state_path()?)
 }
 
 /// Names the files that are no records: they are left alone, and nothing fails because of them.

@@ -77,35 +77,38 @@ struct Gone {
 }
 
 impl Prune {
-    /// Decides, removes, sweeps, and prints.
+    /// Decides, removes, sweeps, and prints what was done, however far it came.
     pub fn run(self) -> Result<ExitCode> {
         let policy = self.policy()?;
-        let state = super::state()?;
-        let listing = list(&state)?;
-        super::warn_of(&listing);
+        let state = if self.dry_run { State::at(&super::state_path()?)? } else { super::state()? };
         let mut report = Report { dry_run: self.dry_run, kept: Vec::new(), removed: Vec::new(), swept: Vec::new() };
-        let asked = |source: &String| self.source.as_ref().is_none_or(|asked| asked == source);
-        for (source, records) in listing.by_source().into_iter().filter(|(source, _)| asked(source)) {
-            let verdicts = listing.judge(&state, &records, &policy, &TimeZone::system());
-            for (record, reasons) in verdicts {
-                let (id, source) = (record.id.to_string(), source.clone());
-                if reasons.is_empty() {
-                    report.removed.push(self.remove(&state, &listing, record)?);
-                } else {
-                    report.kept.push(Kept { id, source, reasons });
-                }
-            }
-        }
-        let swept = if self.dry_run { None } else { state.sweep()? }.unwrap_or_default();
-        report.swept = swept.removed;
+        let done = self.carry_out(&state, &policy, &mut report);
         if self.json {
             super::print(&serde_json::to_string_pretty(&report).unwrap_or_default())?;
         } else {
             report.lines().try_for_each(|line| super::print(&line).map(drop))?;
         }
+        done.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn carry_out(&self, state: &State, policy: &Policy, report: &mut Report) -> Result<()> {
+        let listing = list(state)?;
+        super::warn_of(&listing);
+        let asked = |source: &String| self.source.as_ref().is_none_or(|asked| asked == source);
+        for (source, records) in listing.by_source().into_iter().filter(|(source, _)| asked(source)) {
+            for (record, reasons) in listing.judge(state, &records, policy, &TimeZone::system()) {
+                if reasons.is_empty() {
+                    report.removed.push(self.remove(state, &listing, record)?);
+                } else {
+                    report.kept.push(Kept { id: record.id.to_string(), source: source.clone(), reasons });
+                }
+            }
+        }
+        let swept = if self.dry_run { None } else { state.sweep()? }.unwrap_or_default();
+        report.swept = swept.removed;
         match swept.left.first() {
             Some(left) => Err(Error::new(Kind::Sink, Side::Plan, "removing what a dead freeze left", left, "it stays")),
-            None => Ok(ExitCode::SUCCESS),
+            None => Ok(()),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::source::directory::Directory;
 use crate::source::machine::{Machine, MachineFacts};
 use crate::source::{Selection, Survey};
 use crate::stage::cut::WORKSPACE;
+use crate::state::State;
 use crate::stop::Stop;
 
 /// A folder or a tar has nothing to tidy up.
@@ -124,7 +125,10 @@ pub(super) fn open(
                 OutputSpec::Registry(_) => Vec::new(),
                 OutputSpec::Artifact(path) => vec![path.clone(), unfinished(path, run)],
             });
-            let (include_mounts, own_outputs) = (options.include_mounts.clone(), own_outputs.collect());
+            // Or each artifact of a home would hold all the earlier ones.
+            let kept = options.records.as_deref().map(State::at).transpose()?.map(|state| state.artifacts());
+            let own_outputs = own_outputs.chain(kept).collect();
+            let include_mounts = options.include_mounts.clone();
             let selection = Selection { exclude, include_mounts, own_outputs };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;

@@ -10,7 +10,7 @@ use crate::support::docker_registry::DockerRegistry;
 use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same, inventory, inventory_without};
 
 /// An image in a registry as a folder, by other hands than ours.
-fn unpacked(host: &Host, name: &str) -> PathBuf {
+pub fn unpacked(host: &Host, name: &str) -> PathBuf {
     let work = host.path("unpacked");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir(&work).expect("a folder");

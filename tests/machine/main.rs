@@ -14,6 +14,7 @@ mod support;
 #[path = "../freeze/trees.rs"]
 mod trees;
 
+mod artifact;
 mod config;
 mod desk;
 mod embedding;

@@ -80,6 +80,21 @@ fn a_place_of_the_users_is_recorded_and_left_alone() {
 }
 
 #[test]
+fn a_home_is_frozen_without_the_artifacts_in_it() {
+    let desk = Desk::new();
+    let (agent, home) = (agent(&desk), format!("dir:{}", desk.host.text("home")));
+    shell(&desk.host.path("home"), "head -c 3000000 /dev/urandom >noise");
+    for _ in 0..3 {
+        let report = desk.host.freeze(&[&home, "--agent-rootfs", &agent]);
+        assert!(report.tar_bytes < 4_000_000, "{} bytes: earlier artifacts are in it", report.tar_bytes);
+    }
+    let report = desk.host.freeze(&[&home, "--to", &format!("oci:{}", desk.host.text("layout"))]);
+    let left: Vec<_> = report.notices.named().iter().map(|notice| notice.path.as_str()).collect();
+    assert_eq!(left, [".local/state/smolfreeze/artifacts"]);
+    assert_eq!(artifacts(&desk).len(), 3);
+}
+
+#[test]
 fn a_freeze_that_fails_leaves_neither_artifact_nor_folder() {
     let desk = Desk::new();
     let line = desk.refuses(&["freeze", &desk.tree, "--agent-rootfs", &agent(&desk), "--no-record"]);
@@ -102,7 +117,7 @@ fn a_full_state_folder_for_records_says_that_the_artifact_is_there() {
     let agent = agent(&desk);
     // In the way of every record.
     fs::create_dir_all(desk.state().join("records")).unwrap();
-    let disk = crate::host::Tmpfs::mount(&desk.state().join("records"), "4k");
+    let mount = crate::host::Tmpfs::mount(&desk.state().join("records"), "4k");
     shell(&desk.state().join("records"), "head -c 1M /dev/zero >full || true");
     let output = desk.run(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]);
     let line = crate::host::one_line(&output);
@@ -112,7 +127,7 @@ fn a_full_state_folder_for_records_says_that_the_artifact_is_there() {
     assert!(line.contains("the freeze itself is complete") && line.contains("move it elsewhere"), "{line}");
     assert!(line.contains(&artifact.display().to_string()), "{line}");
     assert_whole(artifact);
-    drop(disk);
+    drop(mount);
     desk.says(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]);
     assert!(!artifact.exists(), "as it said");
     assert_eq!(artifacts(&desk).len(), 1);

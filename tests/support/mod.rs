@@ -3,3 +3,4 @@
 pub mod docker_registry;
 pub mod layers;
 pub mod proxy;
+pub mod sidecar;
