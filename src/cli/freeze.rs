@@ -81,7 +81,7 @@ struct PackArguments {
     pack: Option<String>,
     /// The root filesystem of smolvm's guest agent, which an artifact carries: a folder, or a .tar, .tar.zst or .tar.gz
     /// of it. By default SMOLVM_AGENT_ROOTFS, smolvm's data folder, or what lies beside its executable.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "pack")]
     agent_rootfs: Option<PathBuf>,
 }
 

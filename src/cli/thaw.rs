@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use smolfreeze::error::{Error, Result};
+use smolfreeze::plan::OutputSpec;
 use smolfreeze::progress::Observer;
 use smolfreeze::stop::Stop;
 use smolfreeze::thaw::{ThawContext, ThawOptions, ThawPlan, Wishes, resolve};
@@ -35,7 +36,7 @@ pub struct Thaw {
     /// The root filesystem of smolvm's guest agent, a folder or a tar; found where smolvm finds it by default.
     #[arg(long, value_name = "PATH")]
     agent_rootfs: Option<PathBuf>,
-    /// Keep the artifact that is made of an image here.
+    /// Keep the artifact that is made of an image, as PATH.smolmachine; a PATH that ends so is taken as it is.
     #[arg(long, value_name = "PATH")]
     keep_artifact: Option<PathBuf>,
     #[command(flatten)]
@@ -93,13 +94,17 @@ impl Thaw {
 
     fn options(self) -> Result<ThawOptions> {
         let missing = || Error::usage("finding the cache folder", "XDG_CACHE_HOME", "neither it nor HOME is a path");
+        let keep_artifact = match self.keep_artifact.as_deref().map(OutputSpec::artifact).transpose()? {
+            Some(OutputSpec::Artifact(path)) => Some(path),
+            _ => None,
+        };
         Ok(ThawOptions {
             from: resolve(&self.from, super::state_folder().as_deref())?,
             name: self.name,
             start: !self.no_start,
             smolvm: self.smolvm,
             agent_rootfs: self.agent_rootfs,
-            keep_artifact: self.keep_artifact,
+            keep_artifact,
             cache: super::xdg_folder("XDG_CACHE_HOME", ".cache").ok_or_else(missing)?.join("thaw"),
             wishes: Wishes { cpus: self.machine.cpus, memory_mib: self.machine.memory, network: self.machine.net },
             registry: self.registry.options(),

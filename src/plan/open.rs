@@ -1,5 +1,7 @@
 //! Opening the source: what is to be streamed, and what it says about itself.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -35,14 +37,25 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Of a folder or a tar. smolvm mounts its own `/workspace` over an image's: where an artifact is wanted, it gets
-    /// layers of its own, which can become the workspace's first content.
+    /// Of a folder or a tar.
     fn new(options: &FreezeOptions, survey: Survey, stream: StreamFn) -> Self {
-        let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
-        let own_layers = if is_packed { vec![WORKSPACE.to_vec()] } else { Vec::new() };
         let settings = MachineSettings::new(options.source.to_string());
-        Self { survey, whole_from: None, own_layers, settings, leave_timeout: LEAVE_TIMEOUT, stream }
+        Self {
+            survey,
+            whole_from: None,
+            own_layers: own_layers(options),
+            settings,
+            leave_timeout: LEAVE_TIMEOUT,
+            stream,
+        }
     }
+}
+
+/// smolvm mounts its own `/workspace` over an image's: where an artifact is wanted, a folder's or a tar's gets layers of
+/// its own, which can become the workspace's first content. Elsewhere layers stay what they are.
+fn own_layers(options: &FreezeOptions) -> Vec<Vec<u8>> {
+    let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
+    if is_packed { vec![WORKSPACE.to_vec()] } else { Vec::new() }
 }
 
 /// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
@@ -54,7 +67,7 @@ pub(super) async fn open_machine(
 ) -> Result<Opened> {
     let machine = Machine::open(name, options.machine.clone(), stop).await?;
     describe_machine(&mut options.image, machine.facts());
-    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), own_outputs: Vec::new() };
+    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), ..Selection::default() };
     let survey = machine.survey(&selection, stop).await?;
     let settings = settings(machine.facts(), machine.smolvm_version().await);
     let (stop, runtime) = (stop.clone(), Handle::current());
@@ -128,8 +141,9 @@ pub(super) fn open(
             // Or each artifact of a home would hold all the earlier ones.
             let kept = options.records.as_deref().map(State::at).transpose()?.map(|state| state.artifacts());
             let own_outputs = own_outputs.chain(kept).collect();
+            let apart = own_layers(options).iter().map(|folder| OsStr::from_bytes(folder).into()).collect();
             let include_mounts = options.include_mounts.clone();
-            let selection = Selection { exclude, include_mounts, own_outputs };
+            let selection = Selection { exclude, include_mounts, own_outputs, apart };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;
             Ok(Opened::new(options, survey, Box::new(move |outlet| directory.stream(outlet, &stop))))

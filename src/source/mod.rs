@@ -113,4 +113,7 @@ pub struct Selection {
     pub include_mounts: Vec<PathBuf>,
     /// Files and folders of this very freeze (outputs, scratch) that must not become part of it.
     pub own_outputs: Vec<PathBuf>,
+    /// Folders, relative to the root, that no hard link leads into or out of: a file with names on both sides becomes
+    /// two. Of `dir:` alone.
+    pub apart: Vec<PathBuf>,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::host::{Host, Tmpfs, finish, names, one_line, open_sessions, tags, until};
+use crate::host::{Host, Tmpfs, finish, names, one_line, open_sessions, shell, tags, until};
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::proxy::{Fault, Habits, Proxy, Rule};
 use crate::support::sidecar::{self, assert_whole, unpacked};
@@ -140,6 +140,23 @@ fn a_full_disk_is_said_once_and_nothing_is_left() {
             assert!(tags(&registry, "space/name").is_empty());
         }
     }
+}
+
+/// What was streamed beside the artifact goes into it and leaves at the same time: a live layer, and the workspace.
+#[test]
+fn a_layer_that_was_streamed_takes_the_disk_once() {
+    let bench = Bench::new("mkdir workspace; head -c 60000000 /dev/urandom >workspace/x");
+    let _disk = Tmpfs::mount(&bench.host.path("out"), "85m");
+    let freeze = || {
+        let snapshot = bench.host.freeze(&bench.words(&["--memory", "96MiB", "--scratch", "0"]));
+        assert!(snapshot.held_bytes_peak < 60_000_000, "it was held");
+        assert_whole(bench.pack.as_ref());
+    };
+    freeze();
+    fs::remove_file(&bench.pack).unwrap();
+    let script = "mv workspace/x .; head -c 10000000 /dev/urandom >workspace/y";
+    shell(&bench.host.path("tree"), script);
+    freeze();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

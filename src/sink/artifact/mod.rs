@@ -250,6 +250,8 @@ impl ArtifactSink {
             // Whoever is at work on it only ever gives it a name in `publish`.
             Err(_) => fs::remove_file(&self.temporary),
         };
+        let removed =
+            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
         removed.map_err(|error| io_failed("removing the unfinished artifact", &self.target, error))
     }
 }

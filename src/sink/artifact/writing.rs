@@ -24,7 +24,7 @@ use super::{ArtifactOptions, MachineSettings, ReadBack};
 const FILE_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Bytes of the finished file that are read again at a time.
-const READ_BACK_BYTES: usize = 1 << 20;
+const READ_BACK_BYTES: usize = 256 * 1024;
 
 /// What is written so far.
 #[derive(Debug)]

@@ -9,8 +9,16 @@ use super::meta::Id;
 pub(super) struct Links {
     paths: Vec<u8>,
     names: Vec<Name>,
-    groups: HashMap<Id, u32>,
-    ids: Vec<Id>,
+    groups: HashMap<File, u32>,
+    files: Vec<File>,
+}
+
+/// What makes names those of one file in the tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct File {
+    pub(super) id: Id,
+    /// The folder that no link leaves, if the name is in one.
+    pub(super) apart: Option<usize>,
 }
 
 struct Name {
@@ -20,12 +28,12 @@ struct Name {
 }
 
 impl Links {
-    /// Remembers one name of the file `id`. Returns whether it is the first one.
-    pub(super) fn add(&mut self, id: Id, path: &[u8]) -> bool {
-        let new_group = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        let group = *self.groups.entry(id).or_insert(new_group);
+    /// Remembers one name of `file`. Returns whether it is the first one.
+    pub(super) fn add(&mut self, file: File, path: &[u8]) -> bool {
+        let new_group = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
+        let group = *self.groups.entry(file).or_insert(new_group);
         if group == new_group {
-            self.ids.push(id);
+            self.files.push(file);
         }
         let path_bytes = u32::try_from(path.len()).unwrap_or(u32::MAX);
         self.names.push(Name { group, path_bytes, path_at: self.paths.len() });
@@ -45,8 +53,8 @@ impl Links {
     }
 
     /// The name at `index` and the file that had it when it was seen.
-    pub(super) fn get(&self, index: usize) -> (Id, &[u8]) {
+    pub(super) fn get(&self, index: usize) -> (File, &[u8]) {
         let name = &self.names[index];
-        (self.ids[name.group as usize], &self.paths[name.path_at..][..name.path_bytes as usize])
+        (self.files[name.group as usize], &self.paths[name.path_at..][..name.path_bytes as usize])
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
 use super::job::{File, Held, Job, Noticed, Slot, Split, Step};
-use super::links::Links;
+use super::links::{self, Links};
 use super::meta::{self, Id, Kind, Meta};
 use super::walk::{Seen, Walk, step_into};
 use super::xattrs::Xattrs;
@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
                 self.place_header(path, &meta, Target::Nowhere)
             }
             Seen::Entry { meta, .. } if meta.links > 1 => {
-                self.links.add(meta.id, path);
+                self.links.add(self.directory.rules.file(meta.id, path), path);
                 Ok(())
             }
             Seen::Entry { folder, meta } if meta.kind == Kind::Regular && meta.size_bytes < SPLIT_BYTES => {
@@ -237,11 +237,11 @@ impl<'a> Planner<'a> {
     fn place_links(&mut self, stop: &Stop) -> Result<()> {
         let mut links = std::mem::take(&mut self.links);
         links.sort();
-        let mut first: Option<(Id, &[u8])> = None;
+        let mut first: Option<(links::File, &[u8])> = None;
         let mut folder = None;
         for index in 0..links.len() {
             stop.check()?;
-            let (id, path) = links.get(index);
+            let (file, path) = links.get(index);
             let looked = reach(&self.directory.root, path, &mut folder).and_then(|folder| {
                 let meta = Meta::of_entry(&folder, last_name(path))?;
                 Ok((folder, meta))
@@ -249,14 +249,14 @@ impl<'a> Planner<'a> {
             match (looked, first) {
                 (Err(error), _) if meta::is_gone(error) => self.notice(NoticeKind::Vanished, path)?,
                 (Err(error), _) => return Err(unreadable("looking at an entry", path, error)),
-                (Ok((_, meta)), Some((first_id, first_path))) if first_id == id && meta.id == id => {
+                (Ok((_, meta)), Some((first_file, first_path))) if first_file == file && meta.id == file.id => {
                     self.xattrs.clear();
                     self.place_header(path, &meta, Target::SameAs(first_path))?;
                 }
                 (Ok((folder, meta)), _) => {
                     // The first name, or one that another file has taken meanwhile.
-                    if self.place_now(path, &folder, &meta)? == Some(id) {
-                        first = Some((id, path));
+                    if self.place_now(path, &folder, &meta)? == Some(file.id) {
+                        first = Some((file, path));
                     }
                 }
             }

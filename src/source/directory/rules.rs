@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::links::File;
 use super::meta::{Id, Meta};
 use crate::exclude::Exclude;
 use crate::source::Selection;
@@ -17,6 +18,8 @@ pub(super) struct Rules {
     /// Relative to the root, without slashes around them.
     included_mounts: Vec<Vec<u8>>,
     own_outputs: Vec<PathBuf>,
+    /// Relative to the root, without slashes around them.
+    apart: Vec<Vec<u8>>,
     mount: u64,
     is_root_filesystem: bool,
 }
@@ -54,6 +57,7 @@ impl Rules {
             exclude: selection.exclude.clone(),
             included_mounts: selection.include_mounts.iter().map(relative).collect(),
             own_outputs: selection.own_outputs.clone(),
+            apart: selection.apart.iter().map(relative).collect(),
             mount: root.mount,
             is_root_filesystem,
         }
@@ -71,6 +75,11 @@ impl Rules {
     /// Whether another filesystem, which nobody asked for, is mounted on the entry.
     pub(super) fn is_foreign(&self, path: &[u8], meta: &Meta) -> bool {
         meta.mount != self.mount && !self.included_mounts.iter().any(|included| is_within(path, included))
+    }
+
+    /// The file that a name of the inode `id` belongs to in the tar.
+    pub(super) fn file(&self, id: Id, path: &[u8]) -> File {
+        File { id, apart: self.apart.iter().position(|folder| is_within(path, folder)) }
     }
 
     /// How much is wanted of the folder at `path`, which is in a folder of which `above` is wanted.

@@ -2,7 +2,7 @@
 
 use super::Directory;
 use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
-use super::links::Links;
+use super::links::{File, Links};
 use super::meta::{Kind, Meta};
 use super::walk::{Seen, Walk};
 use super::xattrs::Xattrs;
@@ -21,7 +21,8 @@ pub(super) fn survey(directory: &Directory, stop: &Stop) -> Result<Survey> {
             continue;
         };
         survey.entries += 1;
-        let content_bytes = totals.content_bytes(&meta, walk.path());
+        let file = directory.rules.file(meta.id, walk.path());
+        let content_bytes = totals.content_bytes(&meta, file, walk.path());
         survey.largest_entry_bytes = survey.largest_entry_bytes.max(content_bytes);
         tar_bytes += totals.header_bytes(&meta, walk.path()) + content_bytes + padding(content_bytes) as u64;
     }
@@ -38,8 +39,8 @@ struct Totals {
 }
 
 impl Totals {
-    fn content_bytes(&mut self, meta: &Meta, path: &[u8]) -> u64 {
-        let is_another_name = meta.kind != Kind::Directory && meta.links > 1 && !self.links.add(meta.id, path);
+    fn content_bytes(&mut self, meta: &Meta, file: File, path: &[u8]) -> u64 {
+        let is_another_name = meta.kind != Kind::Directory && meta.links > 1 && !self.links.add(file, path);
         if meta.kind == Kind::Regular && !is_another_name { meta.size_bytes } else { 0 }
     }
 
