@@ -91,11 +91,12 @@ fn from_what_is_remembered() {
     let thawing = Thawing::new(Kind::Busybox);
     let layout = format!("oci:{}", thawing.desk.host.text("layout"));
     let record = |snapshot: &smolfreeze::report::Snapshot| snapshot.record.clone().unwrap().to_string();
-    thawing.desk.machine.sh("echo first >/srv/which");
+    thawing.desk.machine.sh("mkdir -p /srv; echo first >/srv/which");
     let first = record(&thawing.desk.freeze(&["--to", &layout]));
     thawing.desk.machine.sh("echo second >/srv/which");
     let artifact = thawing.desk.host.text("second.smolmachine");
-    thawing.desk.freeze(&["--to", &layout, "--pack", &artifact]);
+    let agent = thawing.desk.host.text("agent");
+    thawing.desk.freeze(&["--to", &layout, "--pack", &artifact, "--agent-rootfs", &agent]);
 
     // The newest of that name, and its artifact rather than its image.
     let thawed = thawing.thaws(&["m1", "--name", "newest"]);
