@@ -14,7 +14,7 @@
 //!
 //! # Where to read, in the order the data flows
 //! 1. [`plan`] and [`freeze`](mod@freeze): the story, options to [`report::Snapshot`].
-//! 2. [`source`]: a machine, a folder, a tar.
+//! 2. [`source`]: a machine, a folder, a tar; `smolvm` runs smolvm.
 //! 3. [`stage`]: cut, digest, compress; pure.
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
 //! 5. [`sink`]: registry, layout, artifact.

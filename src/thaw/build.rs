@@ -23,8 +23,9 @@ const MEMORY_MIB: u32 = 8192;
 pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, context: &ThawContext) -> Result<()> {
     let options = ArtifactOptions { stop: context.stop.clone(), ..ArtifactOptions::new(images.agent.clone()) };
     let sink = tokio::select! {
-        sink = ArtifactSink::create(target, options) => sink?,
+        biased;
         () = context.stop.stopped() => return Err(Error::interrupted()),
+        sink = ArtifactSink::create(target, options) => sink?,
     };
     let filled = async {
         for (index, layer) in images.outline.layers.iter().enumerate() {
@@ -36,8 +37,9 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
         sink.publish(&image)
     };
     let filled = tokio::select! {
-        filled = filled => filled,
+        biased;
         () = context.stop.stopped() => Err(Error::interrupted()),
+        filled = filled => filled,
     };
     match filled {
         Ok(_) => Ok(()),

@@ -5,7 +5,7 @@
 //! image ── layer by layer: digest, diff_id ▸ artifact (temporary) ──────▶ the same, then the artifact goes
 //! ```
 //! [`ThawPlan::make`] finds out all that can be known beforehand, [`thaw`] carries it out. Whatever ends it early, neither
-//! a machine nor a temporary artifact is left.
+//! a machine nor a temporary artifact is left. A stop is looked for first wherever both could be: what it ends hangs up.
 
 mod build;
 mod machine;
@@ -152,8 +152,9 @@ impl ThawPlan {
             Origin::open(&options, &context).await
         };
         let from = tokio::select! {
-            from = from => from?,
+            biased;
             () = stop.stopped() => return Err(Error::interrupted()),
+            from = from => from?,
         };
         let ThawOptions { from: name, start, wishes, .. } = options;
         Ok(Self { from, name: name.name, machine, start, wishes, context })
@@ -235,8 +236,9 @@ pub async fn thaw(plan: ThawPlan) -> Result<Thawed> {
     let artifact = match from {
         Origin::Artifact(artifact) => {
             tokio::select! {
-                checked = artifact.verify_checksum() => checked?,
+                biased;
                 () = context.stop.stopped() => return Err(Error::interrupted()),
+                checked = artifact.verify_checksum() => checked?,
             }
             bring_up(&machine, artifact.path(), &wishes, start, &context.stop).await?;
             Some(artifact.path().to_owned())
