@@ -69,7 +69,9 @@ pub(super) async fn open_machine(
     describe_machine(&mut options.image, machine.facts());
     let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), ..Selection::default() };
     let survey = machine.survey(&selection, stop).await?;
-    let settings = settings(machine.facts(), machine.smolvm_version().await);
+    let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
+    let smolvm_version = if is_packed { machine.smolvm_version().await } else { None };
+    let settings = settings(machine.facts(), smolvm_version);
     let (stop, runtime) = (stop.clone(), Handle::current());
     Ok(Opened {
         survey,
