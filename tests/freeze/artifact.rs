@@ -149,6 +149,6 @@ fn it_says_where_the_artifact_is_and_what_it_needs() {
     host.refuses(2, "it has no sbin/init", &[&source, "--pack", &pack, "--agent-rootfs", &host.text("tree")]);
     host.refuses(2, "it is a folder", &[&source, "--pack", &host.text("tree"), "--agent-rootfs", &agent]);
     host.refuses(2, "only a machine has a {name}", &[&source, "--pack", "{name}", "--agent-rootfs", &agent]);
-    host.refuses(2, "--to or --pack", &[&source]);
+    host.refuses(2, "--to or --pack", &[&source, "--no-record"]);
     host.refuses(4, "absent", &[&source, "--pack", &host.text("absent/a"), "--agent-rootfs", &agent]);
 }
