@@ -10,11 +10,11 @@ use crate::thawing::Thawing;
 use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same};
 
 /// What a plain exec shows of who and where it is.
-const WHO: &str = "stat -c %u:%g:%a /workspace; id -u; id -g; pwd; echo \"$GREETING\"";
+const WHO: &str = "stat -L -c %u:%g:%a /workspace; id -u; id -g; pwd; echo \"$GREETING\"";
 
 /// The files of a machine; not its root and what smolvm mounts below it, which are as old as the start.
 fn own(mut files: BTreeMap<PathBuf, String>) -> BTreeMap<PathBuf, String> {
-    for mounted in ["", "proc", "sys", "dev", "run", "tmp", "storage", "workspace"] {
+    for mounted in ["", "proc", "sys", "dev", "run", "tmp", "storage", "oldroot", "workspace"] {
         files.remove(Path::new(mounted));
     }
     files
@@ -55,6 +55,18 @@ fn from_a_registry_a_layout_and_an_artifact() {
     thawing.desk.host.verify(&kept);
     comes_back(&thawing, &[&kept], "from-artifact");
     thawing.desk.host.verify(&kept);
+}
+
+#[test]
+fn a_bare_machine_comes_back_as_one_with_an_image() {
+    let thawing = Thawing::new(Kind::Bare);
+    thawing.desk.fill("srv/awkward", &[MODEST, LONG, AWKWARD].concat());
+    thawing.desk.fill("storage/workspace/project", &[MODEST, LONG, AWKWARD].concat());
+    // The spool lies there, and busybox can't give it parts of a second back.
+    thawing.desk.machine.sh("touch -d @1700000000 /var/tmp");
+    let layout = format!("oci:{}", thawing.desk.host.text("layout"));
+    thawing.desk.freeze(&["--to", &layout]);
+    comes_back(&thawing, &[&layout], "from-bare");
 }
 
 #[test]
