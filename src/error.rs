@@ -120,9 +120,9 @@ impl Error {
         Self::new(Kind::HungUp, Side::Stage, "waiting", who, "the other side hung up")
     }
 
-    /// Somebody asked the whole freeze to stop.
+    /// Somebody asked the whole freeze, or thaw, to stop.
     pub(crate) fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, Side::Plan, "the freeze", "on request", "interrupted")
+        Self::new(Kind::Interrupted, Side::Plan, "the command", "on request", "interrupted")
     }
 
     /// What the user can do about it, as an imperative clause.

@@ -14,12 +14,12 @@
 //!
 //! # Where to read, in the order the data flows
 //! 1. [`plan`] and [`freeze`](mod@freeze): the story, options to [`report::Snapshot`].
-//! 2. [`source`]: a machine, a folder, a tar.
+//! 2. [`source`]: a machine, a folder, a tar; `smolvm` runs smolvm.
 //! 3. [`stage`]: cut, digest, compress; pure.
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
 //! 5. [`sink`]: registry, layout, artifact; [`layout`]: what all who write a layout folder share.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
-//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back.
+//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
 //! 8. [`record`], [`state`]: what is remembered of freezes, and where.
 //! 9. [`serve`]: a registry over a layout folder.
 //! 10. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
@@ -48,6 +48,7 @@ pub mod plan;
 pub mod freeze;
 pub mod report;
 
+mod smolvm;
 pub mod source;
 pub mod stage;
 
@@ -68,6 +69,7 @@ mod pipeline;
 
 pub mod image;
 pub mod stored;
+pub mod thaw;
 
 pub mod record;
 pub mod state;

@@ -24,6 +24,7 @@ mod open;
 mod spec;
 
 use open::{open, open_machine};
+pub(crate) use spec::is_machine_name;
 pub use spec::{OutputSpec, SourceSpec};
 
 /// What a user asks for; everything has a default.

@@ -24,8 +24,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gather", &["error", "memory", "oci"]),
     ("scratch", &["error", "gather", "memory"]),
     ("known", &["oci", "stage"]),
-    ("source", &["error", "exclude", "memory", "oci", "progress", "stage", "stop"]),
     ("layout", &["error", "oci"]),
+    ("smolvm", &[]),
+    ("source", &["error", "exclude", "memory", "oci", "progress", "smolvm", "stage", "stop"]),
     ("sink", &["error", "gather", "image", "layout", "oci", "progress", "stage", "stop"]),
     ("image", &["error", "oci", "sink", "stage"]),
     ("budget", &["error", "memory", "oci", "source", "stage"]),
@@ -46,7 +47,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["error", "image", "known", "pipeline", "plan", "progress", "record", "report", "scratch", "sink", "stop"],
     ),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),
-    ("stored", &["error", "oci", "plan", "sink", "stage"]),
+    ("stored", &["error", "gather", "image", "oci", "plan", "sink", "stage", "stop"]),
+    ("thaw", &["error", "gather", "oci", "plan", "progress", "record", "sink", "smolvm", "state", "stop", "stored"]),
 ];
 
 /// Names that a room must not hold, whatever brings them.

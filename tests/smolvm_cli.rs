@@ -43,7 +43,20 @@ impl Smolvm {
 
     fn run(&self, arguments: &[&str]) -> Ended {
         let mut call = Command::new(self.installed.join("smolvm"));
-        call.args(arguments).env("HOME", self.home.path()).env("SMOLVM_LIB_DIR", &self.installed);
+        call.args(arguments);
+        self.ended(call)
+    }
+
+    /// `smolfreeze thaw` of this artifact into the machine `made`.
+    fn thaw(&self, artifact: &Path, more: &[&str]) -> Ended {
+        let mut call = Command::new(env!("CARGO_BIN_EXE_smolfreeze"));
+        call.arg("thaw").arg(artifact).args(["--name", "made", "--quiet", "--smolvm"]);
+        call.arg(self.installed.join("smolvm")).args(more).env("SMOLVM_BOOT_BINARY", "/bin/false");
+        self.ended(call)
+    }
+
+    fn ended(&self, mut call: Command) -> Ended {
+        call.env("HOME", self.home.path()).env("SMOLVM_LIB_DIR", &self.installed);
         for ours in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
             call.env_remove(ours);
         }
@@ -181,5 +194,29 @@ async fn a_damaged_artifact_is_refused() {
     std::fs::write(&artifact, bytes).unwrap();
     let refused = smolvm.run(&["machine", "create", "--name", "made", "--from", artifact.to_str().unwrap()]);
     assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(smolvm.run(&["machine", "ls", "--json"]).out.trim(), "[]");
+}
+
+#[tokio::test]
+#[ignore = "fetches smolvm"]
+async fn a_thawed_machine_is_there_or_deleted_again() {
+    let smolvm = Smolvm::get();
+    let artifact = smolvm.artifact().await;
+    let idle = smolvm.thaw(&artifact, &["--no-start", "--cpus", "3", "--memory", "640MiB", "--net"]);
+    assert_eq!(idle.code, 0, "{idle:?}");
+    let machines: serde_json::Value = serde_json::from_str(&smolvm.run(&["machine", "ls", "--json"]).out).unwrap();
+    let made = &machines[0];
+    assert_eq!((&made["name"], &made["state"], &made["cpus"]), (&"made".into(), &"created".into(), &3.into()));
+    assert_eq!((&made["memory_mib"], &made["network"]), (&640.into(), &true.into()));
+    let taken = smolvm.thaw(&artifact, &[]);
+    assert_eq!(taken.code, 4, "{taken:?}");
+
+    let unasked = smolvm.run(&["machine", "delete", "--name", "made"]);
+    assert!(unasked.err.contains("needs confirmation") && unasked.code == 1, "{unasked:?}");
+    assert_eq!(smolvm.run(&["machine", "delete", "--name", "made", "--force"]).code, 0);
+    // Whatever this host has, its boot process ends at once.
+    let failed = smolvm.thaw(&artifact, &[]);
+    assert_eq!(failed.code, 4, "{failed:?}");
+    assert!(failed.err.contains("starting the machine failed: machine 'made'"), "{failed:?}");
     assert_eq!(smolvm.run(&["machine", "ls", "--json"]).out.trim(), "[]");
 }

@@ -15,7 +15,7 @@ use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
-use super::RegistryArguments;
+use super::{RegistryArguments, bytes};
 use crate::bars::{self, ProgressMode};
 
 /// Freeze a root filesystem into an OCI image.
@@ -192,10 +192,6 @@ impl From<CompressionArgument> for Compression {
             CompressionArgument::None => Self::None,
         }
     }
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::Result;
-use smolfreeze::stored::{Inspected, Stored};
+use smolfreeze::stored::{Inspected, InspectedArtifact, InspectedImage, Stored};
 
 use super::RegistryArguments;
 
-/// Show an image's layers and config.
+/// Show what an image, or a .smolmachine file, says about itself.
 #[derive(Args)]
 pub struct Inspect {
-    /// The image: a reference, or oci:DIR[:TAG]; in a layout that was served also oci:DIR:NAME:TAG.
+    /// A reference, oci:DIR[:TAG] (in a layout that was served also oci:DIR:NAME:TAG), or an artifact: a path that ends in
+    /// .smolmachine, or pack:PATH.
     image: String,
     /// Print JSON.
     #[arg(long)]
@@ -23,17 +24,48 @@ pub struct Inspect {
 impl Inspect {
     /// Reads manifest and config, and prints them.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
+        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
         let inspected = stored.inspect(&self.image).await?;
         if self.json {
             return super::print(&serde_json::to_string_pretty(&inspected).unwrap_or_default());
         }
-        super::print(&lines(&inspected))
+        super::print(&match inspected {
+            Inspected::Image(image) => image_lines(&image),
+            Inspected::Artifact(artifact) => artifact_lines(&artifact),
+        })
     }
 }
 
-fn lines(image: &Inspected) -> String {
-    let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
+fn size(bytes: u64) -> String {
+    humansize::format_size(bytes, humansize::BINARY)
+}
+
+fn artifact_lines(artifact: &InspectedArtifact) -> String {
+    let text = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_debug().to_string() };
+    let words = |words: &[String]| if words.is_empty() { "-".to_owned() } else { format!("{words:?}") };
+    let network = if artifact.network { "yes" } else { "no" };
+    let mut lines = vec![
+        format!("artifact      {} of {}", artifact.name, size(artifact.stored_bytes)),
+        format!("created       {} for smolvm {}", text(&artifact.created), text(&artifact.smolvm_version)),
+        format!("platform      {}", text(&artifact.platform)),
+        format!("machine       {} CPUs, {} MiB, network: {network}", artifact.cpus, artifact.memory_mib),
+        format!("image         {}@{}", text(&artifact.image), text(&artifact.digest)),
+        format!("user          {}", text(artifact.user.as_deref().unwrap_or_default())),
+        format!("workdir       {}", text(artifact.workdir.as_deref().unwrap_or_default())),
+        format!("env           {}", words(&artifact.env)),
+        format!("entrypoint    {}", words(&artifact.entrypoint)),
+        format!("cmd           {}", words(&artifact.cmd)),
+        format!("workspace     {}", artifact.workspace_bytes.map_or("-".to_owned(), size)),
+    ];
+    let total = artifact.layers.iter().fold(0, |total: u64, layer| total.saturating_add(layer.size));
+    lines.push(format!("layers        {} of {} of tar in all", artifact.layers.len(), size(total)));
+    for (at, layer) in artifact.layers.iter().enumerate() {
+        lines.push(format!("{:>5}  {}  {:>10}", at + 1, text(&layer.digest), size(layer.size)));
+    }
+    lines.join("\n")
+}
+
+fn image_lines(image: &InspectedImage) -> String {
     let config = &image.config;
     let text = |value: &serde_json::Value| match value {
         serde_json::Value::Null => "-".to_owned(),

@@ -22,13 +22,15 @@ mod ls;
 mod prune;
 mod rm;
 mod serve;
+mod thaw;
 mod verify;
 
-/// Freezes a root filesystem into an OCI image, in one bounded pass.
+/// Freezes a root filesystem into an OCI image, in one bounded pass, and thaws it into a machine.
 ///
 /// Exit codes: 0 done; 1 a bug; 2 a wrong argument; 3 the source can't be read or must not become an image; 4 a
-/// destination can't take the image; 5 a registry refused the credentials; 6 verify found a fault; 129, 130 and 143
-/// ended by SIGHUP, SIGINT and SIGTERM, which end `serve` with 0. Whatever ends a freeze, no destination is left with half an image.
+/// destination can't take the image, or smolvm makes no machine of it; 5 a registry refused the credentials; 6 verify
+/// found a fault; 129, 130 and 143 ended by SIGHUP, SIGINT and SIGTERM, which end `serve` with 0. Whatever ends a freeze, no destination is left
+/// with half an image.
 #[derive(Parser)]
 #[command(name = "smolfreeze", version, max_term_width = 110)]
 pub struct Arguments {
@@ -39,6 +41,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Freeze(Box<freeze::Freeze>),
+    Thaw(Box<thaw::Thaw>),
     Inspect(inspect::Inspect),
     Serve(serve::Serve),
     Verify(verify::Verify),
@@ -92,6 +95,7 @@ impl Arguments {
 pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
     match arguments.command {
         Command::Freeze(freeze) => freeze.run(stop).await,
+        Command::Thaw(thaw) => thaw.run(stop).await,
         Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
         Command::Serve(serve) => serve.run(stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
@@ -113,6 +117,11 @@ fn xdg_folder(variable: &str, default: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let folder = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(default)))?;
     Some(folder.join("smolfreeze"))
+}
+
+/// A number of bytes, with a unit or without.
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
 }
 
 /// Where freezes are remembered; nowhere, if there is no HOME.

@@ -9,10 +9,11 @@ use smolfreeze::stored::Stored;
 
 use super::RegistryArguments;
 
-/// Read every blob of an image again, and check size, digest, diff_id and tar.
+/// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
 #[derive(Args)]
 pub struct Verify {
-    /// The image: a reference, or oci:DIR[:TAG]; in a layout that was served also oci:DIR:NAME:TAG.
+    /// A reference, oci:DIR[:TAG] (in a layout that was served also oci:DIR:NAME:TAG), or an artifact: a path that ends in
+    /// .smolmachine, or pack:PATH.
     image: String,
     /// Print JSON.
     #[arg(long)]
@@ -24,7 +25,7 @@ pub struct Verify {
 impl Verify {
     /// Verifies, and prints each fault on a line of its own.
     pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image, self.registry.options(), RegistryArguments::context()).await?;
+        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
         let on_terminal = std::io::stderr().is_terminal();
         let show = |done: usize, total: usize| {
             if on_terminal {

@@ -44,7 +44,7 @@ impl std::str::FromStr for SourceSpec {
 }
 
 /// smolvm takes letters, digits, `-`, `_` and `.`; a name that begins with a dash would be an option.
-fn is_machine_name(text: &str) -> bool {
+pub(crate) fn is_machine_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !text.is_empty() && !text.starts_with('-') && text.bytes().all(allowed)
 }

@@ -56,27 +56,7 @@ impl Desk {
 
     /// Everything of the machine that belongs into an image, by its path there.
     pub fn files(&self, keeps: Keeps) -> BTreeMap<PathBuf, String> {
-        let left = |path: &Path| {
-            let is_content = path.parent().is_some_and(|parent| EMPTY.iter().any(|folder| parent == Path::new(folder)));
-            let name = path.to_string_lossy();
-            is_content || name.starts_with(".smolvm-ready.") || name == "workspace/.smolvm-workspace-seeded"
-        };
-        let mut files = inventory_without(&self.machine.root(), keeps, left);
-        let workspace = Path::new("workspace");
-        if self.machine.root().join(workspace).is_symlink() {
-            // A bare machine's is a link into smolvm's own disk.
-            files.remove(workspace);
-            let root = self.machine.root().join("storage/workspace");
-            let inside = inventory_without(&root, keeps, |path| path.to_string_lossy().starts_with(".smolvm-"));
-            for (path, line) in inside {
-                // Link groups are told by path, and these are named from the root.
-                let (what, group) = line.rsplit_once(" same as ").unwrap();
-                let [path, group] = [path, group.into()]
-                    .map(|path| if path.as_os_str().is_empty() { workspace.to_owned() } else { workspace.join(path) });
-                files.insert(path, format!("{what} same as {}", group.display()));
-            }
-        }
-        files
+        files_of(&self.machine, keeps)
     }
 
     /// A script of bash in a folder of the guest, with the host's tools: most guests have no setfattr.
@@ -105,4 +85,29 @@ impl Desk {
         shell(&self.host.path("."), &format!("skopeo inspect --tls-verify=false --config --raw {image} >config.json"));
         serde_json::from_slice(&fs::read(self.host.path("config.json")).unwrap()).unwrap()
     }
+}
+
+/// Everything of the machine that belongs into an image, by its path there.
+pub fn files_of(machine: &Standin, keeps: Keeps) -> BTreeMap<PathBuf, String> {
+    let left = |path: &Path| {
+        let is_content = path.parent().is_some_and(|parent| EMPTY.iter().any(|folder| parent == Path::new(folder)));
+        let name = path.to_string_lossy();
+        is_content || name.starts_with(".smolvm-ready.") || name == "workspace/.smolvm-workspace-seeded"
+    };
+    let mut files = inventory_without(&machine.root(), keeps, left);
+    let workspace = Path::new("workspace");
+    if machine.root().join(workspace).is_symlink() {
+        // A bare machine's is a link into smolvm's own disk.
+        files.remove(workspace);
+        let root = machine.root().join("storage/workspace");
+        let inside = inventory_without(&root, keeps, |path| path.to_string_lossy().starts_with(".smolvm-"));
+        for (path, line) in inside {
+            // Link groups are told by path, and these are named from the root.
+            let (what, group) = line.rsplit_once(" same as ").unwrap();
+            let [path, group] = [path, group.into()]
+                .map(|path| if path.as_os_str().is_empty() { workspace.to_owned() } else { workspace.join(path) });
+            files.insert(path, format!("{what} same as {}", group.display()));
+        }
+    }
+    files
 }

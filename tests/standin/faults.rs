@@ -9,6 +9,9 @@
 //! | `cp-flip` | one byte is another, exit code 0 |
 //! | `cp-slow` | ARGUMENT milliseconds more for each copy out |
 //! | `stop-at-cp` | not this copy: the COUNTth one from here kills the machine first |
+//! | `create-slow` | ARGUMENT milliseconds more for each `machine create`, while smolvm does not list it yet |
+//! | `start-fail` | the machine's boot process ends before it is ready |
+//! | `start-slow` | ARGUMENT milliseconds more for each start |
 //! | `refuse-until` | COUNT is a time in Unix milliseconds: until then every exec and cp is refused |
 
 use std::fmt::Write as _;

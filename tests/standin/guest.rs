@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 
+use crate::faults;
 use crate::state::{Failure, Machine, State};
 
 /// Lays out the mounts of an image or a bare machine and becomes the holder. Runs in the new namespaces, on the host's
@@ -47,6 +48,9 @@ else
 	[ -d "$root/oldroot/mnt/overlay" ] && mount --bind "$PWD/mnt/overlay" "$root/oldroot/mnt/overlay"
 	: > "$root/.smolvm-ready.1"
 fi
+if [ -e workspace-seed.tar ] && [ ! -e "$disk/workspace/.smolvm-workspace-seeded" ]; then
+	tar --delay-directory-restore --numeric-owner --xattrs '--xattrs-include=*' -xpf workspace-seed.tar -C "$disk/workspace"
+fi
 : > "$disk/workspace/.smolvm-workspace-seeded"
 for volume; do
 	mkdir -p "$disk/volumes$volume" "$root$volume"; mount --bind "$disk/volumes$volume" "$root$volume"
@@ -63,6 +67,15 @@ const DISK_BYTES: u64 = 24 << 30;
 pub(crate) fn start(state: &State, machine: &Machine) -> Result<(), Failure> {
     if state.holder(&machine.name).is_some() {
         return Ok(());
+    }
+    if let Some(millis) = faults::take(state, "start-slow")? {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
+    if faults::take(state, "start-fail")?.is_some() {
+        return Err(Failure::agent(
+            "start machine: agent operation failed: monitor agent: Error: agent operation failed: open /dev/kvm \
+             (boot process exited (code 1) before the agent was ready)",
+        ));
     }
     let folder = state.folder(&machine.name);
     for disk in ["storage.ext4", "overlay.ext4"] {

@@ -5,9 +5,11 @@
 //! ([`faults`]), `calls` lists every call that was made. `machine start` and `stop` are how a test runs a machine.
 
 mod copy;
+mod create;
 mod exec;
 mod faults;
 mod guest;
+mod pack;
 mod state;
 
 use std::process::ExitCode;
@@ -39,6 +41,11 @@ enum Command {
         #[command(subcommand)]
         command: MachineCommand,
     },
+    /// Artifacts.
+    Pack {
+        #[command(subcommand)]
+        command: PackCommand,
+    },
     /// The first process of a machine; started by `machine start`.
     #[command(name = "__hold", hide = true)]
     Hold { root: std::path::PathBuf },
@@ -64,8 +71,44 @@ enum MachineCommand {
         #[arg(long, default_value = "default")]
         name: String,
     },
+    Create(CreateArguments),
+    Delete {
+        #[arg(long)]
+        name: String,
+        #[arg(short = 'f', long)]
+        force: bool,
+    },
     Exec(ExecArguments),
     Cp(CopyArguments),
+}
+
+#[derive(Subcommand)]
+enum PackCommand {
+    Create(PackArguments),
+}
+
+/// `machine create`.
+#[derive(Args)]
+pub(crate) struct CreateArguments {
+    #[arg(long)]
+    name: String,
+    #[arg(long)]
+    from: std::path::PathBuf,
+    #[arg(long)]
+    cpus: Option<u8>,
+    #[arg(long)]
+    mem: Option<u32>,
+    #[arg(long)]
+    net: bool,
+}
+
+/// `pack create`.
+#[derive(Args)]
+pub(crate) struct PackArguments {
+    #[arg(short = 'I', long)]
+    image: String,
+    #[arg(short = 'o', long)]
+    output: std::path::PathBuf,
 }
 
 /// `machine exec`.
@@ -121,6 +164,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8, Failure> {
     let command = match command {
         Command::Hold { root } => return guest::hold(&root).map(|()| 0),
+        Command::Pack { command: PackCommand::Create(arguments) } => {
+            let state = State::from_env()?;
+            state.log_call()?;
+            return pack::create(&state, &arguments).map(|()| 0);
+        }
         Command::Machine { command } => command,
     };
     let state = State::from_env()?;
@@ -134,6 +182,8 @@ fn run(command: Command) -> Result<u8, Failure> {
             let machine = state.machine(&name).map_err(|_| Failure::status_unknown(&name))?;
             print_listing(json, &machine.listing(&state));
         }
+        MachineCommand::Create(arguments) => create::create(&state, &arguments)?,
+        MachineCommand::Delete { name, force } => create::delete(&state, &name, force)?,
         MachineCommand::Start { name } => guest::start(&state, &state.machine(&name)?)?,
         MachineCommand::Stop { name } => guest::stop(&state, &state.machine(&name)?)?,
         MachineCommand::Exec(arguments) => return exec::run(&state, &arguments),

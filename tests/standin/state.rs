@@ -50,7 +50,7 @@ pub(crate) struct Machine {
     pub(crate) name: String,
     /// `None`: a bare machine.
     pub(crate) image: Option<String>,
-    /// The folder that the machine's root begins as; it is never written to.
+    /// The folder that the machine's root begins as, or several, the top one first; they are never written to.
     pub(crate) rootfs: PathBuf,
     /// The image's USER, as a number.
     #[serde(default)]
@@ -73,6 +73,20 @@ pub(crate) struct Machine {
     /// Mounts a tmpfs of this many bytes on /var/tmp.
     #[serde(default)]
     pub(crate) var_tmp_bytes: Option<u64>,
+    #[serde(default = "two")]
+    pub(crate) cpus: u8,
+    #[serde(default = "one_gibibyte")]
+    pub(crate) memory_mib: u32,
+    #[serde(default)]
+    pub(crate) network: bool,
+}
+
+fn two() -> u8 {
+    2
+}
+
+fn one_gibibyte() -> u32 {
+    1024
 }
 
 fn root() -> String {
@@ -83,9 +97,11 @@ impl Machine {
     /// The object that `machine ls --json` prints.
     pub(crate) fn listing(&self, state: &State) -> serde_json::Value {
         let pid = state.holder(&self.name);
+        let was_started = state.folder(&self.name).join("storage.ext4").exists();
+        let at_rest = if was_started { "stopped" } else { "created" };
         serde_json::json!({
-            "name": self.name, "image": self.image, "state": if pid.is_some() { "running" } else { "stopped" },
-            "cpus": 2, "memory_mib": 1024, "pid": pid, "network": false, "labels": self.labels,
+            "name": self.name, "image": self.image, "state": if pid.is_some() { "running" } else { at_rest },
+            "cpus": self.cpus, "memory_mib": self.memory_mib, "pid": pid, "network": self.network, "labels": self.labels,
             "entrypoint": self.entrypoint, "cmd": self.cmd, "created_at": 1_760_000_000, "mounts": 0,
             "storage_gb": 20, "overlay_gb": 10, "ephemeral": false, "restart_policy": "no", "parent_machine": null,
         })

@@ -73,7 +73,7 @@ impl Standin {
         Self::run(Arc::new(state), smolvm, "m1", kind, more)
     }
 
-    /// Another machine of the same smolvm.
+    /// Another machine of the same smolvm, made where there is none of this name.
     pub fn beside(&self, name: &'static str, kind: Kind) -> Self {
         Self::run(self.state.clone(), self.smolvm.clone(), name, kind, &serde_json::json!({}))
     }
@@ -97,8 +97,11 @@ impl Standin {
         let fields = machine.as_object_mut().unwrap();
         fields.insert("name".into(), name.into());
         fields.extend(more.as_object().unwrap().clone());
-        std::fs::create_dir(state.path().join(name)).unwrap();
-        std::fs::write(state.path().join(name).join("machine.json"), machine.to_string()).unwrap();
+        let description = state.path().join(name).join("machine.json");
+        if !description.exists() {
+            std::fs::create_dir(state.path().join(name)).unwrap();
+            std::fs::write(description, machine.to_string()).unwrap();
+        }
         let machine = Self { state, name, kind, smolvm };
         machine.smolvm(&["machine", "start", "--name", name]);
         machine

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::answer::{self, Look, Whoami};
 use super::capture::{self, Capture};
 use super::folder::Folder;
-use super::link::{Answer, As, Link, Smolvm, Trouble};
+use super::link::{As, Link, Smolvm};
 use super::{GUEST_SCRIPT, Options};
 use crate::error::{Error, Result};
 use crate::oci::Compression;
+use crate::smolvm::{Answer, Trouble};
 use crate::source::{Selection, Survey};
 use crate::stop::Stop;
 

@@ -20,11 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::answer::{self, Item, Next, State, Sum};
 use super::deliver::Arrived;
 use super::folder::Folder;
-use super::link::{As, Link, Trouble};
+use super::link::{As, Link};
 use super::trying::Trying;
 use super::{Options, checksum, verdict};
 use crate::error::{Error, Result};
 use crate::progress::NoticeKind;
+use crate::smolvm::Trouble;
 
 /// Chunks under way at once.
 const FETCHES_MAX: usize = 2;

@@ -14,7 +14,7 @@ use super::capture::{self, Capture};
 use super::checksum;
 use super::deliver::{Arrived, deliver};
 use super::folder::Folder;
-use super::link::{As, Link as _, Smolvm, Trouble};
+use super::link::{As, Link as _, Smolvm};
 use super::probe;
 use super::relay::{HOST_CHUNKS_MAX, Relay};
 use super::trying::Trying;
@@ -23,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
 use crate::oci::Compression;
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
+use crate::smolvm::Trouble;
 use crate::source::{Outlet, Piece, Selection};
 use crate::stop::Stop;
 

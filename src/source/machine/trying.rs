@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-use super::link::{Link, Trouble};
+use super::link::Link;
 use crate::error::{Error, Result};
 use crate::progress::{Meters, Observer};
+use crate::smolvm::Trouble;
 
 /// The first pause, about; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

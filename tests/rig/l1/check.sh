@@ -1,6 +1,7 @@
 #!/bin/bash
 # In L1: starts the three machines, checks that they are what was asked for, and, with ./smolfreeze there, freezes each
-# to the registry and compares the image entry by entry with what the guest says of itself.
+# to the registry and compares the image entry by entry with what the guest says of itself. Then the images are thawed,
+# and the new machines compared with the images.
 set -uo pipefail
 # shellcheck source=tests/rig/l1/machines.sh
 . tools/machines.sh
@@ -24,7 +25,7 @@ look_at_machines() {
 # freeze_and_compare MACHINE COMPARE-OPTIONS...
 freeze_and_compare() {
     local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
-    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" > "out/$machine.freeze" 2>&1
+    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" > "out/$machine.freeze" 2>&1
     tail -n 3 "out/$machine.freeze"
     timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
@@ -39,6 +40,24 @@ freeze_and_compare() {
     check "$machine: nothing left in the guest" '' "$(as_root "$machine" sh -c 'ls -d /var/tmp/.smolfreeze-* 2>/dev/null')"
 }
 
+# thaw_and_compare MACHINE FROM NEW COMPARE-OPTIONS... - its image has been unpacked and listed
+thaw_and_compare() {
+    local machine=$1 new=$3 code=0
+    timed "thaw $new" ./smolfreeze thaw "$2" --name "$new" --cpus 1 --memory 512MiB --quiet "${kept[@]}" > "out/$new.thaw" 2>&1
+    cat "out/$new.thaw"
+    check "$new: the user" "$(inside "$machine" id -u)" "$(inside "$new" id -u)"
+    timed "list $new" list_guest "$new" "out/$new.guest"
+    # smolvm loses capabilities of an artifact's layers, and writes into these by itself.
+    python3 tools/compare.py --ignore ./home/worker/project/capable --ignore-time ./etc/resolv.conf \
+        --ignore ./workspace/.smolvm-workspace-seeded "${@:4}" "out/$machine.image" "out/$new.guest" \
+        > "out/$new.differences" || code=$?
+    check "$new: it is what was frozen" 0 "$code"
+    head -n 20 "out/$new.differences"
+    check "$new: no temporary artifact is left" '' "$(ls "${XDG_CACHE_HOME:-$HOME/.cache}/smolfreeze/thaw")"
+    smolvm machine stop --name "$new" > /dev/null 2>&1
+    smolvm machine delete --name "$new" --force > /dev/null
+}
+
 start_registry
 start_machines
 look_at_machines
@@ -51,6 +70,14 @@ if [ -x ./smolfreeze ]; then
     freeze_and_compare bare --ignore './.smolvm-ready*' --ignore ./usr/bin/crun --ignore ./workspace --graft workspace=out/bare.workspace
     freeze_and_compare debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
     freeze_and_compare busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+    for machine in bare busybox; do smolvm machine stop --name "$machine" > /dev/null 2>&1; done
+    kept=(--keep-artifact /srv/kept.smolmachine)
+    thaw_and_compare debian 127.0.0.1:5000/frozen/debian:latest from-registry
+    kept=()
+    thaw_and_compare debian oci:/srv/layout:debian from-layout
+    thaw_and_compare debian /srv/kept.smolmachine from-artifact
+    smolvm machine start --name bare > /dev/null 2>&1
+    thaw_and_compare bare 127.0.0.1:5000/frozen/bare:latest from-bare --ignore ./storage --ignore ./oldroot
 else
     echo 'skip  freeze: no smolfreeze was given'
 fi

@@ -1,24 +1,26 @@
-//! Images as they are stored: reading them back, and checking that they are what they say they are.
+//! Images of registries and layouts: reading them back, and checking that they are what they say they are.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::error::{Error, Kind, Result, Side};
+use crate::gather::LivePiece;
+use crate::image::LAYER_ANNOTATION;
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
-use crate::plan::OutputSpec;
-use crate::sink::SinkContext;
-use crate::sink::registry::{RegistryOptions, RegistryReader};
+use crate::sink::registry::RegistryReader;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
+
+use super::Verified;
+use super::hashing::{Hashing, take};
 
 /// Bytes of config that are read at most.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
@@ -28,16 +30,16 @@ const READ_BYTES: usize = 256 << 10;
 const LAYERS_AT_ONCE: usize = 4;
 
 /// An image in a registry or in a layout.
-pub enum Stored {
+pub enum StoredImage {
     /// An image in a layout folder: the folder and the tag.
     Layout(PathBuf, String),
     /// An image in a registry.
     Registry(RegistryReader),
 }
 
-/// What `inspect` shows.
+/// What `inspect` shows of an image.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct Inspected {
+pub struct InspectedImage {
     /// The image's name.
     pub name: String,
     /// The manifest.
@@ -51,7 +53,15 @@ pub struct Inspected {
 #[derive(Deserialize)]
 struct Manifest {
     config: Descriptor,
-    layers: Vec<Descriptor>,
+    layers: Vec<ManifestLayer>,
+}
+
+#[derive(Deserialize)]
+struct ManifestLayer {
+    #[serde(flatten)]
+    descriptor: Descriptor,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -64,52 +74,45 @@ struct RootFs {
     diff_ids: Vec<DiffId>,
 }
 
-/// What a whole image was found to be.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct Verified {
-    /// Layers that were read.
-    pub layers: usize,
-    /// Entries in them.
-    pub entries: u64,
-    /// Stored bytes that were read.
-    pub stored_bytes: u64,
-    /// Bytes of tar that they held.
-    pub tar_bytes: u64,
-    /// Everything that is not what it says it is; empty is good.
-    pub faults: Vec<String>,
+/// An image's manifest and config as they are stored, and its layers with the names that the config gives them.
+pub(crate) struct Outline {
+    pub(crate) manifest: (Descriptor, Bytes),
+    pub(crate) config: (Descriptor, Bytes),
+    pub(crate) layers: Vec<OutlineLayer>,
 }
 
-impl Stored {
-    /// The image named `name`: a reference, `oci:DIR[:TAG]`, or `oci:DIR:NAME:TAG` in a layout that was served.
-    ///
-    /// # Errors
-    /// When the name is none, or nothing answers there.
-    pub async fn open(name: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
-        match name.parse()? {
-            OutputSpec::Layout { folder, tag } => {
-                let (folder, tag) = in_layout(folder, tag);
-                Ok(Self::Layout(folder, tag))
-            }
-            OutputSpec::Artifact(path) => {
-                let reason = "an artifact is no image; smolvm reads it";
-                Err(Error::usage("reading an image", path.display(), reason))
-            }
-            OutputSpec::Registry(reference) => {
-                Ok(Self::Registry(RegistryReader::connect(&reference, options, context).await?))
-            }
-        }
-    }
+/// A layer that an image lists.
+#[derive(Debug, Clone)]
+pub(crate) struct OutlineLayer {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: DiffId,
+    /// Whether it holds what is in `/workspace` and nothing else.
+    pub(crate) workspace: bool,
+}
 
+/// One layer that was read to its end.
+#[derive(Debug, Default)]
+pub(crate) struct LayerRead {
+    pub(crate) entries: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) tar_bytes: u64,
+    pub(crate) faults: Vec<String>,
+    /// What the first fault is, where it is not that the layer is another one than it says.
+    pub(crate) kind: Option<Kind>,
+}
+
+impl StoredImage {
     /// Manifest and config.
     ///
     /// # Errors
     /// When they can't be read, or are not those of an image.
-    pub async fn inspect(&self, name: &str) -> Result<Inspected> {
+    pub async fn inspect(&self, name: &str) -> Result<InspectedImage> {
         let (manifest, bytes) = self.manifest().await?;
         let parsed: Manifest = parse(&bytes, "reading the manifest", manifest.digest)?;
         let config = self.config(&parsed.config).await?;
         let config = parse(&config, "reading the config", parsed.config.digest)?;
-        Ok(Inspected { name: name.to_owned(), manifest, layers: parsed.layers, config })
+        let layers = parsed.layers.into_iter().map(|layer| layer.descriptor).collect();
+        Ok(InspectedImage { name: name.to_owned(), manifest, layers, config })
     }
 
     /// Reads every blob again: size, digest, diff_id, and whether each layer is a tar from its first byte to its last.
@@ -123,42 +126,70 @@ impl Stored {
         let config = self.config(&parsed.config).await?;
         let diff_ids = parse::<Config>(&config, "reading the config", parsed.config.digest)?.rootfs.diff_ids;
         let mut verified = Verified::default();
-        if diff_ids.len() != parsed.layers.len() {
-            let words = format!("the config has {} diff_ids for {} layers", diff_ids.len(), parsed.layers.len());
-            verified.faults.push(words);
+        if let Err(fault) = same_number(&parsed, &diff_ids) {
+            verified.faults.push(fault);
         }
         let total = parsed.layers.len();
-        let layers = parsed.layers.iter().zip(&diff_ids).map(|(layer, diff_id)| self.check_layer(layer, *diff_id));
+        let layers = parsed.layers.iter().zip(&diff_ids);
+        let layers = layers.map(|(layer, diff_id)| self.read_layer(&layer.descriptor, *diff_id, None));
         let mut reading = stream::iter(layers).buffered(LAYERS_AT_ONCE);
         while let Some(layer) = reading.next().await {
-            let layer = layer?;
-            verified.layers += 1;
-            verified.entries += layer.entries;
-            verified.stored_bytes += layer.stored_bytes;
-            verified.tar_bytes += layer.tar_bytes;
-            verified.faults.extend(layer.faults);
+            verified.add(layer?);
             checked(verified.layers, total);
         }
         Ok(verified)
     }
 
-    async fn check_layer(&self, layer: &Descriptor, diff_id: DiffId) -> Result<Verified> {
-        let mut found = Verified::default();
+    /// Manifest, config and the list of layers, none of which was read.
+    ///
+    /// # Errors
+    /// When they can't be read, or are not those of an image.
+    pub(crate) async fn outline(&self) -> Result<Outline> {
+        let manifest = self.manifest().await?;
+        let parsed: Manifest = parse(&manifest.1, "reading the manifest", manifest.0.digest)?;
+        let config = self.config(&parsed.config).await?;
+        let diff_ids = parse::<Config>(&config, "reading the config", parsed.config.digest)?.rootfs.diff_ids;
+        let operation = "reading the manifest";
+        same_number(&parsed, &diff_ids)
+            .map_err(|fault| Error::new(Kind::Corrupt, Side::Sink, operation, manifest.0.digest, fault))?;
+        let (annotation, workspace) = LAYER_ANNOTATION;
+        let is_workspace =
+            |layer: &ManifestLayer| layer.annotations.get(annotation).is_some_and(|value| value == workspace);
+        let layers = parsed.layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
+            let (descriptor, workspace) = (layer.descriptor.clone(), is_workspace(layer));
+            OutlineLayer { descriptor, diff_id, workspace }
+        });
+        Ok(Outline { layers: layers.collect(), config: (parsed.config, config), manifest })
+    }
+
+    /// Reads one layer to its end, and holds it against its descriptor and its diff_id. `tap` gets the stored bytes as
+    /// they come: good for nothing before this has returned without a fault.
+    ///
+    /// # Errors
+    /// When reading can't go on, but for what is wrong with this layer alone: that is among its faults.
+    pub(crate) async fn read_layer(
+        &self,
+        layer: &Descriptor,
+        diff_id: DiffId,
+        tap: Option<&mpsc::Sender<LivePiece>>,
+    ) -> Result<LayerRead> {
+        let mut found = LayerRead::default();
         let Some(compression) = Compression::from_media_type(&layer.media_type) else {
-            found.faults.push(format!(
-                "layer {}: media type '{}' is none of a layer",
-                layer.digest,
-                layer.media_type.escape_debug()
-            ));
+            let media_type = layer.media_type.escape_debug();
+            found.faults.push(format!("layer {}: media type '{media_type}' is none of a layer", layer.digest));
             return Ok(found);
         };
         let blob = match self.blob(layer).await {
             Ok(blob) => blob,
             Err(error) if matches!(error.kind(), Kind::Sink | Kind::Corrupt) => {
-                found.faults.push(error.to_string());
+                (found.faults, found.kind) = (vec![error.to_string()], Some(error.kind()));
                 return Ok(found);
             }
             Err(error) => return Err(error),
+        };
+        let blob = match tap {
+            Some(tap) => tapped(blob, tap.clone()),
+            None => blob,
         };
         let (stored, digest) =
             Hashing::new(StreamReader::new(blob.map_err(std::io::Error::other)), DigestHasher::default());
@@ -171,24 +202,23 @@ impl Stored {
         let (plain, tar) = Hashing::new(plain, DiffIdHasher::default());
         match read_tar(plain).await {
             Ok(entries) => found.entries = entries,
-            Err(error) => found.faults.push(format!("layer {}: {}", layer.digest, innermost(&error))),
+            Err(_) if tap.is_some_and(mpsc::Sender::is_closed) => return Err(Error::hung_up("the artifact")),
+            Err(error) => {
+                found.kind = kind_within(&error);
+                found.faults.push(format!("layer {}: {}", layer.digest, innermost(&error)));
+            }
         }
-        let (found_digest, size) = take(&digest).finish();
-        let (found_diff_id, tar_bytes) = take(&tar).finish();
-        (found.layers, found.stored_bytes, found.tar_bytes) = (1, size, tar_bytes);
+        let ((found_digest, size), (found_diff_id, tar_bytes)) = (take(&digest).finish(), take(&tar).finish());
+        (found.stored_bytes, found.tar_bytes) = (size, tar_bytes);
         if found.faults.is_empty() {
-            let wrong = |what: &str, stated: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
-                format!("layer {}: {what} should be {stated}, and is {is}", layer.digest)
+            let mut compare = |what: &str, stated: String, is: String| {
+                if stated != is {
+                    found.faults.push(format!("layer {}: {what} should be {stated}, and is {is}", layer.digest));
+                }
             };
-            if size != layer.size {
-                found.faults.push(wrong("the size", &layer.size, &size));
-            }
-            if found_digest != layer.digest {
-                found.faults.push(wrong("the digest", &layer.digest, &found_digest));
-            }
-            if found_diff_id != diff_id {
-                found.faults.push(wrong("the diff_id", &diff_id, &found_diff_id));
-            }
+            compare("the size", layer.size.to_string(), size.to_string());
+            compare("the digest", layer.digest.to_string(), found_digest.to_string());
+            compare("the diff_id", diff_id.to_string(), found_diff_id.to_string());
         }
         Ok(found)
     }
@@ -286,6 +316,38 @@ fn innermost(error: &std::io::Error) -> String {
     cause.to_string()
 }
 
+/// The same stream, of which `tap` gets everything first. Who listens there may stop listening.
+fn tapped(blob: BoxStream<'static, Result<Bytes>>, tap: mpsc::Sender<LivePiece>) -> BoxStream<'static, Result<Bytes>> {
+    blob.and_then(move |bytes| {
+        let tap = tap.clone();
+        async move {
+            tap.send(LivePiece::Bytes(bytes.clone())).await.map_err(|_| Error::hung_up("the artifact"))?;
+            Ok(bytes)
+        }
+    })
+    .boxed()
+}
+
+fn same_number(manifest: &Manifest, diff_ids: &[DiffId]) -> std::result::Result<(), String> {
+    if diff_ids.len() == manifest.layers.len() {
+        return Ok(());
+    }
+    Err(format!("the config has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()))
+}
+
+/// The kind of this crate's error that an I/O error was made from.
+fn kind_within(error: &std::io::Error) -> Option<Kind> {
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = cause {
+        if let Some(ours) = inner.downcast_ref::<Error>() {
+            return Some(ours.kind());
+        }
+        let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = io.map(|inner| inner as &(dyn std::error::Error + 'static)).or(inner.source());
+    }
+    None
+}
+
 /// Sets a decoder up before it is boxed.
 fn whole<D>(mut decoder: D, set: impl FnOnce(&mut D)) -> D {
     set(&mut decoder);
@@ -298,7 +360,7 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Diges
 }
 
 /// What is pushed to a served layout is named `NAME:TAG` there. That reads as a folder `DIR:NAME`, unless there is none.
-fn in_layout(folder: PathBuf, tag: String) -> (PathBuf, String) {
+pub(crate) fn in_layout(folder: PathBuf, tag: String) -> (PathBuf, String) {
     let is_layout = |folder: &Path| folder.join("oci-layout").exists();
     let text = folder.to_string_lossy();
     if !is_layout(&folder) {
@@ -335,52 +397,4 @@ async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {
     found
         .map(|named| named.descriptor)
         .ok_or_else(|| failed(&format!("it has no image '{tag}', only: {}", known.join(", "))))
-}
-
-/// Passes bytes on and hashes them. The hash is shared with who asks for it at the end.
-struct Hashing<R, H> {
-    reader: R,
-    hasher: Arc<Mutex<H>>,
-}
-
-trait Update {
-    fn take_in(&mut self, bytes: &[u8]);
-}
-
-impl Update for DigestHasher {
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.update(bytes);
-    }
-}
-
-impl Update for DiffIdHasher {
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.update(bytes);
-    }
-}
-
-impl<R, H> Hashing<R, H> {
-    fn new(reader: R, hasher: H) -> (Self, Arc<Mutex<H>>) {
-        let hasher = Arc::new(Mutex::new(hasher));
-        (Self { reader, hasher: Arc::clone(&hasher) }, hasher)
-    }
-}
-
-fn take<H: Default>(hasher: &Mutex<H>) -> H {
-    std::mem::take(&mut *hasher.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-impl<R: AsyncRead + Unpin, H: Update> AsyncRead for Hashing<R, H> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.reader).poll_read(context, buffer);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            self.hasher.lock().unwrap_or_else(PoisonError::into_inner).take_in(&buffer.filled()[before..]);
-        }
-        polled
-    }
 }

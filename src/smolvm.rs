@@ -1,0 +1,122 @@
+//! Running smolvm: one call of its command line, what it answered, and its own words when it failed.
+//!
+//! What the calls mean is known by those who make them: `source/machine/link.rs` reads machines, `thaw` makes some.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Command;
+
+/// Bytes of one answer; smolvm itself carries no more than 11 MiB.
+const ANSWER_BYTES_MAX: usize = 12 << 20;
+/// Bytes kept of what smolvm, or a command, says on stderr.
+const WORDS_BYTES_MAX: usize = 64 << 10;
+/// What the list of machines may take.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+
+/// A call that did not work.
+#[derive(Debug, Clone)]
+pub(crate) enum Trouble {
+    /// The smolvm executable could not be started.
+    NotStarted(String),
+    /// It did not end within its time, and was killed.
+    TimedOut(Duration),
+    /// It ended with this exit code (none: a signal) and these words.
+    Failed { code: Option<i32>, words: String },
+    /// It said it worked, but what came is not what was sent.
+    Damaged(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(reason) => write!(f, "smolvm could not be started: {reason}"),
+            Self::TimedOut(limit) => write!(f, "no answer within {} s", limit.as_secs()),
+            Self::Failed { code: Some(code), words } if words.is_empty() => write!(f, "exit code {code}"),
+            Self::Failed { code: None, words } if words.is_empty() => write!(f, "smolvm was killed"),
+            Self::Failed { words, .. } | Self::Damaged(words) => f.write_str(words),
+        }
+    }
+}
+
+/// What a call printed, and its exit code.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// The words of a command that failed, or of smolvm itself: their last lines, in one.
+    pub(crate) fn trouble(&self) -> Trouble {
+        Trouble::Failed { code: self.code, words: last_words(&self.stderr) }
+    }
+
+    /// Nothing, if smolvm says that it worked.
+    pub(crate) fn done(&self) -> Result<(), Trouble> {
+        if self.code == Some(0) { Ok(()) } else { Err(self.trouble()) }
+    }
+}
+
+/// Makes one call to its end. Dropping the future kills it.
+pub(crate) async fn call(executable: &Path, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
+    let not_started = |error: std::io::Error| Trouble::NotStarted(format!("{}: {error}", executable.display()));
+    let mut command = Command::new(executable);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // A group of its own: a Ctrl-C at the terminal is for us, and we end the call in our own order.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(not_started)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (stdout, stderr, status) =
+            tokio::join!(read_some(stdout, ANSWER_BYTES_MAX), read_some(stderr, WORDS_BYTES_MAX), child.wait());
+        let status = status.map_err(not_started)?;
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        Ok(Answer { code: status.code(), stdout, stderr })
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(Trouble::TimedOut(limit)))
+}
+
+/// What the list of machines says about `machine`; `None` when it is not in there.
+pub(crate) async fn listed(executable: &Path, machine: &str) -> Result<Option<serde_json::Value>, Trouble> {
+    let answer = call(executable, ["machine", "ls", "--json"].map(OsString::from).into(), LIST_LIMIT).await?;
+    answer.done()?;
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&answer.stdout)
+        .map_err(|error| Trouble::Damaged(format!("`machine ls --json` printed something else: {error}")))?;
+    Ok(list.into_iter().find(|listed| listed["name"] == machine))
+}
+
+/// Reads to the end and keeps at most `bytes_max`; the rest is read and dropped, so that the writer can end.
+async fn read_some(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8> {
+    let (mut kept, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    let Some(mut from) = from else { return kept };
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count.min(bytes_max - kept.len())]);
+    }
+    kept
+}
+
+/// The last three lines that are not empty, joined; smolvm's progress may stand on the same line as its error.
+fn last_words(stderr: &str) -> String {
+    let error_at = stderr.rfind("Error: ").map_or(0, |at| at + "Error: ".len());
+    let lines: Vec<&str> = stderr[error_at..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_smolvms_own() {
+        let stderr = "Copying t:/x 12% Error: agent operation failed: read file: connection closed\n";
+        assert_eq!(last_words(stderr), "agent operation failed: read file: connection closed");
+        assert_eq!(last_words("one\n\ntwo\nthree\nfour\n"), "two; three; four");
+        assert_eq!(last_words(""), "");
+    }
+}

@@ -1,0 +1,102 @@
+//! What is stored, read back: images of registries and layouts, and artifacts. `inspect` shows it, `verify` checks it.
+
+#[doc(hidden)]
+pub mod artifact;
+mod hashing;
+mod image;
+mod name;
+
+use crate::error::Result;
+use crate::sink::SinkContext;
+use crate::sink::registry::{RegistryOptions, RegistryReader};
+
+pub use artifact::{InspectedArtifact, InspectedLayer, StoredArtifact};
+use image::in_layout;
+pub use image::{InspectedImage, StoredImage};
+pub(crate) use image::{Outline, OutlineLayer};
+pub use name::StoredName;
+
+/// Something stored that was found.
+pub enum Stored {
+    /// An image in a registry or in a layout.
+    Image(StoredImage),
+    /// A `.smolmachine` file.
+    Artifact(StoredArtifact),
+}
+
+/// What `inspect` shows.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(untagged)]
+pub enum Inspected {
+    /// Of an image.
+    Image(InspectedImage),
+    /// Of an artifact.
+    Artifact(InspectedArtifact),
+}
+
+/// What a whole image or artifact was found to be.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Verified {
+    /// Layers that were read.
+    pub layers: usize,
+    /// Entries in them.
+    pub entries: u64,
+    /// Stored bytes that were read.
+    pub stored_bytes: u64,
+    /// Bytes of tar that they held.
+    pub tar_bytes: u64,
+    /// Everything that is not what it says it is; empty is good.
+    pub faults: Vec<String>,
+}
+
+impl Verified {
+    fn add(&mut self, layer: image::LayerRead) {
+        self.layers += 1;
+        self.entries += layer.entries;
+        self.stored_bytes += layer.stored_bytes;
+        self.tar_bytes += layer.tar_bytes;
+        self.faults.extend(layer.faults);
+    }
+}
+
+impl Stored {
+    /// What is stored under `name`.
+    ///
+    /// # Errors
+    /// When nothing answers there.
+    pub async fn open(name: &StoredName, options: RegistryOptions, context: SinkContext) -> Result<Self> {
+        Ok(match name {
+            StoredName::Artifact(path) => Self::Artifact(StoredArtifact::open(path, context.stop).await?),
+            StoredName::Layout { folder, tag } => {
+                let (folder, tag) = in_layout(folder.clone(), tag.clone());
+                Self::Image(StoredImage::Layout(folder, tag))
+            }
+            StoredName::Registry(reference) => {
+                Self::Image(StoredImage::Registry(RegistryReader::connect(reference, options, context).await?))
+            }
+        })
+    }
+
+    /// What it says about itself.
+    ///
+    /// # Errors
+    /// When that can't be read, or is not what it should be.
+    pub async fn inspect(&self, name: &str) -> Result<Inspected> {
+        match self {
+            Self::Image(image) => Ok(Inspected::Image(image.inspect(name).await?)),
+            Self::Artifact(artifact) => Ok(Inspected::Artifact(artifact.inspect(name))),
+        }
+    }
+
+    /// Reads all of it again, and holds it against what it says about itself. `checked` is told of each layer that is
+    /// done.
+    ///
+    /// # Errors
+    /// When it can't be read at all; what is wrong with it is in [`Verified::faults`].
+    pub async fn verify(&self, checked: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified> {
+        match self {
+            Self::Image(image) => image.verify(checked).await,
+            Self::Artifact(artifact) => artifact.verify(checked).await,
+        }
+    }
+}
