@@ -81,7 +81,7 @@ struct PackArguments {
     pack: Option<String>,
     /// The root filesystem of smolvm's guest agent, which an artifact carries: a folder, or a .tar, .tar.zst or .tar.gz
     /// of it. By default SMOLVM_AGENT_ROOTFS, smolvm's data folder, or what lies beside its executable.
-    #[arg(long, value_name = "PATH", requires = "pack")]
+    #[arg(long, value_name = "PATH")]
     agent_rootfs: Option<PathBuf>,
 }
 
@@ -272,6 +272,10 @@ impl Freeze {
         };
         let images = self.to.iter().map(|output| fill_in("--to", output)?.parse());
         let packed = self.pack.pack.iter().map(|path| OutputSpec::artifact(fill_in("--pack", path)?.as_ref()));
+        if self.pack.agent_rootfs.is_some() && self.pack.pack.is_none() && !self.to.is_empty() {
+            let reason = "no artifact is written, and nothing else carries an agent";
+            return Err(Error::usage("reading the options", "--agent-rootfs", reason).hint("--pack writes one"));
+        }
         images.chain(packed).collect()
     }
 }

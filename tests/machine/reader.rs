@@ -75,9 +75,9 @@ fn what_is_left_out_is_left_out() {
     assert_same(&theirs, &ours, "by our own reader");
 }
 
-/// A freeze that is in the middle of a large file.
+/// A freeze that is in the middle of a large file, larger than what the reader reads ahead.
 fn begin(desk: &Desk, words: &[&str]) -> Child {
-    desk.machine.sh("mkdir -p /srv; dd if=/dev/urandom of=/srv/a-log bs=1M count=12; echo x > '/srv/gone too'");
+    desk.machine.sh("mkdir -p /srv; dd if=/dev/urandom of=/srv/a-log bs=1M count=60; echo x > '/srv/gone too'");
     desk.machine.faults("cp-slow 12 100");
     let little =
         ["--exclude", "/usr", "--exclude", "/bin", "--exclude", "/etc", "--chunk-size", "1MiB", "--window", "1"];

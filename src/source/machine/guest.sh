@@ -431,7 +431,7 @@ next() {
 	# At most that many seconds, counted in pauses: a guest's clock may jump.
 	turns=0 state=''
 	if [ "$short" != 1 ]; then turns_max=$((turns_max * 10 + 20)); fi
-	while [ ! -e "m.$index" ] && [ "$turns" -lt "$turns_max" ]; do
+	while [ ! -e "m.$index" ] && [ -d "$spool" ] && [ "$turns" -lt "$turns_max" ]; do
 		read -r state <state && [ "$state" != running ] && break
 		pause "$turns"
 		turns=$((turns + 1))
