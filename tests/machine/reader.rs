@@ -130,6 +130,9 @@ fn a_reader_that_dies_is_an_error() {
     let output = finish(freeze);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("'m1'") && said.contains("reader ended with 137"), "{said}");
+    assert!(
+        said.contains("'m1'") && said.contains("reader ended with 137") && said.contains("--guest-reader tar"),
+        "{said}"
+    );
     desk.machine.assert_clean();
 }

@@ -192,6 +192,9 @@ impl<L: Link> Relay<'_, L> {
             return error
                 .hint("the host ran out of open files: start the machine from a shell with a higher `ulimit -n`");
         }
+        if words.starts_with(verdict::READER) {
+            return error.hint("--guest-reader tar leaves the reading to the guest's own tools");
+        }
         if words.contains("No space left on device") {
             return error.hint("free space in the machine, or lower --chunk-size or --window");
         }

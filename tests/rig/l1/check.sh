@@ -25,8 +25,10 @@ look_at_machines() {
 # freeze_and_compare MACHINE COMPARE-OPTIONS...
 freeze_and_compare() {
     local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
-    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" > "out/$machine.freeze" 2>&1
+    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" \
+        --report "out/$machine.report" > "out/$machine.freeze" 2>&1
     tail -n 3 "out/$machine.freeze"
+    grep own_reader "out/$machine.report"
     timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
     python3 tools/unpack.py "$image" "/srv/$machine" > "out/$machine.config" || code=$?
@@ -71,6 +73,7 @@ if [ -x ./smolfreeze ]; then
     freeze_and_compare debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
     freeze_and_compare busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
     for machine in bare busybox; do smolvm machine stop --name "$machine" > /dev/null 2>&1; done
+    export SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs
     kept=(--keep-artifact /srv/kept.smolmachine)
     thaw_and_compare debian 127.0.0.1:5000/frozen/debian:latest from-registry
     kept=()
