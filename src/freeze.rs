@@ -16,7 +16,7 @@ use crate::report::Snapshot;
 use crate::scratch::Scratch;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
 use crate::sink::layout::LayoutSink;
-use crate::sink::registry::{RegistryOptions, RegistrySink};
+use crate::sink::registry::{Pace, RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Sink, SinkContext};
 use crate::stop::Stop;
 
@@ -100,8 +100,9 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
 
 async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
     let mut sinks = Vec::new();
+    let pace = plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone()));
     for output in &plan.options.outputs {
-        match open_sink(plan, output, &context).await {
+        match open_sink(plan, output, &context, pace.as_ref()).await {
             Ok(sink) => sinks.push(sink),
             Err(error) => {
                 let error = context.stop.take_cause().unwrap_or(error);
@@ -112,7 +113,7 @@ async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
     Ok(sinks)
 }
 
-async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> Result<Sink> {
+async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext, pace: Option<&Pace>) -> Result<Sink> {
     match output {
         OutputSpec::Layout { folder, tag } => {
             Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?))
@@ -121,6 +122,7 @@ async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> R
             let options = RegistryOptions {
                 ca_cert: plan.options.ca_cert.clone(),
                 plain_http: plan.options.plain_http,
+                pace: pace.cloned(),
                 ..RegistryOptions::default()
             };
             tokio::select! {

@@ -27,6 +27,9 @@ use open::{open, open_machine};
 pub(crate) use spec::is_machine_name;
 pub use spec::{OutputSpec, SourceSpec};
 
+/// Sent slower than this many bytes a second, several uploads look like dead ones to a registry.
+pub const BANDWIDTH_BYTES_MIN: u64 = 64 << 10;
+
 /// What a user asks for; everything has a default.
 #[derive(Debug, Clone)]
 pub struct FreezeOptions {
@@ -48,6 +51,8 @@ pub struct FreezeOptions {
     pub memory_bytes: u64,
     /// Most bytes of scratch files; computed by default.
     pub scratch_bytes: Option<u64>,
+    /// Most bytes a second that all registries together are sent, at least [`BANDWIDTH_BYTES_MIN`]; without a bound by default.
+    pub bandwidth_bytes: Option<u64>,
     /// How layers are stored; zstd by default.
     pub compression: Compression,
     /// The compressor's level; 1 by default for zstd and gzip.
@@ -82,6 +87,7 @@ impl FreezeOptions {
             uploads: 4,
             memory_bytes: 256 << 20,
             scratch_bytes: None,
+            bandwidth_bytes: None,
             compression: Compression::Zstd,
             level: None,
             tar_bytes_max: None,
@@ -130,6 +136,7 @@ impl Plan {
         let started = Timestamp::now();
         let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
+        check_bandwidth(options.bandwidth_bytes)?;
         let id = Id::new(started, &options.source.to_string());
         name_output(&mut options, &id)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
@@ -211,6 +218,17 @@ fn name_output(options: &mut FreezeOptions, id: &Id) -> Result<()> {
     Ok(())
 }
 
+fn check_bandwidth(bytes_per_second: Option<u64>) -> Result<()> {
+    match bytes_per_second {
+        Some(bytes) if bytes < BANDWIDTH_BYTES_MIN => {
+            let subject = format!("{bytes} bytes a second");
+            Err(Error::usage("bounding the bandwidth", subject, "registries take so slow an upload for a dead one")
+                .hint("give --bandwidth 64KiB or more"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn find_agent(options: &FreezeOptions) -> Result<Option<AgentRootfs>> {
     if !options.outputs.iter().any(OutputSpec::is_artifact) {
         return Ok(None);
@@ -276,6 +294,9 @@ impl std::fmt::Display for Plan {
         }
         writeln!(f, "compression  {} (level {})", self.method.compression, self.method.level)?;
         writeln!(f, "at once      {} packers, {} uploads", self.budget.workers, self.budget.uploads)?;
+        if let Some(bytes) = self.options.bandwidth_bytes {
+            writeln!(f, "bandwidth    at most {} a second to registries", size(bytes))?;
+        }
         writeln!(
             f,
             "memory       at most {}, {} of it layers",

@@ -134,6 +134,9 @@ struct LayerArguments {
     /// Most scratch space in TMPDIR, for layers that memory can't hold; by default what the plan says.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     scratch: Option<u64>,
+    /// Most bytes a second that registries are sent, all uploads together (20MiB); layouts and artifacts have no bound.
+    #[arg(long, value_name = "RATE", value_parser = bytes)]
+    bandwidth: Option<u64>,
     /// How layers are stored.
     #[arg(long, value_enum, default_value_t = CompressionArgument::Zstd)]
     compression: CompressionArgument,
@@ -238,6 +241,7 @@ impl Freeze {
             uploads: usize::from(self.layers.uploads),
             memory_bytes: self.layers.memory,
             scratch_bytes: self.layers.scratch,
+            bandwidth_bytes: self.layers.bandwidth,
             compression: self.layers.compression.into(),
             level: self.layers.level,
             tar_bytes_max: self.layers.max_size,

@@ -2,5 +2,6 @@
 
 pub mod docker_registry;
 pub mod layers;
+pub mod network;
 pub mod proxy;
 pub mod sidecar;

@@ -1,21 +1,22 @@
 //! One request and its answer: credentials only for the registry itself, stalls noticed, redirects of questions followed
 //! with care, errors as [`Failure`].
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Url};
 use tokio::time::Instant;
 
-use super::RegistryOptions;
 use super::auth::Auth;
 use super::failure::{Cause, Failure, Io, Step};
 use super::guard::{Guard, Refused};
 use super::retry::{Verdict, verdict};
+use super::{Pace, RegistryOptions};
 use crate::error::{Error, Result};
 
 /// A connection that can't be made within this time can't be made.
@@ -27,7 +28,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A question may be passed on so often.
 const REDIRECTS_MAX: usize = 5;
 
-/// The way to one repository of one registry. HTTP/1.1, connections kept and shared, `TCP_NODELAY`.
+/// The way to one repository of one registry: as many connections as there are requests at a time, kept for the next.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
@@ -38,6 +39,7 @@ pub(super) struct Client {
     pub(super) guard: Guard,
     pub(super) auth: Auth,
     stall: Duration,
+    pace: Option<Pace>,
 }
 
 /// One request.
@@ -75,7 +77,7 @@ impl Client {
             .join(&format!("{repository}/"))
             .map_err(|error| Error::usage("reading a reference", repository, error))?;
         let http = build(&root, &guard, options)?;
-        Ok(Self { http, root, repository, guard, auth, stall: options.stall_timeout })
+        Ok(Self { http, root, repository, guard, auth, stall: options.stall_timeout, pace: options.pace.clone() })
     }
 
     /// Sends, and gives the answer if `retry`'s table calls it what the step wants.
@@ -126,7 +128,8 @@ impl Client {
         let mut request = self.http.request(ask.method.clone(), ask.url.clone()).headers(ask.headers.clone());
         if !matches!(ask.method, Method::GET | Method::HEAD | Method::DELETE) {
             let length: usize = ask.body.iter().map(Bytes::len).sum();
-            request = request.header(CONTENT_LENGTH, length).body(body(ask.body.clone(), pulse.clone()));
+            let body = slices(ask.body.clone(), pulse.clone(), self.pace.clone());
+            request = request.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(body));
         }
         match unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await {
             Some(Ok(response)) => Ok(Answer { step: ask.step, response, stall: self.stall }),
@@ -171,7 +174,10 @@ fn build(root: &Url, guard: &Guard, options: &RegistryOptions) -> Result<reqwest
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let basis = || {
         let builder = reqwest::Client::builder()
+            // HTTP/2 would put all uploads on one connection, and so under one congestion window: on a line with any
+            // latency or loss, four of them would get the throughput of one.
             .http1_only()
+            // Heads are small and wait for an answer.
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
@@ -210,8 +216,9 @@ impl Pulse {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    fn beat(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Something moves now, or will at `instant`: what we hold back ourselves is no stall.
+    fn beat(&self, instant: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = instant;
     }
 
     fn last(&self) -> Instant {
@@ -236,18 +243,30 @@ async fn unless_stalled<T>(pulse: &Pulse, stall: Duration, work: impl Future<Out
     }
 }
 
-/// Slices of the same memory, never a copy.
-fn body(chunks: Vec<Bytes>, pulse: Pulse) -> reqwest::Body {
+/// Slices of the same memory, never a copy; each when its time has come.
+fn slices(
+    chunks: Vec<Bytes>,
+    pulse: Pulse,
+    pace: Option<Pace>,
+) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> {
     let pieces = chunks.into_iter().flat_map(|mut chunk| {
         std::iter::from_fn(move || {
             let length = chunk.len().min(PIECE_BYTES);
             (length > 0).then(|| chunk.split_to(length))
         })
     });
-    reqwest::Body::wrap_stream(futures_util::stream::iter(pieces).map(move |piece| {
-        pulse.beat();
-        Ok::<_, std::convert::Infallible>(piece)
-    }))
+    futures_util::stream::iter(pieces).then(move |piece| {
+        let (pulse, pace) = (pulse.clone(), pace.clone());
+        async move {
+            if let Some(pace) = pace {
+                let due = pace.book(piece.len());
+                pulse.beat(due);
+                pace.reach(due).await;
+            }
+            pulse.beat(Instant::now());
+            Ok(piece)
+        }
+    })
 }
 
 fn stalled(step: Step, stall: Duration) -> Failure {
@@ -295,4 +314,29 @@ fn cause_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn
 /// A header from our own text, which is always ASCII.
 pub(super) fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stop::Stop;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_is_paced_by_the_slice_and_never_looks_stalled() {
+        let pace = Pace::new(32 << 10, Stop::new());
+        let part = vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 1_000_000])];
+        let (pulse, started, mut sent) = (Pulse::new(), Instant::now(), Vec::new());
+        let sending = slices(part.clone(), pulse.clone(), Some(pace)).for_each(|slice| {
+            let Ok(slice) = slice;
+            assert!(slice.len() <= PIECE_BYTES);
+            sent.extend_from_slice(&slice);
+            std::future::ready(())
+        });
+        // A slice takes two seconds, and a stall half of one.
+        assert!(unless_stalled(&pulse, Duration::from_millis(500), sending).await.is_some());
+        assert!(sent == part.concat());
+        // On the paused clock: all but the last slice have been waited for.
+        let waited_for = (sent.len() - 1_000_000 % PIECE_BYTES) as u128 * 1000 / (32 << 10);
+        assert!(started.elapsed().as_millis().abs_diff(waited_for) < 50, "{:?}", started.elapsed());
+    }
 }

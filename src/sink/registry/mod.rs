@@ -5,6 +5,7 @@
 //!                     │                                            wire    one function an endpoint
 //!                  upload ─▶ retry ─▶ wire ─▶ http ─▶ guard        auth    credentials; token: what they are good for
 //!                     └─ abort: cancels the sessions still open    read    manifests and blobs, the other way
+//!                                                                pace    how fast bodies go
 //! ```
 //!
 //! A running `put` holds one part: [`RegistryOptions::part_bytes`], 8 MiB, or what the registry wants, at most 64 MiB.
@@ -15,6 +16,7 @@ mod failure;
 pub mod fuzzing;
 mod guard;
 mod http;
+mod pace;
 mod parts;
 mod read;
 mod report;
@@ -43,6 +45,7 @@ use crate::gather::{Body, Layer, LiveLayer};
 use crate::oci::{CONFIG_MEDIA_TYPE, Descriptor};
 use crate::stop::Stop;
 
+pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
 pub use self::report::{Patience, Random, RegistryOptions};
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Pace;
 use crate::sink::SinkContext;
 use crate::stop::Stop;
 
@@ -67,6 +68,8 @@ pub struct RegistryOptions {
     pub stall_timeout: Duration,
     /// Files to find credentials in; none for those of Docker and Podman.
     pub auth_files: Option<Vec<PathBuf>>,
+    /// Bounds what is sent; clones of one bound several registries together. None by default.
+    pub pace: Option<Pace>,
     /// How hard failures are tried again.
     pub patience: Patience,
 }
@@ -79,6 +82,7 @@ impl Default for RegistryOptions {
             part_bytes: 8 << 20,
             stall_timeout: Duration::from_secs(60),
             auth_files: None,
+            pace: None,
             patience: Patience::default(),
         }
     }

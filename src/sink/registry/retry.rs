@@ -1,4 +1,5 @@
-//! All decisions about answers: one table, one loop. Nobody else in this room judges a status, and nobody else sleeps.
+//! All decisions about answers: one table, one loop. Nobody else in this room judges a status, and nobody else
+//! sleeps but `pace`, which decides nothing.
 
 use std::future::Future;
 use std::time::Duration;
