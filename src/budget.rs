@@ -12,6 +12,10 @@ pub const PART_BYTES: u64 = 8 << 20;
 /// Code, stacks, TLS, the runtime, the allocator's slack: what a freeze needs before it holds a byte.
 const BASE_BYTES: u64 = 48 << 20;
 
+/// What the allocator keeps of one worker's streaming compressors from the others: 20 GB in layers that stream, with two
+/// workers, took 19 MiB more than the rest of the formula says.
+const KEPT_BYTES: u64 = 28 << 20;
+
 /// A machine of this many cores or more packs with this many workers: each holds a layer.
 const WORKERS_MAX: usize = 16;
 
@@ -40,13 +44,15 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft + for each
-    /// upload a part read back from scratch, if there is scratch.
+    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft; and if there
+    /// is scratch, for each upload a part read back from it, and for each worker but one what the allocator keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
         let overdraft = self.workers as u64 * BUFFER_BYTES as u64;
-        let parts = if self.scratch_bytes_max > 0 { self.uploads as u64 * PART_BYTES } else { 0 };
-        BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts
+        let streams = self.scratch_bytes_max > 0;
+        let parts = if streams { self.uploads as u64 * PART_BYTES } else { 0 };
+        let kept = if streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
+        BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
     }
 
     /// Divides `wish.memory_bytes` for a source as surveyed. Where all layers can be held, none is set aside for
