@@ -148,7 +148,7 @@ async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext) -> R
                 run: plan.run,
                 image_bytes: plan.survey.tar_bytes.filter(|_| is_plain),
             };
-            PackedSink::open(options, context).map(Sink::Packed)
+            PackedSink::open(options, context).map(|packed| Sink::Packed(Box::new(packed)))
         }
     }
 }

@@ -187,6 +187,13 @@ impl Output {
     }
 }
 
+impl Output {
+    /// The launcher, if it is where smolvm would look for an artifact at `path`: a record is data.
+    fn launcher_beside(&self, path: &Path) -> Option<PathBuf> {
+        self.launcher.clone().filter(|launcher| *launcher == path.with_extension("") && launcher.is_file())
+    }
+}
+
 /// A freeze that will be recorded. While this lives, nothing is swept.
 pub(crate) struct Recording {
     state: State,

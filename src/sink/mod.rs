@@ -98,7 +98,7 @@ pub enum Sink {
         machine: artifact::MachineSettings,
     },
     /// A `.smolmachine` artifact that smolvm packs.
-    Packed(packed::PackedSink),
+    Packed(Box<packed::PackedSink>),
 }
 
 impl Sink {

@@ -130,13 +130,13 @@ impl PackedSink {
         let arguments = words.into_iter().chain([made.launcher.clone().into()]).collect();
         let mut packing = self.packing.lock().await;
         let call = Call::start(&self.options.smolvm, arguments).map_err(|trouble| self.not_packed(&trouble))?;
-        let (call, served) = (packing.insert(call), Stop::new());
+        let (call, over) = (packing.insert(call), Stop::new());
         let pack = async {
             let answer = call.answer(PACK_LIMIT).await;
-            served.interrupt();
+            over.interrupt();
             answer?.done()
         };
-        let (packed, ()) = tokio::join!(pack, server.run(&served));
+        let (packed, ()) = tokio::join!(pack, server.run(&over));
         packed.map_err(|trouble| self.not_packed(&trouble))?;
         let (sidecar, stop) = (self.options.sidecar.clone(), self.stop.clone());
         off_the_runtime(move || made.check(&sidecar, &stop)).await

@@ -40,13 +40,18 @@ fn a_machine_is_the_same_in_what_smolvm_packed() {
     let root = image_of(&sidecar, &desk.host.path("unpacked-artifact"));
     assert_same(&wanted, &inventory(&root, Keeps::Everything), "what smolvm packed");
 
-    let output = &record(&packing)["outputs"][0];
+    let record = record(&packing);
+    let output = &record["outputs"][0];
     assert_eq!(output["kind"], "artifact");
     assert_eq!(output["path"], sidecar.to_str().unwrap());
     assert_eq!(output["launcher"], launcher.to_str().unwrap());
     assert_eq!(output["bytes"], sidecar.metadata().unwrap().len());
     desk.host.verify(sidecar.to_str().unwrap());
     desk.machine.smolvm(&["machine", "create", "--name", "new", "--from", sidecar.to_str().unwrap()]);
+
+    let mut remove = desk.host.command(&["rm", record["id"].as_str().unwrap(), "--artifacts"]);
+    assert!(finish(remove.spawn().unwrap()).status.success());
+    assert_eq!(names(&desk.host.path("out")), Vec::<String>::new());
 }
 
 #[test]
