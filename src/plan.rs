@@ -37,7 +37,8 @@ pub struct FreezeOptions {
     pub source: SourceSpec,
     /// Where the image goes. With none, an artifact goes into the state folder that `records` names. Artifacts get their names last, whatever the order here.
     pub outputs: Vec<OutputSpec>,
-    /// Where smolvm's agent root filesystem is, which every artifact carries; looked for as [`Lookup`] does by default.
+    /// Where smolvm's agent root filesystem is, which every artifact carries; looked for as
+    /// [`Lookup`](crate::sink::artifact::Lookup) does by default.
     pub agent_rootfs: Option<PathBuf>,
     /// Who packs artifacts; smolfreeze by default, where it can.
     pub pack_with: PackWith,
