@@ -69,7 +69,7 @@ impl Answer {
 
 /// Makes one call to its end. Dropping the future kills it.
 pub(crate) async fn call(executable: &Path, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
-    Call::start(executable, arguments)?.answer(limit).await
+    Call::start(executable, arguments, &[])?.answer(limit).await
 }
 
 /// A call under way. Dropped, it is killed; [`Call::terminate`] lets it tidy up.
@@ -81,9 +81,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn start(executable: &Path, arguments: Vec<OsString>) -> Result<Self, Trouble> {
+    /// `environment` adds to our own.
+    pub(crate) fn start(
+        executable: &Path,
+        arguments: Vec<OsString>,
+        environment: &[(&str, OsString)],
+    ) -> Result<Self, Trouble> {
         let mut command = Command::new(executable);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .envs(environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         // A group of its own: a Ctrl-C at the terminal is for us, and we end the call in our own order.
         command.process_group(0);
         let spawned = command.spawn();

@@ -30,6 +30,8 @@ use crate::stop::Stop;
 const PREFIX: &str = ".smolfreeze-pack-";
 /// The image's tag.
 const TAG: &str = "latest";
+/// Where smolvm stages what it packs.
+const STAGING: &str = "SMOLVM_PACK_STAGING";
 /// What packing may take: smolvm boots a machine, pulls in it, and compresses the whole image.
 const PACK_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// How long smolvm may tidy up once stopped. It has a helper machine to end; the user waits.
@@ -129,7 +131,8 @@ impl PackedSink {
         let words = ["pack", "create", "--image", &reference, "-o"].map(OsString::from);
         let arguments = words.into_iter().chain([made.launcher.clone().into()]).collect();
         let mut packing = self.packing.lock().await;
-        let call = Call::start(&self.options.smolvm, arguments).map_err(|trouble| self.not_packed(&trouble))?;
+        let call = Call::start(&self.options.smolvm, arguments, &self.environment())
+            .map_err(|trouble| self.not_packed(&trouble))?;
         let (call, over) = (packing.insert(call), Stop::new());
         let pack = async {
             let answer = call.answer(PACK_LIMIT).await;
@@ -205,6 +208,15 @@ impl PackedSink {
         let home = Some(repository(&self.options.source));
         let options = ServeOptions { access: Access::ReadOnly, home, ..ServeOptions::default() };
         off_the_runtime(move || Server::open(&folder, listener, options)).await
+    }
+
+    /// Without the first, smolvm 1.32 keeps the machine that pulls from the host's loopback. What it stages is ours to
+    /// remove, unless the user has named a place for it.
+    fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let staging = temporary_folder(&self.options.sidecar, self.options.run);
+        let staging =
+            std::env::var_os(STAGING).unwrap_or_else(|| std::path::absolute(&staging).unwrap_or(staging).into());
+        vec![("SMOLVM_ALLOW_HOST_LOOPBACK", "1".into()), (STAGING, staging)]
     }
 
     fn not_packed(&self, trouble: &Trouble) -> Error {

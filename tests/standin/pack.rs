@@ -24,7 +24,8 @@ pub(crate) fn create(state: &State, arguments: &PackArguments) -> Result<(), Fai
             ),
         ));
     }
-    let work = tempfile::tempdir_in(state.path())?;
+    let staging = std::env::var_os("SMOLVM_PACK_STAGING");
+    let work = tempfile::tempdir_in(staging.as_deref().map_or(state.path(), Path::new))?;
     let layout = work.path().join("image");
     pull(&arguments.image, &layout)?;
     let manifest = pulled(&layout)?;
@@ -77,6 +78,10 @@ fn sidecar(arguments: &PackArguments) -> PathBuf {
 }
 
 fn pull(image: &str, layout: &Path) -> Result<(), Failure> {
+    // The machine that pulls is kept from the host's loopback.
+    if image.starts_with("127.") && std::env::var_os("SMOLVM_ALLOW_HOST_LOOPBACK").is_none() {
+        return Err(Failure::agent(format!("fetching manifest {image}: connect: permission denied")));
+    }
     let mut skopeo = Command::new("skopeo");
     skopeo.args(["copy", "--quiet", "--src-tls-verify=false"]);
     let done = skopeo.arg(format!("docker://{image}")).arg(format!("oci:{}:it", layout.display())).output()?;
