@@ -49,8 +49,10 @@ fn main() {
 
 async fn tar_to_layout(tar: &Path, layout: &Path, compression: Compression) -> Result<Snapshot> {
     let output = OutputSpec::Layout { folder: layout.join("image"), tag: "bench".to_owned() };
-    let options =
-        FreezeOptions { compression, ..FreezeOptions::new(SourceSpec::Archive(tar.to_owned()), vec![output]) };
+    let options = FreezeOptions {
+        compression: Some(compression),
+        ..FreezeOptions::new(SourceSpec::Archive(tar.to_owned()), vec![output])
+    };
     let stop = Stop::new();
     let plan = Plan::make(options, &stop).await?;
     freeze(plan, Arc::new(Silent), stop).await

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use crate::error::{Error, Result};
 use crate::image::{self, ImageLayer};
 use crate::known::KnownStore;
+use crate::oci::Compression;
 use crate::pipeline::{self, Flowed, Line};
 use crate::plan::{OutputSpec, Plan};
 use crate::progress::{Meters, Observer};
@@ -16,6 +17,7 @@ use crate::report::Snapshot;
 use crate::scratch::Scratch;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
 use crate::sink::layout::LayoutSink;
+use crate::sink::packed::{PackedOptions, PackedSink};
 use crate::sink::registry::{Pace, RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Sink, SinkContext};
 use crate::stop::Stop;
@@ -92,6 +94,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     };
     match frozen.await {
         Ok((flowed, committed)) => Ok(Snapshot::new(&options, budget, flowed, committed)
+            .stored_as(method.compression)
             .took(began.elapsed(), &meters)
             .used_scratch(scratch.bytes_peak())),
         Err(error) => Err(abort_all(&sinks, error).await),
@@ -136,6 +139,18 @@ async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext, pace
             // Not left half-way: it ends by itself when stopped, and has removed its file by then.
             let artifact = ArtifactSink::create(path, options).await?;
             Ok(Sink::Artifact { artifact, machine: plan.settings.clone() })
+        }
+        OutputSpec::Packed { launcher, sidecar } => {
+            let is_plain = plan.method.compression == Compression::None;
+            let options = PackedOptions {
+                launcher: launcher.clone(),
+                sidecar: sidecar.clone(),
+                smolvm: plan.options.machine.smolvm.clone(),
+                source: plan.options.source.to_string(),
+                run: plan.run,
+                image_bytes: plan.survey.tar_bytes.filter(|_| is_plain),
+            };
+            PackedSink::open(options, context).map(|packed| Sink::Packed(Box::new(packed)))
         }
     }
 }

@@ -14,10 +14,10 @@
 //!
 //! # Where to read, in the order the data flows
 //! 1. [`plan`] and [`freeze`](mod@freeze): the story, options to [`report::Snapshot`].
-//! 2. [`source`]: a machine, a folder, a tar; `smolvm` runs smolvm.
+//! 2. [`source`]: a machine, a folder, a tar; `smolvm` runs smolvm, `place` is a folder for what a run needs only while it lives.
 //! 3. [`stage`]: cut, digest, compress; pure.
 //! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
-//! 5. [`sink`]: registry, layout, artifact; [`layout`]: what all who write a layout folder share.
+//! 5. [`sink`]: registry, layout, artifact, one that smolvm packs; [`layout`]: what all who write a layout folder share.
 //! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
 //! 7. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
 //! 8. [`record`], [`state`]: what is remembered of freezes, and where.
@@ -48,6 +48,7 @@ pub mod plan;
 pub mod freeze;
 pub mod report;
 
+mod place;
 mod smolvm;
 pub mod source;
 pub mod stage;

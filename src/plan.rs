@@ -12,7 +12,7 @@ use crate::exclude::Exclude;
 use crate::image::{ImageOptions, host_architecture};
 use crate::oci::Compression;
 use crate::pipeline::StreamFn;
-use crate::sink::artifact::{AgentRootfs, Lookup, MachineSettings};
+use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::source::Survey;
 use crate::source::machine;
 use crate::stage::compress::Method;
@@ -21,9 +21,12 @@ use crate::state::{Id, State};
 use crate::stop::Stop;
 
 mod open;
+mod packing;
 mod spec;
 
 use open::{open, open_machine};
+pub use packing::PackWith;
+use packing::Packing;
 pub(crate) use spec::is_machine_name;
 pub use spec::{OutputSpec, SourceSpec};
 
@@ -37,8 +40,11 @@ pub struct FreezeOptions {
     pub source: SourceSpec,
     /// Where the image goes. With none, an artifact goes into the state folder that `records` names. Artifacts get their names last, whatever the order here.
     pub outputs: Vec<OutputSpec>,
-    /// Where smolvm's agent root filesystem is, which every artifact carries; looked for as [`Lookup`] does by default.
+    /// Where smolvm's agent root filesystem is, which every artifact carries; looked for as
+    /// [`Lookup`](crate::sink::artifact::Lookup) does by default.
     pub agent_rootfs: Option<PathBuf>,
+    /// Who packs artifacts; smolfreeze by default, where it can.
+    pub pack_with: PackWith,
     /// Patterns of entries to leave out.
     pub exclude: Vec<String>,
     /// Mounts to bring back in, as paths in the source.
@@ -53,8 +59,8 @@ pub struct FreezeOptions {
     pub scratch_bytes: Option<u64>,
     /// Most bytes a second that all registries together are sent, at least [`BANDWIDTH_BYTES_MIN`]; without a bound by default.
     pub bandwidth_bytes: Option<u64>,
-    /// How layers are stored; zstd by default.
-    pub compression: Compression,
+    /// How layers are stored; zstd by default, and not compressed where smolvm packs and nobody else gets them.
+    pub compression: Option<Compression>,
     /// The compressor's level; 1 by default for zstd and gzip.
     pub level: Option<i32>,
     /// A source with more bytes of tar than this is refused.
@@ -81,6 +87,7 @@ impl FreezeOptions {
             source,
             outputs,
             agent_rootfs: None,
+            pack_with: PackWith::default(),
             exclude: Vec::new(),
             include_mounts: Vec::new(),
             layer_bytes: None,
@@ -88,7 +95,7 @@ impl FreezeOptions {
             memory_bytes: 256 << 20,
             scratch_bytes: None,
             bandwidth_bytes: None,
-            compression: Compression::Zstd,
+            compression: None,
             level: None,
             tar_bytes_max: None,
             machine: machine::Options::default(),
@@ -114,6 +121,7 @@ pub struct Plan {
     pub(crate) run: u64,
     /// What goes into artifacts, if there are any among the outputs.
     pub(crate) agent: Option<AgentRootfs>,
+    remark: Option<String>,
     pub(crate) settings: MachineSettings,
     pub(crate) budget: Budget,
     pub(crate) scratch_folder: PathBuf,
@@ -134,15 +142,15 @@ impl Plan {
 
     async fn decide(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
         let started = Timestamp::now();
-        let method = Method::new(options.compression, options.level)?;
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
         let id = Id::new(started, &options.source.to_string());
         name_output(&mut options, &id)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
         let run = fastrand::u64(..);
-        let agent = find_agent(&options)?;
-        let opened = if let SourceSpec::Machine(name) = options.source.clone() {
+        let Packing { agent, smolvm_version, remark } = packing::decide(&mut options).await?;
+        let method = Method::new(packing::compression(&options), options.level)?;
+        let mut opened = if let SourceSpec::Machine(name) = options.source.clone() {
             open_machine(&name, &mut options, exclude.clone(), stop).await?
         } else {
             let (options, exclude, opened_stop, runtime) =
@@ -153,6 +161,7 @@ impl Plan {
                 () = stop.stopped() => return Err(Error::interrupted()),
             }
         };
+        opened.settings.smolvm_version = opened.settings.smolvm_version.or(smolvm_version);
         fill_in(&mut options.image, &options.source)?;
         let survey = opened.survey;
         let layer_size = match (options.layer_bytes, survey.tar_bytes) {
@@ -188,12 +197,25 @@ impl Plan {
             survey,
             run,
             agent,
+            remark,
             settings: opened.settings,
             budget,
             scratch_folder: scratch_folder(),
             stream: opened.stream,
             leave_timeout: opened.leave_timeout,
         })
+    }
+
+    /// What was decided though nobody asked for it, for people.
+    #[must_use]
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
+    /// Whether smolvm packs an artifact of this freeze.
+    #[must_use]
+    pub fn is_packed_by_smolvm(&self) -> bool {
+        self.options.outputs.iter().any(OutputSpec::is_packed)
     }
 
     /// The division of memory and scratch space.
@@ -227,13 +249,6 @@ fn check_bandwidth(bytes_per_second: Option<u64>) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn find_agent(options: &FreezeOptions) -> Result<Option<AgentRootfs>> {
-    if !options.outputs.iter().any(OutputSpec::is_artifact) {
-        return Ok(None);
-    }
-    Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.machine.smolvm)).find().map(Some)
 }
 
 /// Where scratch files go: a folder on a disk, which `/tmp` often is not.

@@ -37,6 +37,9 @@ pub struct Snapshot {
     pub layers_sent: u64,
     /// Entries in the image.
     pub entries: u64,
+    /// Those of them below `/workspace`, which smolvm hides in a machine that it packed itself.
+    #[serde(default)]
+    pub workspace_entries: u64,
     /// Bytes of tar that were read.
     pub tar_bytes: u64,
     /// Bytes of all layers as they are stored.
@@ -125,11 +128,12 @@ impl Snapshot {
             layers_packed: count(|layer| !layer.known),
             layers_sent: count(|layer| layer.sent_bytes.iter().any(|bytes| *bytes > 0)),
             entries: flowed.summary.entries,
+            workspace_entries: flowed.summary.workspace_entries,
             tar_bytes: flowed.summary.tar_bytes,
             stored_bytes: layers.iter().map(|layer| layer.descriptor.size).sum(),
             sent_bytes: layers.iter().flat_map(|layer| &layer.sent_bytes).sum(),
             layers,
-            compression: options.compression,
+            compression: Compression::Zstd,
             seconds: 0.0,
             stages: Stages::default(),
             retries: 0,
@@ -160,6 +164,11 @@ impl Snapshot {
             .sum();
         self.own_reader = meters.own_reader.load(Ordering::Relaxed);
         self.bottleneck = self.find_bottleneck();
+        self
+    }
+
+    pub(crate) fn stored_as(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 
@@ -233,7 +242,8 @@ fn output_lines(output: &Committed) -> Vec<String> {
     };
     let size = humansize::format_size(bytes, humansize::BINARY);
     let start = format!("start it anywhere: smolvm machine create --name NEW --from {}", output.name);
-    vec![format!("frozen      {} ({size})", output.name), format!("            {start}")]
+    let beside = output.launcher.as_ref().map_or_else(String::new, |path| format!(", and {}", path.display()));
+    vec![format!("frozen      {} ({size}){beside}", output.name), format!("            {start}")]
 }
 
 fn notice_words(kind: NoticeKind) -> &'static str {

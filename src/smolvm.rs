@@ -1,6 +1,7 @@
 //! Running smolvm: one call of its command line, what it answered, and its own words when it failed.
 //!
-//! What the calls mean is known by those who make them: `source/machine/link.rs` reads machines, `thaw` makes some.
+//! What the calls mean is known by those who make them: `source/machine/link.rs` reads machines, `thaw` makes some,
+//! `sink/packed.rs` has an image packed.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,8 +9,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// Bytes of one answer; smolvm itself carries no more than 11 MiB.
 const ANSWER_BYTES_MAX: usize = 12 << 20;
@@ -17,6 +19,8 @@ const ANSWER_BYTES_MAX: usize = 12 << 20;
 const WORDS_BYTES_MAX: usize = 64 << 10;
 /// What the list of machines may take.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
+/// What asking for smolvm's release may take; it starts nothing.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// A call that did not work.
 #[derive(Debug, Clone)]
@@ -65,21 +69,80 @@ impl Answer {
 
 /// Makes one call to its end. Dropping the future kills it.
 pub(crate) async fn call(executable: &Path, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
-    let not_started = |error: std::io::Error| Trouble::NotStarted(format!("{}: {error}", executable.display()));
-    let mut command = Command::new(executable);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // A group of its own: a Ctrl-C at the terminal is for us, and we end the call in our own order.
-    command.process_group(0);
-    let mut child = command.spawn().map_err(not_started)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let work = async {
-        let (stdout, stderr, status) =
-            tokio::join!(read_some(stdout, ANSWER_BYTES_MAX), read_some(stderr, WORDS_BYTES_MAX), child.wait());
-        let status = status.map_err(not_started)?;
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
-        Ok(Answer { code: status.code(), stdout, stderr })
-    };
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(Trouble::TimedOut(limit)))
+    Call::start(executable, arguments, &[])?.answer(limit).await
+}
+
+/// A call under way. Dropped, it is killed; [`Call::terminate`] lets it tidy up.
+#[derive(Debug)]
+pub(crate) struct Call {
+    child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Call {
+    /// `environment` adds to our own.
+    pub(crate) fn start(
+        executable: &Path,
+        arguments: Vec<OsString>,
+        environment: &[(&str, OsString)],
+    ) -> Result<Self, Trouble> {
+        let mut command = Command::new(executable);
+        command
+            .args(arguments)
+            .envs(environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // A group of its own: a Ctrl-C at the terminal is for us, and we end the call in our own order.
+        command.process_group(0);
+        let spawned = command.spawn();
+        let mut child = spawned.map_err(|error| Trouble::NotStarted(format!("{}: {error}", executable.display())))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        Ok(Self { child, stdout, stderr })
+    }
+
+    /// Waits for its end. One that takes longer than `limit` goes on; it is the caller's to end.
+    pub(crate) async fn answer(&mut self, limit: Duration) -> Result<Answer, Trouble> {
+        let work = async {
+            let (stdout, stderr, status) = tokio::join!(
+                read_some(self.stdout.as_mut(), ANSWER_BYTES_MAX),
+                read_some(self.stderr.as_mut(), WORDS_BYTES_MAX),
+                self.child.wait()
+            );
+            let status = status.map_err(|error| Trouble::NotStarted(error.to_string()))?;
+            let stderr = String::from_utf8_lossy(&stderr).into_owned();
+            Ok(Answer { code: status.code(), stdout, stderr })
+        };
+        tokio::time::timeout(limit, work).await.unwrap_or(Err(Trouble::TimedOut(limit)))
+    }
+
+    /// Asks it and all that it started to end, and kills what has not within `grace`. Does nothing after its end.
+    pub(crate) async fn terminate(mut self, grace: Duration) {
+        self.signal(Signal::TERM);
+        if self.answer(grace).await.is_err() {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait().await;
+        }
+    }
+
+    /// To its whole group; the number is its own until it was waited for.
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+}
+
+/// smolvm's release (`1.32.2`), where it says one.
+pub(crate) async fn version(executable: &Path) -> Result<Option<String>, Trouble> {
+    let answer = call(executable, vec!["--version".into()], VERSION_LIMIT).await?;
+    answer.done()?;
+    let text = String::from_utf8_lossy(&answer.stdout);
+    let is_number = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
+    Ok(text.split_whitespace().find(is_number).map(str::to_owned))
 }
 
 /// What the list of machines says about `machine`; `None` when it is not in there.

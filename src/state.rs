@@ -239,7 +239,10 @@ impl State {
 
 impl Swept {
     fn remove(&mut self, path: PathBuf) {
-        match fs::remove_file(&path) {
+        // What is left of an artifact that smolvm was packing is a folder.
+        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
             Ok(()) => self.removed.push(path),
             Err(error) => self.left.push(format!("{}: {error}", path.display())),
         }
@@ -330,10 +333,14 @@ mod tests {
             place(&recorded, "dev").with_file_name("mine.smolmachine"),
         ];
         fs::write(&kept[2], "a user's").unwrap();
+        let half = kept[0].with_file_name(".smolfreeze-pack-1");
+        fs::create_dir(&half).unwrap();
+        fs::write(half.join("image"), "half").unwrap();
         let gone = [
             place(&orphan, "alone"),
             kept[0].with_file_name(".smolfreeze-x.partial"),
             state.records().join(".smolfreeze-y"),
+            half,
         ];
         fs::write(&gone[1], "half").unwrap();
         fs::write(&gone[2], "half").unwrap();

@@ -25,9 +25,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("scratch", &["error", "gather", "memory"]),
     ("known", &["oci", "stage"]),
     ("layout", &["error", "oci"]),
+    ("place", &["error"]),
     ("smolvm", &[]),
     ("source", &["error", "exclude", "memory", "oci", "progress", "smolvm", "stage", "stop"]),
-    ("sink", &["error", "gather", "image", "layout", "oci", "progress", "stage", "stop"]),
+    ("sink", &["error", "gather", "image", "layout", "oci", "place", "progress", "serve", "smolvm", "stage", "stop"]),
     ("image", &["error", "oci", "sink", "stage"]),
     ("budget", &["error", "memory", "oci", "source", "stage"]),
     ("pack", &["budget", "error", "gather", "memory", "oci", "progress", "scratch", "stage"]),
@@ -39,16 +40,28 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("state", &["error"]),
-    ("plan", &["budget", "error", "exclude", "image", "oci", "pipeline", "sink", "source", "stage", "state", "stop"]),
+    (
+        "plan",
+        &[
+            "budget", "error", "exclude", "image", "oci", "pipeline", "sink", "smolvm", "source", "stage", "state",
+            "stop",
+        ],
+    ),
     ("report", &["budget", "oci", "pipeline", "plan", "progress", "sink", "state"]),
     ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
     (
         "freeze",
-        &["error", "image", "known", "pipeline", "plan", "progress", "record", "report", "scratch", "sink", "stop"],
+        &[
+            "error", "image", "known", "oci", "pipeline", "plan", "progress", "record", "report", "scratch", "sink",
+            "stop",
+        ],
     ),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),
     ("stored", &["error", "gather", "image", "oci", "plan", "sink", "stage", "stop"]),
-    ("thaw", &["error", "gather", "oci", "plan", "progress", "record", "sink", "smolvm", "state", "stop", "stored"]),
+    (
+        "thaw",
+        &["error", "gather", "oci", "place", "plan", "progress", "record", "sink", "smolvm", "state", "stop", "stored"],
+    ),
 ];
 
 /// Names that a room must not hold, whatever brings them.

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use smolfreeze::error::{Error, Result};
 use smolfreeze::image::ImageOptions;
 use smolfreeze::oci::Compression;
-use smolfreeze::plan::{FreezeOptions, OutputSpec, Plan, SourceSpec};
+use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec};
 use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
@@ -76,9 +76,14 @@ struct MemoryArguments {
 #[derive(Args)]
 struct PackArguments {
     /// Write an artifact that `smolvm machine create --from` takes: PATH.smolmachine, or PATH if it ends so already.
-    /// (Of smolvm's own `-o PATH` that is the sidecar; there is no launcher.) `{name}` stands for the machine's NAME.
+    /// (Of smolvm's own `-o PATH` that is the sidecar; there is no launcher, unless --pack-with smolvm.) `{name}` stands for the machine's NAME.
     #[arg(long, value_name = "PATH")]
     pack: Option<String>,
+    /// Who packs artifacts: this program (own), or `smolvm pack create` (smolvm), which pulls the image over loopback and
+    /// writes the launcher PATH and the sidecar PATH.smolmachine. By default smolvm only where its guest agent's root
+    /// filesystem is not found. A machine that smolvm packed does not show what the image has in /workspace.
+    #[arg(long, value_enum, default_value_t = PackWithArgument::Auto, value_name = "WHO")]
+    pack_with: PackWithArgument,
     /// The root filesystem of smolvm's guest agent, which an artifact carries: a folder, or a .tar, .tar.zst or .tar.gz
     /// of it. By default SMOLVM_AGENT_ROOTFS, smolvm's data folder, or what lies beside its executable.
     #[arg(long, value_name = "PATH")]
@@ -137,9 +142,9 @@ struct LayerArguments {
     /// Most bytes a second that registries are sent, all uploads together (20MiB); layouts and artifacts have no bound.
     #[arg(long, value_name = "RATE", value_parser = bytes)]
     bandwidth: Option<u64>,
-    /// How layers are stored.
-    #[arg(long, value_enum, default_value_t = CompressionArgument::Zstd)]
-    compression: CompressionArgument,
+    /// How layers are stored; zstd by default, and none where smolvm packs and there is no other output.
+    #[arg(long, value_enum)]
+    compression: Option<CompressionArgument>,
     /// The compressor's level: 1 to 19 for zstd, 1 to 12 for gzip; 1 by default.
     #[arg(long)]
     level: Option<i32>,
@@ -182,6 +187,23 @@ enum CompressionArgument {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum PackWithArgument {
+    Auto,
+    Own,
+    Smolvm,
+}
+
+impl From<PackWithArgument> for PackWith {
+    fn from(argument: PackWithArgument) -> Self {
+        match argument {
+            PackWithArgument::Auto => Self::Auto,
+            PackWithArgument::Own => Self::Own,
+            PackWithArgument::Smolvm => Self::Smolvm,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum ReaderArgument {
     Auto,
     Tar,
@@ -210,9 +232,13 @@ impl Freeze {
         let (progress, report, dry_run, quiet) = (self.progress, self.report.clone(), self.dry_run, self.quiet);
         let is_path_wanted = self.to.is_empty() && self.pack.pack.is_none();
         let plan = Plan::make(self.options()?, &stop).await?;
+        if let Some(remark) = plan.remark().filter(|_| !quiet) {
+            super::remark(remark);
+        }
         if dry_run {
             return super::print(&plan.to_string());
         }
+        let is_packed_by_smolvm = plan.is_packed_by_smolvm();
         let (observer, shown) = bars::observer(progress, quiet);
         let frozen = smolfreeze::freeze::freeze(plan, Arc::clone(&observer), stop).await;
         shown.finish();
@@ -222,6 +248,9 @@ impl Freeze {
         }
         if !quiet {
             super::print(&snapshot.summary())?;
+            if is_packed_by_smolvm && snapshot.workspace_entries > 0 {
+                super::remark(&hidden(snapshot.workspace_entries));
+            }
         }
         match snapshot.outputs.first() {
             Some(artifact) if is_path_wanted => super::print(&artifact.name),
@@ -235,6 +264,7 @@ impl Freeze {
         let env = image.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         Ok(FreezeOptions {
             agent_rootfs: self.pack.agent_rootfs,
+            pack_with: self.pack.pack_with.into(),
             exclude: self.exclude,
             include_mounts: self.include_mount,
             layer_bytes: self.layers.layer_size,
@@ -242,7 +272,7 @@ impl Freeze {
             memory_bytes: self.layers.memory,
             scratch_bytes: self.layers.scratch,
             bandwidth_bytes: self.layers.bandwidth,
-            compression: self.layers.compression.into(),
+            compression: self.layers.compression.map(Compression::from),
             level: self.layers.level,
             tar_bytes_max: self.layers.max_size,
             image: ImageOptions {
@@ -275,7 +305,11 @@ impl Freeze {
             _ => Ok(output.clone()),
         };
         let images = self.to.iter().map(|output| fill_in("--to", output)?.parse());
-        let packed = self.pack.pack.iter().map(|path| OutputSpec::artifact(fill_in("--pack", path)?.as_ref()));
+        let artifact = match self.pack.pack_with {
+            PackWithArgument::Smolvm => OutputSpec::packed,
+            PackWithArgument::Auto | PackWithArgument::Own => OutputSpec::artifact,
+        };
+        let packed = self.pack.pack.iter().map(|path| artifact(fill_in("--pack", path)?.as_ref()));
         if self.pack.agent_rootfs.is_some() && self.pack.pack.is_none() && !self.to.is_empty() {
             let reason = "no artifact is written, and nothing else carries an agent";
             return Err(Error::usage("reading the options", "--agent-rootfs", reason).hint("--pack writes one"));
@@ -319,6 +353,14 @@ impl MachineArguments {
             ..machine::Options::default()
         }
     }
+}
+
+/// smolvm mounts its own `/workspace` over an image's, and has no seed for it in what it packs.
+fn hidden(entries: u64) -> String {
+    format!(
+        "a machine of what smolvm packed does not show the {entries} entries below /workspace, for smolvm mounts its own \
+         over them; --pack-with own takes them along"
+    )
 }
 
 fn write_report(path: &std::path::Path, snapshot: &Snapshot) -> Result<()> {

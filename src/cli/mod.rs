@@ -147,6 +147,11 @@ fn warn_of(listing: &Listing) {
     }
 }
 
+/// A line for people, on standard error; it is no error.
+fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr(), "smolfreeze: {text}");
+}
+
 /// What was removed, and what is still where.
 fn removal_line(verb: &str, record: &Record, removed: &Removed) -> String {
     let artifacts = removed.artifacts.iter().map(|path| path.display().to_string());

@@ -12,6 +12,7 @@ use crate::exclude::Exclude;
 use crate::image::ImageOptions;
 use crate::pipeline::StreamFn;
 use crate::sink::artifact::{MachineSettings, unfinished};
+use crate::sink::packed::temporary_folder;
 use crate::source::archive::Archive;
 use crate::source::directory::Directory;
 use crate::source::machine::{Machine, MachineFacts};
@@ -51,11 +52,11 @@ impl Opened {
     }
 }
 
-/// smolvm mounts its own `/workspace` over an image's: where an artifact is wanted, a folder's or a tar's gets layers of
+/// smolvm mounts its own `/workspace` over an image's: where an artifact is written, a folder's or a tar's gets layers of
 /// its own, which can become the workspace's first content. Elsewhere layers stay what they are.
 fn own_layers(options: &FreezeOptions) -> Vec<Vec<u8>> {
-    let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
-    if is_packed { vec![WORKSPACE.to_vec()] } else { Vec::new() }
+    let is_written = options.outputs.iter().any(|output| matches!(output, OutputSpec::Artifact(_)));
+    if is_written { vec![WORKSPACE.to_vec()] } else { Vec::new() }
 }
 
 /// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
@@ -139,6 +140,10 @@ pub(super) fn open(
                 OutputSpec::Layout { folder, .. } => vec![folder.clone()],
                 OutputSpec::Registry(_) => Vec::new(),
                 OutputSpec::Artifact(path) => vec![path.clone(), unfinished(path, run)],
+                OutputSpec::Packed { launcher, sidecar } => {
+                    let files = launcher.iter().chain([sidecar]).cloned();
+                    files.chain([temporary_folder(sidecar, run)]).collect()
+                }
             });
             // Or each artifact of a home would hold all the earlier ones.
             let kept = options.records.as_deref().map(State::at).transpose()?.map(|state| state.artifacts());

@@ -63,6 +63,13 @@ pub enum OutputSpec {
     Registry(String),
     /// A `.smolmachine` artifact at this path; see [`OutputSpec::artifact`].
     Artifact(PathBuf),
+    /// An artifact that smolvm packs; see [`OutputSpec::packed`].
+    Packed {
+        /// Where the launcher goes; with none it is not kept.
+        launcher: Option<PathBuf>,
+        /// The `.smolmachine` file.
+        sidecar: PathBuf,
+    },
 }
 
 impl OutputSpec {
@@ -72,25 +79,63 @@ impl OutputSpec {
     /// # Errors
     /// When the path is that of a folder.
     pub fn artifact(path: &Path) -> Result<Self> {
-        let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
-        if is_folder || path.file_name().is_none() {
-            let hint = format!("name a file, as in --pack '{}'", path.join("NAME.smolmachine").display());
-            return Err(
-                Error::usage("reading --pack", format_args!("'{}'", path.display()), "it is a folder").hint(hint)
-            );
-        }
-        if path.extension().is_some_and(|extension| extension == ARTIFACT_EXTENSION) {
+        refuse_folder(path)?;
+        if is_sidecar(path) {
             return Ok(Self::Artifact(path.to_owned()));
         }
-        let mut name = path.as_os_str().to_owned();
-        name.push(".");
-        name.push(ARTIFACT_EXTENSION);
-        Ok(Self::Artifact(name.into()))
+        Ok(Self::Artifact(sidecar_of(path)))
     }
 
-    pub(super) fn is_artifact(&self) -> bool {
-        matches!(self, Self::Artifact(_))
+    /// What `smolvm pack create -o PATH` makes: the launcher PATH and the sidecar `PATH.smolmachine`.
+    ///
+    /// # Errors
+    /// When the path is that of a folder, or ends in `.smolmachine`, which smolvm refuses.
+    pub fn packed(path: &Path) -> Result<Self> {
+        refuse_folder(path)?;
+        if is_sidecar(path) {
+            let reason =
+                "smolvm names the sidecar itself, after the launcher, and takes no PATH that ends in .smolmachine";
+            let hint = format!("give the launcher: --pack '{}'", path.with_extension("").display());
+            return Err(Error::usage("reading --pack", format_args!("'{}'", path.display()), reason).hint(hint));
+        }
+        Ok(Self::Packed { launcher: Some(path.to_owned()), sidecar: sidecar_of(path) })
     }
+
+    /// An artifact becomes one that smolvm packs, at the same place and without a launcher.
+    pub(super) fn leave_to_smolvm(&mut self) {
+        if let Self::Artifact(sidecar) = self {
+            *self = Self::Packed { launcher: None, sidecar: std::mem::take(sidecar) };
+        }
+    }
+
+    /// An artifact, whoever packs it.
+    pub(super) fn is_artifact(&self) -> bool {
+        matches!(self, Self::Artifact(_) | Self::Packed { .. })
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed { .. })
+    }
+}
+
+fn refuse_folder(path: &Path) -> Result<()> {
+    let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if !is_folder && path.file_name().is_some() {
+        return Ok(());
+    }
+    let hint = format!("name a file, as in --pack '{}'", path.join("NAME.smolmachine").display());
+    Err(Error::usage("reading --pack", format_args!("'{}'", path.display()), "it is a folder").hint(hint))
+}
+
+fn is_sidecar(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == ARTIFACT_EXTENSION)
+}
+
+fn sidecar_of(launcher: &Path) -> PathBuf {
+    let mut name = launcher.as_os_str().to_owned();
+    name.push(".");
+    name.push(ARTIFACT_EXTENSION);
+    name.into()
 }
 
 impl std::fmt::Display for OutputSpec {
@@ -99,6 +144,7 @@ impl std::fmt::Display for OutputSpec {
             Self::Layout { folder, tag } => write!(f, "oci:{}:{tag}", folder.display()),
             Self::Registry(reference) => f.write_str(reference),
             Self::Artifact(path) => path.display().fmt(f),
+            Self::Packed { sidecar, .. } => write!(f, "{} (packed by smolvm)", sidecar.display()),
         }
     }
 }
@@ -156,5 +202,9 @@ mod tests {
             assert!(named(bad).unwrap_err().to_string().contains("NAME.smolmachine"), "{bad}");
         }
         assert!(OutputSpec::artifact(Path::new("..")).is_err());
+        let OutputSpec::Packed { launcher, sidecar } = OutputSpec::packed(Path::new("v1.2")).unwrap() else { panic!() };
+        assert_eq!((launcher.unwrap(), sidecar), ("v1.2".into(), "v1.2.smolmachine".into()));
+        let refused = OutputSpec::packed(Path::new("a/dev.smolmachine")).unwrap_err().to_string();
+        assert!(refused.contains("--pack 'a/dev'"), "{refused}");
     }
 }

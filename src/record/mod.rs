@@ -117,6 +117,9 @@ pub struct Output {
     pub digest: Digest,
     /// The folder or file, absolute; none for a registry.
     pub path: Option<PathBuf>,
+    /// The launcher that smolvm made beside an artifact, absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<PathBuf>,
     /// Bytes of the file, or of the layers where it is an image.
     pub bytes: u64,
 }
@@ -170,15 +173,24 @@ impl Output {
         let (kind, path) = match spec {
             OutputSpec::Layout { folder, .. } => (OutputKind::Layout, Some(folder)),
             OutputSpec::Registry(_) => (OutputKind::Registry, None),
-            OutputSpec::Artifact(path) => (OutputKind::Artifact, Some(path)),
+            OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } => (OutputKind::Artifact, Some(path)),
         };
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         Self {
             kind,
             name: committed.name.clone(),
             digest: committed.digest,
-            path: path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            path: path.map(absolute),
+            launcher: committed.launcher.as_ref().map(absolute),
             bytes: committed.artifact_bytes.unwrap_or(stored_bytes),
         }
+    }
+}
+
+impl Output {
+    /// The launcher, if it is where smolvm would look for an artifact at `path`: a record is data.
+    fn launcher_beside(&self, path: &Path) -> Option<PathBuf> {
+        self.launcher.clone().filter(|launcher| *launcher == path.with_extension("") && launcher.is_file())
     }
 }
 
@@ -201,7 +213,7 @@ impl Recording {
             let _ = state.sweep();
             let hold = state.hold()?;
             for output in &plan.options.outputs {
-                if let OutputSpec::Artifact(path) = output {
+                if let OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } = output {
                     state.make_room(path, &plan.id)?;
                 }
             }

@@ -222,7 +222,10 @@ impl Listing {
             };
             let ours = state.keeps(path, &record.id);
             match self.standing(record, path, output.bytes) {
-                Standing::Present if ours || elsewhere == Elsewhere::Remove => removed.artifacts.push(path.clone()),
+                Standing::Present if ours || elsewhere == Elsewhere::Remove => {
+                    removed.artifacts.push(path.clone());
+                    removed.artifacts.extend(output.launcher_beside(path));
+                }
                 Standing::Replaced if ours => removed.artifacts.push(path.clone()),
                 Standing::Present => removed.left.push(path.display().to_string()),
                 // What is there is of another freeze, or nobody's.

@@ -127,7 +127,7 @@ impl LayoutSink {
         self.layout.sync_blobs()?;
         self.write_index(image)?;
         self.close();
-        Ok(Committed { name: self.name(), digest: image.manifest.0.digest, artifact_bytes: None })
+        Ok(Committed { name: self.name(), digest: image.manifest.0.digest, artifact_bytes: None, launcher: None })
     }
 
     /// Takes back what this freeze wrote, unless another one is using the layout.

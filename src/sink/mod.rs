@@ -5,9 +5,11 @@
 
 pub mod artifact;
 pub mod layout;
+pub mod packed;
 pub mod registry;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -77,6 +79,9 @@ pub struct Committed {
     /// Bytes of the file, where it is an artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_bytes: Option<u64>,
+    /// The executable beside the file, where smolvm packed it and it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<PathBuf>,
 }
 
 /// One destination of a freeze.
@@ -92,6 +97,8 @@ pub enum Sink {
         /// What a machine made from it is like.
         machine: artifact::MachineSettings,
     },
+    /// A `.smolmachine` artifact that smolvm packs.
+    Packed(Box<packed::PackedSink>),
 }
 
 impl Sink {
@@ -102,13 +109,14 @@ impl Sink {
             Self::Layout(layout) => layout.name(),
             Self::Registry(registry) => registry.name(),
             Self::Artifact { artifact, .. } => artifact.name(),
+            Self::Packed(packed) => packed.name(),
         }
     }
 
     /// Whether nothing is ever there before it is put: every layer has to be packed for it.
     #[must_use]
     pub fn is_always_new(&self) -> bool {
-        matches!(self, Self::Artifact { .. })
+        matches!(self, Self::Artifact { .. } | Self::Packed(_))
     }
 
     /// Whether the sink has this blob.
@@ -119,7 +127,7 @@ impl Sink {
         match self {
             Self::Layout(layout) => Ok(layout.has(blob)),
             Self::Registry(registry) => registry.has(blob).await,
-            Self::Artifact { .. } => Ok(false),
+            Self::Artifact { .. } | Self::Packed(_) => Ok(false),
         }
     }
 
@@ -133,6 +141,7 @@ impl Sink {
             Self::Registry(registry) => registry.put(layer).await,
             Self::Artifact { artifact, .. } if layer.workspace => artifact.put_workspace(layer).await,
             Self::Artifact { artifact, .. } => artifact.put(layer).await,
+            Self::Packed(packed) => packed.put(layer).await,
         }
     }
 
@@ -145,6 +154,7 @@ impl Sink {
             Self::Layout(layout) => layout.put_live(layer).await,
             Self::Registry(registry) => registry.put_live(layer).await,
             Self::Artifact { artifact, .. } => artifact.put_live(layer).await,
+            Self::Packed(packed) => packed.put_live(layer).await,
         }
     }
 
@@ -156,6 +166,7 @@ impl Sink {
         match self {
             Self::Layout(_) | Self::Registry(_) => Ok(()),
             Self::Artifact { artifact, machine } => artifact.prepare(image, machine).await,
+            Self::Packed(packed) => packed.prepare(image).await,
         }
     }
 
@@ -168,6 +179,7 @@ impl Sink {
             Self::Layout(layout) => layout.commit(image).await,
             Self::Registry(registry) => registry.commit(image).await,
             Self::Artifact { artifact, .. } => artifact.publish(image),
+            Self::Packed(packed) => packed.publish(image),
         }
     }
 
@@ -180,6 +192,7 @@ impl Sink {
             Self::Layout(layout) => layout.abort(),
             Self::Registry(registry) => registry.abort().await,
             Self::Artifact { artifact, .. } => artifact.abort().await,
+            Self::Packed(packed) => packed.abort().await,
         }
     }
 }

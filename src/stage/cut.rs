@@ -65,6 +65,8 @@ pub enum CutPiece {
 pub struct CutSummary {
     /// Entries that went into layers.
     pub entries: u64,
+    /// Those of them below `/workspace`.
+    pub workspace_entries: u64,
     /// Different directories among them.
     pub directories: u64,
     /// Bytes of the tar.
@@ -87,6 +89,7 @@ pub struct Cutter {
     /// Bytes before the current chunk.
     offset: u64,
     entries: u64,
+    workspace_entries: u64,
 }
 
 /// What the next bytes are.
@@ -139,6 +142,7 @@ impl Cutter {
             directories: Directories::default(),
             offset: 0,
             entries: 0,
+            workspace_entries: 0,
         }
     }
 
@@ -219,7 +223,12 @@ impl Cutter {
         }
         self.open_layer(None, emit)?;
         self.end_layer(emit)?;
-        Ok(CutSummary { entries: self.entries, directories: self.directories.len() as u64, tar_bytes: self.offset })
+        Ok(CutSummary {
+            entries: self.entries,
+            workspace_entries: self.workspace_entries,
+            directories: self.directories.len() as u64,
+            tar_bytes: self.offset,
+        })
     }
 
     /// An entry's headers are complete: decide what becomes of it.
@@ -244,6 +253,8 @@ impl Cutter {
             }
             self.place(chunk, cursor, entry, emit)?;
             self.entries += 1;
+            self.workspace_entries +=
+                u64::from(path::is_within(&entry.path, WORKSPACE) && entry.path.len() > WORKSPACE.len());
         }
         if content > 0 {
             self.state = State::Content { left: content, keep: !skip, name: entry.name.clone() };

@@ -44,7 +44,7 @@ impl FromStr for StoredName {
         Ok(match text.parse()? {
             OutputSpec::Layout { folder, tag } => Self::Layout { folder, tag },
             OutputSpec::Registry(reference) => Self::Registry(reference),
-            OutputSpec::Artifact(path) => Self::Artifact(path),
+            OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } => Self::Artifact(path),
         })
     }
 }

@@ -9,7 +9,6 @@
 
 mod build;
 mod machine;
-mod place;
 mod resolve;
 
 use std::fmt;
@@ -17,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::machine::NewMachine;
-use self::place::Place;
 use crate::error::{Error, Result};
+use crate::place::{Place, free_bytes};
 use crate::plan::is_machine_name;
 use crate::progress::{Meters, Observer};
 use crate::sink::SinkContext;
@@ -31,6 +30,8 @@ pub use resolve::{Thing, resolve};
 
 /// What the agent takes in an artifact at most, about; smolvm's own is 12 MiB.
 const AGENT_BYTES: u64 = 64 << 20;
+/// What the folders of temporary artifacts begin with.
+const PLACE_PREFIX: &str = "thaw-";
 
 /// What a user asks for.
 #[derive(Debug, Clone)]
@@ -215,7 +216,7 @@ impl Target {
             Where::Kept(path) => path.parent().unwrap_or(path),
             Where::Below(folder) => folder,
         };
-        let free_bytes = place::free_bytes(folder)?;
+        let free_bytes = free_bytes(folder)?;
         if free_bytes < needed_bytes {
             let reason = format!("the artifact needs about {needed_bytes} bytes there, and {free_bytes} are free");
             let subject = format!("'{}'", folder.display());
@@ -249,9 +250,10 @@ pub async fn thaw(plan: ThawPlan) -> Result<Thawed> {
             Some(path)
         }
         Origin::Image(images, Target { place: Where::Below(folder), .. }) => {
-            let place = Place::below(&folder)?;
-            build::build(&images, &place.artifact(), &wishes, &context).await?;
-            bring_up(&machine, &place.artifact(), &wishes, start, &context.stop).await?;
+            let place = Place::below(&folder, PLACE_PREFIX, fastrand::u64(..))?;
+            let artifact = place.path().join("made.smolmachine");
+            build::build(&images, &artifact, &wishes, &context).await?;
+            bring_up(&machine, &artifact, &wishes, start, &context.stop).await?;
             None
         }
     };

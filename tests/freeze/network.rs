@@ -25,7 +25,7 @@ fn options(host: &Host, tree: &str, to: &str) -> FreezeOptions {
     let source = format!("dir:{}", host.path(tree).display());
     FreezeOptions {
         layer_bytes: Some(2 << 20),
-        compression: Compression::None,
+        compression: Some(Compression::None),
         ..FreezeOptions::new(source.parse().unwrap(), vec![to.parse().unwrap()])
     }
 }

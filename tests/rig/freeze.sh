@@ -2,9 +2,11 @@
 # Real machines, frozen and compared: makes three test machines' artifacts, boots L1, and runs l1/check.sh in it.
 #
 #   tests/rig/freeze.sh [--layers "1 30 100"] [SMOLFREEZE]
+#   tests/rig/freeze.sh --packed SMOLFREEZE
 #
 # SMOLFREEZE is an x86_64 executable for Debian 12 (target/debug/smolfreeze of such a host). Without it the machines are
 # made, started and looked at, but not frozen. --layers only measures how long an image of so many layers takes to start.
+# --packed has the real smolvm pack what is frozen, and looks at a machine of that.
 # As root; needs what build.sh built. Results are in $RIG_OUT (default: a folder that is removed).
 set -euo pipefail
 
@@ -12,6 +14,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 rig=${SMOLFREEZE_RIG:-${XDG_CACHE_HOME:-$HOME/.cache}/smolfreeze-rig}
 layers=
 if [ "${1:-}" = --layers ]; then layers=$2; shift 2; fi
+script=check.sh
+if [ "${1:-}" = --packed ]; then script=packed.sh; shift; fi
 smolfreeze=${1:-}
 
 "$here/build.sh"
@@ -33,14 +37,18 @@ if [ -n "$layers" ]; then
     exit
 fi
 
-mkdir "$share/seed"
-echo 'from before the first start' > "$share/seed/notes"
-chown 1000:1000 "$share/seed/notes" && chmod 640 "$share/seed/notes"
-artifact debian debian --user 1000 --workdir /home/worker --env 'GREETING=hello, world' --workspace "$share/seed"
-artifact busybox busybox --layers 3
+if [ $script = packed.sh ]; then
+    cp "$rig/roots/busybox.tar" "$share/root.tar"
+else
+    mkdir "$share/seed"
+    echo 'from before the first start' > "$share/seed/notes"
+    chown 1000:1000 "$share/seed/notes" && chmod 640 "$share/seed/notes"
+    artifact debian debian --user 1000 --workdir /home/worker --env 'GREETING=hello, world' --workspace "$share/seed"
+    artifact busybox busybox --layers 3
+fi
 if [ -n "$smolfreeze" ]; then install -m 755 "$smolfreeze" "$share/smolfreeze"; fi
 
 code=0
-"$here/run.sh" "$share" 'bash tools/check.sh' || code=$?
+"$here/run.sh" "$share" "bash tools/$script" || code=$?
 if [ -n "${RIG_OUT:-}" ]; then mkdir -p "$RIG_OUT" && cp -r "$share/out/." "$RIG_OUT/"; fi
 exit "$code"

@@ -12,6 +12,9 @@
 //! | `create-slow` | ARGUMENT milliseconds more for each `machine create`, while smolvm does not list it yet |
 //! | `start-fail` | the machine's boot process ends before it is ready |
 //! | `start-slow` | ARGUMENT milliseconds more for each start |
+//! | `pack-fail` | `pack create` ends with a full disk, its output half-written |
+//! | `pack-flip` | one byte of the packed sidecar is another, exit code 0 |
+//! | `pack-slow` | ARGUMENT milliseconds more for each `pack create`, in a helper process, its output half-written |
 //! | `refuse-until` | COUNT is a time in Unix milliseconds: until then every exec and cp is refused |
 
 use std::fmt::Write as _;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,8 +10,8 @@ use serde_json::Value;
 use smolvm_pack::assets::AssetCollector;
 use smolvm_pack::{PackManifest, Packer};
 
-use crate::PackArguments;
 use crate::state::{Failure, State};
+use crate::{PackArguments, faults};
 
 pub(crate) fn create(state: &State, arguments: &PackArguments) -> Result<(), Failure> {
     let output = arguments.output.display().to_string();
@@ -23,7 +24,8 @@ pub(crate) fn create(state: &State, arguments: &PackArguments) -> Result<(), Fai
             ),
         ));
     }
-    let work = tempfile::tempdir_in(state.path())?;
+    let staging = std::env::var_os("SMOLVM_PACK_STAGING");
+    let work = tempfile::tempdir_in(staging.as_deref().map_or(state.path(), Path::new))?;
     let layout = work.path().join("image");
     pull(&arguments.image, &layout)?;
     let manifest = pulled(&layout)?;
@@ -43,11 +45,43 @@ pub(crate) fn create(state: &State, arguments: &PackArguments) -> Result<(), Fai
     packed.assets = assets.inventory().clone();
     fs::write(work.path().join("stub"), "#!/bin/sh\n")?;
     let writer = Packer::new(packed).with_stub(work.path().join("stub")).with_asset_collector(assets);
+    half(state, arguments)?;
     writer.pack(&arguments.output).map_err(Failure::agent)?;
+    if faults::take(state, "pack-flip")?.is_some() {
+        let sidecar = fs::File::options().read(true).write(true).open(sidecar(arguments))?;
+        let (at, mut byte) = (sidecar.metadata()?.len() / 2, [0]);
+        sidecar.read_exact_at(&mut byte, at)?;
+        sidecar.write_all_at(&[byte[0] ^ 0x20], at)?;
+    }
     Ok(())
 }
 
+/// What smolvm leaves where it ends too early.
+fn half(state: &State, arguments: &PackArguments) -> Result<(), Failure> {
+    let (slow, fail) = (faults::take(state, "pack-slow")?, faults::take(state, "pack-fail")?);
+    if slow.is_some() || fail.is_some() {
+        fs::write(&arguments.output, "#!/bin/sh\n")?;
+        fs::write(sidecar(arguments), "half of it")?;
+    }
+    if let Some(millis) = slow {
+        // smolvm packs in a machine, whose process is not its own.
+        Command::new("sleep").arg(format!("{}.{:03}", millis / 1000, millis % 1000)).status()?;
+    }
+    match fail {
+        Some(_) => Err(Failure::agent("pack: write layer: No space left on device (os error 28)")),
+        None => Ok(()),
+    }
+}
+
+fn sidecar(arguments: &PackArguments) -> PathBuf {
+    smolvm_pack::packer::sidecar_path_for(&arguments.output)
+}
+
 fn pull(image: &str, layout: &Path) -> Result<(), Failure> {
+    // The machine that pulls is kept from the host's loopback.
+    if image.starts_with("127.") && std::env::var_os("SMOLVM_ALLOW_HOST_LOOPBACK").is_none() {
+        return Err(Failure::agent(format!("fetching manifest {image}: connect: permission denied")));
+    }
     let mut skopeo = Command::new("skopeo");
     skopeo.args(["copy", "--quiet", "--src-tls-verify=false"]);
     let done = skopeo.arg(format!("docker://{image}")).arg(format!("oci:{}:it", layout.display())).output()?;

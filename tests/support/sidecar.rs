@@ -24,6 +24,30 @@ pub fn assert_whole(artifact: &Path) -> smolvm_pack::PackManifest {
 /// The root filesystem that a new machine has: the workspace from its seed, and all layers over each other. The layer
 /// files are what their names say; none has anything below `/workspace`.
 pub fn unpacked(artifact: &Path, into: &Path) -> PathBuf {
+    let (manifest, assets, root) = extracted(artifact, into);
+    if let Some(seed) = &manifest.assets.workspace_seed {
+        fs::create_dir(root.join("workspace")).expect("a folder");
+        untar(&assets.join(&seed.path), &root.join("workspace"));
+    }
+    for layer in &manifest.assets.layers {
+        let listed = Command::new("tar").arg("-tf").arg(assets.join(&layer.path)).output().expect("tar").stdout;
+        let hidden = |name: &[u8]| name.starts_with(b"workspace/") || name.starts_with(b"./workspace/");
+        assert!(!listed.split(|byte| *byte == b'\n').any(hidden), "smolvm would hide it");
+    }
+    lay(&manifest, &assets, &root);
+    root
+}
+
+/// The image in an artifact that smolvm packed, with what a machine of it does not show: `/workspace`.
+pub fn image_of(artifact: &Path, into: &Path) -> PathBuf {
+    let (manifest, assets, root) = extracted(artifact, into);
+    assert!(manifest.assets.workspace_seed.is_none(), "a seed");
+    lay(&manifest, &assets, &root);
+    root
+}
+
+/// The manifest, the folder with what is in the artifact, and an empty one.
+fn extracted(artifact: &Path, into: &Path) -> (smolvm_pack::PackManifest, PathBuf, PathBuf) {
     let manifest = assert_whole(artifact);
     let footer = smolvm_pack::read_footer_from_sidecar(artifact).expect("a footer");
     let _ = fs::remove_dir_all(into);
@@ -31,19 +55,16 @@ pub fn unpacked(artifact: &Path, into: &Path) -> PathBuf {
     fs::create_dir_all(&root).expect("a folder");
     smolvm_pack::extract::extract_sidecar(artifact, &assets, &footer, true, false).expect("to be extracted");
     assert_eq!(fs::read(assets.join("agent-rootfs/sbin/init")).expect("the agent"), b"the agent");
-    if let Some(seed) = &manifest.assets.workspace_seed {
-        fs::create_dir(root.join("workspace")).expect("a folder");
-        untar(&assets.join(&seed.path), &root.join("workspace"));
-    }
+    (manifest, assets, root)
+}
+
+/// All layers over each other.
+fn lay(manifest: &smolvm_pack::PackManifest, assets: &Path, root: &Path) {
     for layer in &manifest.assets.layers {
         let tar = assets.join(&layer.path);
         assert_eq!(sha256(&tar), layer.digest);
-        let listed = Command::new("tar").arg("-tf").arg(&tar).output().expect("tar").stdout;
-        let hidden = |name: &[u8]| name.starts_with(b"workspace/") || name.starts_with(b"./workspace/");
-        assert!(!listed.split(|byte| *byte == b'\n').any(hidden), "smolvm would hide it");
-        untar(&tar, &root);
+        untar(&tar, root);
     }
-    root
 }
 
 fn untar(tar: &Path, folder: &Path) {

@@ -65,6 +65,12 @@ impl Lookup {
         Self { explicit, variable, folders }
     }
 
+    /// Whether somebody said where it is: then it is nowhere else.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.explicit.is_some() || self.variable.is_some()
+    }
+
     /// The first that is there and is one.
     ///
     /// # Errors

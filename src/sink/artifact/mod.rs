@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
 pub use temporary::unfinished;
+pub(super) use writing::checksum;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::Layer;
@@ -224,7 +225,12 @@ impl ArtifactSink {
         let Ok(State::Complete(temporary)) = state else { return Err(failed(naming, &self.target, EARLIER)) };
         let named = temporary.publish().and_then(|()| fs::metadata(&self.target));
         let file = named.map_err(|error| io_failed(naming, &self.target, error))?;
-        Ok(Committed { name: self.name(), digest: image.manifest.0.digest, artifact_bytes: Some(file.len()) })
+        Ok(Committed {
+            name: self.name(),
+            digest: image.manifest.0.digest,
+            artifact_bytes: Some(file.len()),
+            launcher: None,
+        })
     }
 
     /// [`Self::prepare`] and [`Self::publish`] in one, where nothing else depends on it.

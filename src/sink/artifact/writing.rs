@@ -180,7 +180,7 @@ fn read_again(path: &Path, manifest: &PackManifest) -> Result<(), String> {
 }
 
 /// Whether the checksum in the footer is that of all before it. smolvm's own code can't be stopped on its way.
-fn checksum(path: &Path, stop: &Stop) -> io::Result<bool> {
+pub(in crate::sink) fn checksum(path: &Path, stop: &Stop) -> io::Result<bool> {
     let footer = smolvm_pack::read_footer_from_sidecar(path).map_err(io::Error::other)?;
     let mut covered = File::open(path)?.take(footer.assets_size.saturating_add(footer.manifest_size));
     let (mut sum, mut read) = (crc32fast::Hasher::new(), vec![0; READ_BACK_BYTES]);

@@ -162,7 +162,7 @@ impl RegistrySink {
                 let words = format!("the registry stored {}, and {digest} was sent", stored.escape_debug());
                 Err(Error::sink("writing the manifest", self.name(), words))
             }
-            _ => Ok(Committed { name: self.name(), digest, artifact_bytes: None }),
+            _ => Ok(Committed { name: self.name(), digest, artifact_bytes: None, launcher: None }),
         }
     }
 

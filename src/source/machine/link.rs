@@ -13,8 +13,6 @@ use crate::smolvm::{self, Answer, Trouble};
 
 /// smolvm calls in flight at once. A guest serves 8 connections at a time, shared with the user's own sessions.
 const CALLS_MAX: usize = 3;
-/// What asking for smolvm's release may take; it starts nothing.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whose command it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +59,8 @@ impl Smolvm {
 
     /// smolvm's release: the number that `--version` prints.
     pub(crate) async fn version(&self) -> Option<String> {
-        let answer = self.call(vec!["--version".into()], VERSION_LIMIT).await.ok()?;
-        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-        text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit())).map(str::to_owned)
+        let _turn = self.calls.acquire().await.ok()?;
+        smolvm::version(&self.executable).await.ok()?
     }
 
     async fn call(&self, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {

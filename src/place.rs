@@ -1,0 +1,115 @@
+//! A folder for what a run needs only while it lives, on a disk with room for it.
+//!
+//! The folder holds a file that is locked (flock) as long as its run lives, whatever kills it. So what a dead run left
+//! behind is told from what another run is using, and is removed when the next run starts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+
+/// The file that is locked.
+const LOCK: &str = "lock";
+
+/// The folder of one run; it goes with this.
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: TempDir,
+    /// Locked.
+    _lock: File,
+}
+
+impl Place {
+    /// A fresh one in `parent`, which is made where it is missing: [`place_of`] names it. Removes what dead runs left there
+    /// under names with this prefix.
+    pub(crate) fn below(parent: &Path, prefix: &str, run: u64) -> Result<Self> {
+        let failed = |error: io::Error| {
+            Error::sink("making a temporary folder", format_args!("'{}'", parent.display()), &error).because(error)
+        };
+        fs::create_dir_all(parent).map_err(failed)?;
+        sweep(parent, prefix);
+        let name = format!("{prefix}{run:016x}");
+        let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(parent).map_err(failed)?;
+        let lock = File::create_new(folder.path().join(LOCK)).map_err(failed)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Removes it, and says so if it can't be.
+    pub(crate) fn close(self) -> Result<()> {
+        let path = self.folder.path().to_owned();
+        let closed = self.folder.close();
+        closed.map_err(|error| {
+            Error::sink("removing a temporary folder", format_args!("'{}'", path.display()), &error).because(error)
+        })
+    }
+}
+
+/// Where the run `run` has its place in `parent`.
+pub(crate) fn place_of(parent: &Path, prefix: &str, run: u64) -> PathBuf {
+    parent.join(format!("{prefix}{run:016x}"))
+}
+
+/// Removes what dead runs left in `parent`. What can't be removed is in nobody's way.
+fn sweep(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let Ok(lock) = OpenOptions::new().write(true).open(entry.path().join(LOCK)) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Bytes that are free for us on the disk of `folder`, or of the nearest folder above it that is there.
+pub(crate) fn free_bytes(folder: &Path) -> Result<u64> {
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let disk = statvfs(there).map_err(|error| {
+        Error::sink("asking for free space", format_args!("'{}'", there.display()), error).because(error)
+    })?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_what_a_dead_run_left_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("cache/thaw");
+        let living = Place::below(&folder, "thaw-", 1).unwrap();
+        assert_eq!(living.path(), place_of(&folder, "thaw-", 1));
+        fs::write(living.path().join("artifact"), "half").unwrap();
+        fs::create_dir(folder.join("thaw-dead")).unwrap();
+        fs::write(folder.join("thaw-dead/lock"), "").unwrap();
+        fs::write(folder.join("thaw-dead/artifact"), "half").unwrap();
+        let other = Place::below(&folder, "thaw-", 2).unwrap();
+        assert_eq!(names(&folder).len(), 2);
+        assert!(living.path().join("artifact").exists());
+        drop(living);
+        other.close().unwrap();
+        assert!(names(&folder).is_empty());
+    }
+
+    #[test]
+    fn free_space_is_that_of_the_nearest_folder() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(free_bytes(&home.path().join("not/there")).unwrap() > 0);
+    }
+}
