@@ -17,4 +17,5 @@ mod faults;
 mod host;
 mod interrupt;
 mod memory;
+mod profile;
 mod trees;
