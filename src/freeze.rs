@@ -1,7 +1,6 @@
 //! The story: a [`Plan`] becomes a [`Snapshot`].
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::try_join_all;
 
@@ -11,6 +10,7 @@ use crate::known::KnownStore;
 use crate::oci::Compression;
 use crate::pipeline::{self, Flowed, Line};
 use crate::plan::{OutputSpec, Plan};
+use crate::progress::processor::Usage;
 use crate::progress::{Meters, Observer};
 use crate::record::Recording;
 use crate::report::Snapshot;
@@ -41,7 +41,7 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
 }
 
 async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
-    let began = Instant::now();
+    let usage = Usage::begin();
     let meters = Arc::new(Meters::default());
     let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);
     if let Some(tar_bytes) = plan.survey.tar_bytes {
@@ -95,7 +95,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     match frozen.await {
         Ok((flowed, committed)) => Ok(Snapshot::new(&options, budget, flowed, committed)
             .stored_as(method.compression)
-            .took(began.elapsed(), &meters)
+            .took(usage.end(), &meters)
             .used_scratch(scratch.bytes_peak())),
         Err(error) => Err(abort_all(&sinks, error).await),
     }

@@ -6,7 +6,7 @@
 //! give back at least as much input, so waiting would be a deadlock, and not waiting costs one buffer a worker.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -36,7 +36,6 @@ struct State {
     out: usize,
     out_peak: usize,
     idle: Vec<Vec<u8>>,
-    waited: Duration,
 }
 
 impl Memory {
@@ -53,22 +52,11 @@ impl Memory {
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
         let mut state = self.0.lock();
-        let began = Instant::now();
-        let must_wait = state.out >= self.0.most_out;
         while state.out >= self.0.most_out {
             self.0.stop.check()?;
             state = self.0.returned.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if must_wait {
-            state.waited += began.elapsed();
-        }
         Ok(self.take(&mut state))
-    }
-
-    /// How long sources waited for buffers, in sum.
-    #[must_use]
-    pub fn waited(&self) -> Duration {
-        self.0.lock().waited
     }
 
     /// An empty buffer at once, past the bound if need be. For those who hold input that the output replaces.
@@ -76,6 +64,12 @@ impl Memory {
     pub fn overdraft(&self) -> Buffer {
         let mut state = self.0.lock();
         self.take(&mut state)
+    }
+
+    /// The bytes that are out, in whole buffers.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        (self.0.lock().out * BUFFER_BYTES) as u64
     }
 
     /// The most bytes that were ever out, in whole buffers.

@@ -4,8 +4,10 @@
 //! on a thread of its own; layers are independent, so all cores are busy without any stage being parallel inside.
 //! A layer that is longer than a worker may hold is compressed as it streams, with the compressor's own threads.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -15,13 +17,17 @@ use crate::error::{Error, Result};
 use crate::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
-use crate::progress::{Meters, Observer};
+use crate::progress::processor::thread_time;
+use crate::progress::{Activity, Meters, Observer, Track};
 use crate::scratch::{Scratch, ScratchFile};
 use crate::stage::compress::{Encoder, Method};
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 
 /// Blocks that a live layer's edge holds for each sink, of up to 1 MiB each.
 const LIVE_EDGE_BLOCKS: usize = 4;
+
+/// Asking for the processor time is a system call, which is nothing beside the hash of so many bytes.
+const TIMED_BYTES_MIN: usize = 32 << 10;
 
 /// What travels from the cut to a worker, for one layer.
 #[derive(Debug)]
@@ -75,7 +81,7 @@ fn index(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// What all workers of a freeze share.
+/// One worker.
 pub(crate) struct Packer {
     pub(crate) method: Method,
     /// Most bytes of a layer that are held before it is compressed; see [`crate::budget::Budget`].
@@ -91,14 +97,21 @@ pub(crate) struct Packer {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) track: Track,
+    /// Processor time that hashing took.
+    pub(crate) hashing: Cell<Duration>,
 }
 
 impl Packer {
-    /// Packs layers until there are no more.
+    /// Packs layers until there are no more; this is all that its thread does.
     pub(crate) fn work(&self, feeds: &Receiver<LayerFeed>) -> Result<()> {
-        while let Ok(feed) = self.meters.hash.waiting(|| feeds.recv()) {
+        let began = thread_time();
+        while let Ok(feed) = self.track.during(Activity::WaitsForCut, || feeds.recv()) {
             self.pack(&feed)?;
         }
+        let (all, hashing) = (thread_time().saturating_sub(began), self.hashing.get());
+        self.meters.hash.used(hashing);
+        self.meters.compress.used_by_thread(all.saturating_sub(hashing));
         Ok(())
     }
 
@@ -112,7 +125,7 @@ impl Packer {
     }
 
     fn next(&self, feed: &LayerFeed) -> Result<Option<Bytes>> {
-        match self.meters.hash.waiting(|| feed.pieces.recv()) {
+        match self.track.during(Activity::WaitsForCut, || feed.pieces.recv()) {
             Ok(LayerPiece::Bytes(bytes)) => {
                 self.meters.hash.took(bytes.len() as u64);
                 Ok(Some(bytes))
@@ -122,14 +135,23 @@ impl Packer {
         }
     }
 
+    fn hash(&self, hasher: &mut DiffIdHasher, bytes: &[u8]) {
+        let _hashing = self.track.enter(Activity::Hashes);
+        let began = (bytes.len() >= TIMED_BYTES_MIN).then(thread_time);
+        hasher.update(bytes);
+        if let Some(began) = began {
+            self.hashing.set(self.hashing.get() + thread_time().saturating_sub(began));
+        }
+    }
+
     fn compress(&self, bytes: &Bytes, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
         self.meters.compress.took(bytes.len() as u64);
-        self.meters.compress.busy(|| encoder.write(bytes, &mut |bytes| gathering.push(bytes)))
+        self.track.during(Activity::Compresses, || encoder.write(bytes, &mut |bytes| gathering.push(bytes)))
     }
 
     fn send(&self, outgoing: Outgoing) -> Result<()> {
         let send = || self.outgoing.blocking_send(outgoing).map_err(|_| Error::hung_up("the sinks"));
-        self.meters.compress.waiting(send)
+        self.track.during(Activity::WaitsForUploads, send)
     }
 }
 
@@ -171,13 +193,12 @@ impl<'a> Coming<'a> {
     }
 
     fn take(&mut self, bytes: Bytes) -> Result<()> {
-        let hash = &self.packer.meters.hash;
         let within = bytes.len().min(index(self.packer.hold_bytes_max.saturating_sub(self.held_bytes)));
-        hash.busy(|| self.hasher.update(&bytes[..within]));
+        self.packer.hash(&mut self.hasher, &bytes[..within]);
         if within < bytes.len() && self.prefix.is_none() {
             self.past_hold(self.hasher.clone().finish().0)?;
         }
-        hash.busy(|| self.hasher.update(&bytes[within..]));
+        self.packer.hash(&mut self.hasher, &bytes[within..]);
         if let Way::Spilling(file) = &mut self.way {
             if file.append(&bytes)? {
                 return Ok(());
@@ -211,6 +232,7 @@ impl<'a> Coming<'a> {
         let packer = self.packer;
         let mut encoder = Encoder::new(packer.method, threads, &packer.memory)?;
         let mut gathering = Gathering::new(self, gather_bytes_max);
+        gathering.helpers = threads;
         while let Some(bytes) = self.held.pop_front() {
             packer.compress(&bytes, &mut encoder, &mut gathering)?;
         }
@@ -233,7 +255,8 @@ impl<'a> Coming<'a> {
     fn finish(mut self) -> Result<Outgoing> {
         let (diff_id, tar_bytes) = std::mem::take(&mut self.hasher).finish();
         if !matches!(self.way, Way::Streaming(..)) {
-            if let Some(descriptor) = self.packer.known.find(diff_id) {
+            let known = self.packer.track.during(Activity::Asks, || self.packer.known.find(diff_id));
+            if let Some(descriptor) = known {
                 self.packer.observer.layer_known(self.index, tar_bytes, descriptor.size);
                 let (index, workspace) = (self.index, self.workspace);
                 return Ok(Outgoing::Known(Packed { index, diff_id, tar_bytes, descriptor, workspace }));
@@ -244,7 +267,9 @@ impl<'a> Coming<'a> {
             }
         }
         let Way::Streaming(encoder, mut gathering) = self.way else { return Err(Error::hung_up("a packer")) };
-        self.packer.meters.compress.busy(|| encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        let packer = self.packer;
+        packer.track.during(Activity::Compresses, || encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        gathering.count_helpers();
         gathering.finish(diff_id, self.prefix, tar_bytes)
     }
 }
@@ -260,6 +285,9 @@ struct Gathering<'a> {
     chunk_bytes: u64,
     scratch: Option<ScratchFile>,
     live: Vec<mpsc::Sender<LivePiece>>,
+    began: Instant,
+    /// Threads of the compressor's own.
+    helpers: u32,
 }
 
 impl<'a> Gathering<'a> {
@@ -274,7 +302,13 @@ impl<'a> Gathering<'a> {
             chunk_bytes: 0,
             scratch: None,
             live: Vec::new(),
+            began: Instant::now(),
+            helpers: 0,
         }
+    }
+
+    fn count_helpers(&self) {
+        self.packer.meters.helpers.was_busy(self.began.elapsed() * self.helpers);
     }
 
     fn push(&mut self, bytes: Bytes) -> Result<()> {
@@ -315,7 +349,7 @@ impl<'a> Gathering<'a> {
     }
 
     fn push_live(&self, piece: &LivePiece) -> Result<()> {
-        self.packer.meters.compress.waiting(|| {
+        self.packer.track.during(Activity::WaitsForUploads, || {
             let send = |sink: &mpsc::Sender<_>| sink.blocking_send(piece.clone()).map_err(|_| Error::hung_up("a sink"));
             self.live.iter().try_for_each(send)
         })

@@ -5,8 +5,9 @@
 //! Everything that waits, waits for a neighbour or for memory. When one part fails, it throws the [`Stop`] with its
 //! error and leaves; its neighbours find their edges closed and leave too, and their hang-ups never hide the cause.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use futures_util::future::{join_all, try_join_all};
@@ -21,7 +22,7 @@ use crate::known::KnownStore;
 use crate::memory::Memory;
 use crate::oci::{Descriptor, DiffId};
 use crate::pack::{KnownLayers, LayerFeed, LayerPiece, Outgoing, Packed, Packer};
-use crate::progress::{Meters, Notices, Observer};
+use crate::progress::{Activity, Meters, Notices, Observer, Row, Track};
 use crate::scratch::Scratch;
 use crate::sink::{Put, Sink};
 use crate::source::{Outlet, Piece};
@@ -94,43 +95,40 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
 
     let outlet = Outlet::new(pieces_end, memory.clone(), Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (stream, options) = (line.stream, line.cut);
-    let (meters, held) = (Arc::clone(&line.meters), memory.clone());
-    let notices = crew.spawn("source", move || {
-        meters.source.busy_but_waiting(|| {
-            let streamed = stream(outlet);
-            // Whoever of the source's own threads waited for memory, the source stood still.
-            meters.source.waited(held.waited());
-            streamed
-        })
+    let meters = Arc::clone(&line.meters);
+    let notices = crew.spawn("source", move || meters.source.on_thread(|| stream(outlet)));
+    let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
+    let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
+    let cut = CutThread { track: track(Row::Cut), meters, observer };
+    let summary = crew.spawn("cut", move || cut.meters.cut.on_thread(|| cut.run(options, &pieces, &feeds_end)));
+    let known = Arc::new(KnownAtSinks {
+        store: line.known,
+        method: line.method,
+        sinks: Arc::clone(&line.sinks),
+        runtime: Handle::current(),
     });
-    let cut = CutThread { meters: Arc::clone(&line.meters), observer: Arc::clone(&line.observer) };
-    let summary = crew
-        .spawn("cut", move || Arc::clone(&cut.meters).cut.busy_but_waiting(|| cut.run(options, &pieces, &feeds_end)));
-    let packer = Arc::new(Packer {
+    let packer = |number| Packer {
         method: line.method,
         hold_bytes_max: line.budget.hold_bytes_max,
         gather_bytes_max: line.budget.gather_bytes_max,
         stream_threads: line.budget.stream_threads,
         sinks: line.sinks.len(),
         memory: memory.clone(),
-        scratch: line.scratch,
-        known: Arc::new(KnownAtSinks {
-            store: line.known,
-            method: line.method,
-            sinks: Arc::clone(&line.sinks),
-            runtime: Handle::current(),
-        }),
-        outgoing: outgoing_end,
+        scratch: Arc::clone(&line.scratch),
+        known: Arc::<KnownAtSinks>::clone(&known),
+        outgoing: outgoing_end.clone(),
         meters: Arc::clone(&line.meters),
         observer: Arc::clone(&line.observer),
-    });
+        track: track(Row::Packer(number)),
+        hashing: Cell::default(),
+    };
     let packers: Vec<_> = (0..line.budget.workers)
-        .map(|_| {
-            let (packer, feeds) = (Arc::clone(&packer), feeds.clone());
+        .map(|number| {
+            let (packer, feeds) = (packer(number), feeds.clone());
             crew.spawn("pack", move || packer.work(&feeds))
         })
         .collect();
-    drop((packer, feeds));
+    drop((outgoing_end, feeds));
 
     let mut uploads = Uploads::new(line.sinks, line.budget.uploads, (line.meters, line.observer));
     let sent = tokio::select! {
@@ -210,6 +208,7 @@ fn panicked(name: &str) -> Error {
 
 /// The thread between source and packers.
 struct CutThread {
+    track: Track,
     meters: Arc<Meters>,
     observer: Arc<dyn Observer>,
 }
@@ -223,10 +222,9 @@ impl CutThread {
                 CutPiece::Begin { workspace } => {
                     let (layer_end, pieces) = bounded(LAYER_PIECES);
                     self.observer.layer_began(index);
-                    self.meters
-                        .cut
-                        .waiting(|| feeds.send(LayerFeed { index, workspace, pieces }))
-                        .map_err(|_| Error::hung_up("the packers"))?;
+                    let feed = LayerFeed { index, workspace, pieces };
+                    let sent = self.track.during(Activity::WaitsForPackers, || feeds.send(feed));
+                    sent.map_err(|_| Error::hung_up("the packers"))?;
                     (index, layer) = (index + 1, Some(layer_end));
                 }
                 CutPiece::Bytes(bytes) => {
@@ -238,7 +236,7 @@ impl CutThread {
             Ok(())
         };
         loop {
-            match self.meters.cut.waiting(|| pieces.recv()) {
+            match self.track.during(Activity::WaitsForSource, || pieces.recv()) {
                 Ok(Piece::Bytes(bytes)) => {
                     self.meters.cut.took(bytes.len() as u64);
                     cutter.push(&bytes, &mut emit)?;
@@ -250,7 +248,7 @@ impl CutThread {
     }
 
     fn pass(&self, layer: Option<&Sender<LayerPiece>>, piece: LayerPiece) -> Result<()> {
-        let sent = layer.map(|layer| self.meters.cut.waiting(|| layer.send(piece)));
+        let sent = layer.map(|layer| self.track.during(Activity::WaitsForPackers, || layer.send(piece)));
         if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::hung_up("a packer")) }
     }
 }
@@ -259,7 +257,9 @@ impl CutThread {
 struct Uploads {
     sinks: Arc<Vec<Sink>>,
     most_at_once: usize,
-    tasks: JoinSet<Result<Uploaded>>,
+    tasks: JoinSet<Result<(Track, Uploaded)>>,
+    /// Rows without an upload, the last one used last; all others are with an upload.
+    idle: Vec<Track>,
     delivered: Vec<(usize, Delivered)>,
     /// Live layers whose names came before their last byte was confirmed, or after.
     live: Vec<Packed>,
@@ -267,6 +267,7 @@ struct Uploads {
     watched_by: Watchers,
 }
 
+/// What an upload tells.
 type Watchers = (Arc<Meters>, Arc<dyn Observer>);
 
 enum Uploaded {
@@ -280,6 +281,7 @@ impl Uploads {
             sinks,
             most_at_once,
             tasks: JoinSet::new(),
+            idle: Vec::new(),
             delivered: Vec::new(),
             live: Vec::new(),
             live_puts: Vec::new(),
@@ -292,9 +294,13 @@ impl Uploads {
         let mut open = true;
         while open || !self.tasks.is_empty() {
             tokio::select! {
-                Some(done) = self.tasks.join_next() => match done.map_err(|_| panicked("an upload"))?? {
-                    Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
-                    Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
+                Some(done) = self.tasks.join_next() => {
+                    let (row, uploaded) = done.map_err(|_| panicked("an upload"))??;
+                    self.idle.push(row);
+                    match uploaded {
+                        Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
+                        Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
+                    }
                 },
                 next = outgoing.recv(), if open && self.tasks.len() < self.most_at_once => match next {
                     None => open = false,
@@ -302,16 +308,31 @@ impl Uploads {
                     Some(Outgoing::LiveEnded(packed)) => self.live.push(packed),
                     Some(Outgoing::Whole(layer)) => {
                         let (sinks, watched_by) = (Arc::clone(&self.sinks), self.watched_by.clone());
-                        self.tasks.spawn(send_whole(layer, sinks, watched_by));
+                        let row = self.row();
+                        self.tasks.spawn(async move {
+                            let uploaded = during_upload(&row, send_whole(layer, sinks, watched_by)).await?;
+                            Ok((row, uploaded))
+                        });
                     }
                     Some(Outgoing::Live(layers)) => {
                         let (sinks, watched_by) = (Arc::clone(&self.sinks), self.watched_by.clone());
-                        self.tasks.spawn(send_live(layers, sinks, watched_by));
+                        let row = self.row();
+                        self.tasks.spawn(async move {
+                            let uploaded = during_upload(&row, send_live(layers, sinks, watched_by)).await?;
+                            Ok((row, uploaded))
+                        });
                     }
                 },
             }
         }
         Ok(())
+    }
+
+    /// A row for one more upload.
+    fn row(&mut self) -> Track {
+        let (meters, observer) = &self.watched_by;
+        let next = Row::Upload(self.tasks.len());
+        self.idle.pop().unwrap_or_else(|| Track::new(next, Arc::clone(meters), Arc::clone(observer)))
     }
 
     /// Lets requests under way end, and ends what does not.
@@ -350,10 +371,13 @@ impl Uploads {
     }
 }
 
+async fn during_upload(row: &Track, upload: impl Future<Output = Result<Uploaded>>) -> Result<Uploaded> {
+    let _sending = row.enter(Activity::Sends);
+    upload.await
+}
+
 async fn send_whole(layer: Arc<Layer>, sinks: Arc<Vec<Sink>>, (meters, observer): Watchers) -> Result<Uploaded> {
-    let began = Instant::now();
     let puts = try_join_all(sinks.iter().map(|sink| sink.put(&layer))).await?;
-    meters.send.was_busy(began.elapsed());
     meters.send.took(layer.descriptor.size);
     meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
     observer.layer_sent(layer.index);
@@ -363,10 +387,8 @@ async fn send_whole(layer: Arc<Layer>, sinks: Arc<Vec<Sink>>, (meters, observer)
 }
 
 async fn send_live(layers: Vec<LiveLayer>, sinks: Arc<Vec<Sink>>, (meters, observer): Watchers) -> Result<Uploaded> {
-    let began = Instant::now();
     let index = layers.first().map_or(0, |layer| layer.index);
     let sent = try_join_all(sinks.iter().zip(layers).map(|(sink, layer)| sink.put_live(layer))).await?;
-    meters.send.was_busy(began.elapsed());
     let puts: Vec<_> = sent.iter().map(|blob| Put::Sent { bytes_sent: blob.size }).collect();
     meters.send.took(sent.first().map_or(0, |blob| blob.size));
     meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());

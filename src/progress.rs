@@ -3,8 +3,14 @@
 //! The library tells an [`Observer`] what happens, at the moment it happens. An observer returns nothing and must not
 //! block: it is called from the threads that do the work. [`Silent`] is the one that listens to nothing.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+mod meter;
+pub(crate) mod processor;
+mod track;
+
+pub use meter::{Measured, Meter, Meters};
+pub use track::{Activity, Doing, Row, Track};
 
 /// Something about an entry of a live filesystem that the user should know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -44,6 +50,10 @@ pub trait Observer: Send + Sync {
     fn layer_sent(&self, _index: usize) {}
     /// An operation failed and is tried again after `delay`.
     fn retrying(&self, _subject: &str, _reason: &str, _delay: Duration) {}
+    /// A row did this for so long. The spans of a row never overlap; very short ones come together, as one.
+    fn span(&self, _row: Row, _activity: Activity, _began: Instant, _took: Duration) {}
+    /// Layers hold this many bytes of memory now.
+    fn held(&self, _bytes: u64) {}
     /// An entry that the user should know about. `path` is relative to the root, as the bytes it is made of.
     fn noticed(&self, _kind: NoticeKind, _path: &[u8]) {}
 }
@@ -116,115 +126,4 @@ impl Notices {
             .iter()
             .sum()
     }
-}
-
-/// Bytes, busy time and waiting time of one stage, summed over its threads. Adding is one atomic instruction.
-#[derive(Debug, Default)]
-pub struct Meter {
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    busy_nanos: AtomicU64,
-    waiting_nanos: AtomicU64,
-    retries: AtomicU64,
-}
-
-/// A [`Meter`] read at one moment.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-pub struct Measured {
-    /// Bytes that came in.
-    pub bytes_in: u64,
-    /// Bytes that went out.
-    pub bytes_out: u64,
-    /// Seconds spent working, summed over threads.
-    pub busy_seconds: f64,
-    /// Seconds spent waiting for a neighbour or for memory, summed over threads.
-    pub waiting_seconds: f64,
-    /// Operations that were tried again.
-    pub retries: u64,
-}
-
-impl Meter {
-    /// Counts bytes that came in.
-    pub fn took(&self, bytes: u64) {
-        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts bytes that went out.
-    pub fn gave(&self, bytes: u64) {
-        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts an operation that is tried again.
-    pub fn retried(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Runs `work` and counts its time as busy.
-    pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let result = work();
-        self.was_busy(began.elapsed());
-        result
-    }
-
-    /// Runs `work`, which only waits, and counts its time as waiting.
-    pub fn waiting<T>(&self, work: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let result = work();
-        self.waited(began.elapsed());
-        result
-    }
-
-    /// Runs `work`, which counts its own waiting, and counts the rest of its time as busy.
-    pub fn busy_but_waiting<T>(&self, work: impl FnOnce() -> T) -> T {
-        let (began, waited_before) = (Instant::now(), self.waiting_nanos.load(Ordering::Relaxed));
-        let result = work();
-        let waited = Duration::from_nanos(self.waiting_nanos.load(Ordering::Relaxed) - waited_before);
-        self.was_busy(began.elapsed().saturating_sub(waited));
-        result
-    }
-
-    /// Counts busy time that was measured elsewhere.
-    pub fn was_busy(&self, time: Duration) {
-        self.busy_nanos.fetch_add(nanos(time), Ordering::Relaxed);
-    }
-
-    /// Counts waiting time that was measured elsewhere.
-    pub fn waited(&self, time: Duration) {
-        self.waiting_nanos.fetch_add(nanos(time), Ordering::Relaxed);
-    }
-
-    /// What was counted so far.
-    #[must_use]
-    pub fn read(&self) -> Measured {
-        let seconds = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed)).as_secs_f64();
-        Measured {
-            bytes_in: self.bytes_in.load(Ordering::Relaxed),
-            bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            busy_seconds: seconds(&self.busy_nanos),
-            waiting_seconds: seconds(&self.waiting_nanos),
-            retries: self.retries.load(Ordering::Relaxed),
-        }
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// One [`Meter`] a stage, in flow order.
-#[derive(Debug, Default)]
-pub struct Meters {
-    /// Reading the source.
-    pub source: Meter,
-    /// Finding entries and cuts.
-    pub cut: Meter,
-    /// SHA-256 of the uncompressed layer.
-    pub hash: Meter,
-    /// Compression, and SHA-256 of what it gives.
-    pub compress: Meter,
-    /// Sending to all sinks.
-    pub send: Meter,
-    /// Whether a machine was read by our own reader in the guest.
-    pub own_reader: AtomicBool,
 }

@@ -1,7 +1,6 @@
 //! The result of a freeze, for people and as JSON.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +8,14 @@ use crate::budget::Budget;
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::Flowed;
 use crate::plan::FreezeOptions;
+use crate::progress::processor::Used;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};
 use crate::sink::{Committed, Put};
 use crate::state::Id;
+
+mod bottleneck;
+
+use bottleneck::{Load, bottleneck};
 
 /// What a freeze made, and what it took.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,7 +61,13 @@ pub struct Snapshot {
     /// Whether a machine was read by our own reader in the guest, and not by the guest's tools.
     #[serde(default)]
     pub own_reader: bool,
-    /// The stage that was busy most of the time, and so decided how long it took.
+    /// Processor time of the process, in seconds. With that of all stages, it is what the freeze cost.
+    #[serde(default)]
+    pub cpu_seconds: f64,
+    /// The part of the machine's cores that somebody used meanwhile, 0 to 1.
+    #[serde(default)]
+    pub fullness: f64,
+    /// The stage that decided how long it took, by its own processor time or by what it waited for in the world.
     pub bottleneck: String,
     /// Most bytes of layers that were held in memory.
     pub held_bytes_peak: u64,
@@ -104,6 +114,18 @@ pub struct Stages {
     pub send: Measured,
 }
 
+impl Stages {
+    /// Gives out the processor time that no thread of a stage had: the compressors' own threads had some of it, and at
+    /// most `helpers_seconds_max`; the rest is that of the runtime, which sends.
+    fn share_out(&mut self, process_seconds: f64, helpers_seconds_max: f64) {
+        let known: f64 = [self.source, self.cut, self.hash, self.compress].iter().map(|stage| stage.cpu_seconds).sum();
+        let rest = (process_seconds - known).max(0.0);
+        let helpers = rest.min(helpers_seconds_max);
+        self.compress.cpu_seconds += helpers;
+        self.send.cpu_seconds += rest - helpers;
+    }
+}
+
 impl Snapshot {
     pub(crate) fn new(options: &FreezeOptions, budget: Budget, flowed: Flowed, outputs: Vec<Committed>) -> Self {
         let layers: Vec<_> = flowed
@@ -138,6 +160,8 @@ impl Snapshot {
             stages: Stages::default(),
             retries: 0,
             own_reader: false,
+            cpu_seconds: 0.0,
+            fullness: 0.0,
             bottleneck: String::new(),
             held_bytes_peak: flowed.held_bytes_peak,
             memory_bytes_max: budget.memory_bytes_max(),
@@ -148,8 +172,8 @@ impl Snapshot {
         }
     }
 
-    pub(crate) fn took(mut self, time: Duration, meters: &Meters) -> Self {
-        self.seconds = time.as_secs_f64();
+    pub(crate) fn took(mut self, used: Used, meters: &Meters) -> Self {
+        (self.seconds, self.cpu_seconds, self.fullness) = (used.seconds, used.cpu_seconds, used.fullness);
         self.stages = Stages {
             source: meters.source.read(),
             cut: meters.cut.read(),
@@ -157,13 +181,15 @@ impl Snapshot {
             compress: meters.compress.read(),
             send: meters.send.read(),
         };
+        self.stages.share_out(used.cpu_seconds, meters.helpers.read().busy_seconds);
         let stages = &self.stages;
         self.retries = [stages.source, stages.cut, stages.hash, stages.compress, stages.send]
             .iter()
             .map(|stage| stage.retries)
             .sum();
         self.own_reader = meters.own_reader.load(Ordering::Relaxed);
-        self.bottleneck = self.find_bottleneck();
+        let memory_waiting_seconds = meters.memory.read().waiting_seconds;
+        bottleneck(&used, &self.loads(), memory_waiting_seconds).clone_into(&mut self.bottleneck);
         self
     }
 
@@ -177,20 +203,30 @@ impl Snapshot {
         self
     }
 
-    /// The stage whose threads were busy for the largest part of the time.
-    fn find_bottleneck(&self) -> String {
-        #[expect(clippy::cast_precision_loss, reason = "a handful of threads")]
-        let (packers, uploads) = (self.threads.0 as f64, self.threads.1 as f64);
-        let stages = &self.stages;
-        let packing = (stages.hash.busy_seconds + stages.compress.busy_seconds) / packers;
-        let shares = [
-            ("reading the source", stages.source.busy_seconds),
-            ("cutting", stages.cut.busy_seconds),
-            ("packing (hashing and compressing)", packing),
-            ("sending", stages.send.busy_seconds / uploads),
-        ];
-        let busiest = shares.into_iter().max_by(|one, other| one.1.total_cmp(&other.1));
-        busiest.map_or_else(String::new, |(name, _)| name.to_owned())
+    /// What each stage had to do. Hashing and compressing are one, for the same threads do both.
+    fn loads(&self) -> [Load; 4] {
+        let load = |name, rows, stage: &Measured| Load {
+            name,
+            busy_seconds: stage.busy_seconds,
+            rows,
+            cpu_seconds: stage.cpu_seconds,
+            threads: stage.threads,
+        };
+        let Stages { source, cut, hash, compress, send } = &self.stages;
+        let packing = Measured {
+            busy_seconds: hash.busy_seconds + compress.busy_seconds,
+            cpu_seconds: hash.cpu_seconds + compress.cpu_seconds,
+            ..*compress
+        };
+        let (packers, uploads) = self.threads;
+        // With few layers, not every place for an upload ever had one.
+        let uploads = (uploads as u64).min(self.layers_packed);
+        [
+            load("reading the source", 1, source),
+            load("cutting", 1, cut),
+            load("packing (hashing and compressing)", packers as u64, &packing),
+            load("sending", uploads, send),
+        ]
     }
 
     /// The summary for people: five or six lines, one more for an artifact, and one more for each kind of notice.

@@ -15,6 +15,7 @@ use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
+use super::trace::Trace;
 use super::{RegistryArguments, bytes};
 use crate::bars::{self, ProgressMode};
 
@@ -52,6 +53,9 @@ pub struct Freeze {
     /// Write what happened to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write to this file what every stage did and waited for at each moment, as a trace for ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// How to show progress.
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, value_name = "HOW")]
     progress: ProgressMode,
@@ -229,7 +233,8 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 impl Freeze {
     /// Plans, freezes and tells.
     pub async fn run(self, stop: Stop) -> Result<ExitCode> {
-        let (progress, report, dry_run, quiet) = (self.progress, self.report.clone(), self.dry_run, self.quiet);
+        let (progress, dry_run, quiet) = (self.progress, self.dry_run, self.quiet);
+        let (report, profile) = (self.report.clone(), self.profile.clone());
         let is_path_wanted = self.to.is_empty() && self.pack.pack.is_none();
         let plan = Plan::make(self.options()?, &stop).await?;
         if let Some(remark) = plan.remark().filter(|_| !quiet) {
@@ -240,9 +245,17 @@ impl Freeze {
         }
         let is_packed_by_smolvm = plan.is_packed_by_smolvm();
         let (observer, shown) = bars::observer(progress, quiet);
-        let frozen = smolfreeze::freeze::freeze(plan, Arc::clone(&observer), stop).await;
+        let trace = profile.map(|path| Trace::begin(&path, Arc::clone(&observer))).transpose()?;
+        let observer = trace.as_ref().map_or(observer, Trace::observer);
+        let frozen = smolfreeze::freeze::freeze(plan, observer, stop).await;
         shown.finish();
-        let snapshot = frozen?;
+        let traced = trace.map_or(Ok(()), Trace::finish);
+        let snapshot = match (frozen, traced) {
+            (Ok(snapshot), Ok(())) => snapshot,
+            (Ok(_), Err(error)) => return Err(error.hint("the freeze itself is complete")),
+            (Err(error), Ok(())) => return Err(error),
+            (Err(error), Err(untraced)) => return Err(error.attach(untraced)),
+        };
         if let Some(path) = report {
             write_report(&path, &snapshot)?;
         }

@@ -23,6 +23,7 @@ mod prune;
 mod rm;
 mod serve;
 mod thaw;
+mod trace;
 mod verify;
 
 /// Freezes a root filesystem into an OCI image, in one bounded pass, and thaws it into a machine.

@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::{Error, Result};
 use crate::memory::{Buffer, Memory};
-use crate::progress::{Meters, NoticeKind, Notices, Observer};
+use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Row, Track};
 
 /// What is known about a source before it is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,22 +42,40 @@ pub(crate) enum Piece {
 /// The writing end of a source's edge.
 pub struct Outlet {
     pieces: Sender<Piece>,
-    memory: Memory,
+    buffers: Buffers,
     notices: Notices,
     meters: Arc<Meters>,
     observer: Arc<dyn Observer>,
 }
 
+/// Where a source's buffers come from.
+#[derive(Clone)]
+pub struct Buffers {
+    memory: Memory,
+    track: Arc<Track>,
+}
+
+impl Buffers {
+    /// An empty buffer; blocks until one is free. They must be taken in the order in which they will be sent: one that
+    /// waits for its turn while a later one has taken the last free buffer would wait for ever.
+    ///
+    /// # Errors
+    /// When the freeze is stopped meanwhile.
+    pub fn take(&self) -> Result<Buffer> {
+        self.track.during(Activity::WaitsForMemory, || self.memory.buffer())
+    }
+}
+
 impl Outlet {
     pub(crate) fn new(pieces: Sender<Piece>, memory: Memory, meters: Arc<Meters>, observer: Arc<dyn Observer>) -> Self {
-        Self { pieces, memory, notices: Notices::default(), meters, observer }
+        let track = Arc::new(Track::new(Row::Source, Arc::clone(&meters), Arc::clone(&observer)));
+        Self { pieces, buffers: Buffers { memory, track }, notices: Notices::default(), meters, observer }
     }
 
-    /// The memory that the stream's buffers come from. Buffers must be taken in the order in which they will be sent:
-    /// one that waits for its turn while a later one has taken the last free buffer would wait for ever.
+    /// For threads of a source's own that fill buffers.
     #[must_use]
-    pub fn memory(&self) -> Memory {
-        self.memory.clone()
+    pub fn buffers(&self) -> Buffers {
+        self.buffers.clone()
     }
 
     /// What a source tells of its retries to.
@@ -70,7 +88,7 @@ impl Outlet {
     /// # Errors
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
-        self.memory.buffer()
+        self.buffers.take()
     }
 
     /// Hands on the next bytes of the tar; blocks while the edge is full.
@@ -82,9 +100,11 @@ impl Outlet {
             return Ok(());
         }
         let length = bytes.len() as u64;
-        self.meters.source.waiting(|| self.pieces.send(Piece::Bytes(bytes))).map_err(|_| Error::hung_up("the cut"))?;
+        let sent = self.buffers.track.during(Activity::WaitsForCut, || self.pieces.send(Piece::Bytes(bytes)));
+        sent.map_err(|_| Error::hung_up("the cut"))?;
         self.meters.source.gave(length);
         self.observer.read(length);
+        self.observer.held(self.buffers.memory.held_bytes());
         Ok(())
     }
 

@@ -15,13 +15,13 @@ use crate::support::proxy::{Habits, Proxy};
 
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
-fn start(host: &Host, words: &[&str]) -> Child {
+pub fn start(host: &Host, words: &[&str]) -> Child {
     let mut command = host.command(&["freeze", "--quiet"]);
     command.args(words).stdin(Stdio::piped()).spawn().expect("the command")
 }
 
 /// A tar of `files` times two megabytes that is never complete; the pipe stays open.
-fn feed(child: &mut Child, files: u64) -> ChildStdin {
+pub fn feed(child: &mut Child, files: u64) -> ChildStdin {
     let mut stdin = child.stdin.take().expect("a pipe");
     for at in 0..files {
         let name = format!("./file-{at}");

@@ -18,4 +18,5 @@ mod host;
 mod interrupt;
 mod memory;
 mod network;
+mod profile;
 mod trees;

@@ -116,14 +116,16 @@ impl Directory {
         let jobs_max = readers * JOBS_A_READER;
         let (jobs, jobs_out) = bounded(jobs_max);
         let (slots, slots_out) = bounded(jobs_max);
-        let edges = Edges { jobs, slots, memory: outlet.memory(), jobs_max };
+        let edges = Edges { jobs, slots, buffers: outlet.buffers(), jobs_max };
+        let (meters, _) = outlet.watchers();
+        let meter = &meters.source;
         let planner = Planner::new(&self, edges);
         thread::scope(|scope| {
-            let mut threads = vec![scope.spawn(|| planner.run(stop))];
+            let mut threads = vec![scope.spawn(|| meter.on_thread(|| planner.run(stop)))];
             for _ in 0..readers {
                 let jobs = jobs_out.clone();
                 threads.push(scope.spawn(move || {
-                    read::run(&jobs, stop);
+                    meter.on_thread(|| read::run(&jobs, stop));
                     Ok(())
                 }));
             }

@@ -19,8 +19,9 @@ use super::walk::{Seen, Walk, step_into};
 use super::xattrs::Xattrs;
 use super::{Directory, unreadable};
 use crate::error::{Error, Result};
-use crate::memory::{BUFFER_BYTES, Buffer, Memory};
+use crate::memory::{BUFFER_BYTES, Buffer};
 use crate::progress::NoticeKind;
+use crate::source::Buffers;
 use crate::stop::Stop;
 
 /// Smaller files are opened by the readers and never divided.
@@ -43,7 +44,7 @@ const OPEN_MAX: usize = 320;
 pub(super) struct Edges {
     pub(super) jobs: Sender<Job>,
     pub(super) slots: Sender<Slot>,
-    pub(super) memory: Memory,
+    pub(super) buffers: Buffers,
     /// How many jobs may be under way.
     pub(super) jobs_max: usize,
 }
@@ -281,7 +282,7 @@ impl<'a> Planner<'a> {
             self.submit()?;
         }
         if self.job.is_none() {
-            self.job = Some(Draft::new(self.edges.memory.buffer()?, Held::none(&self.open)));
+            self.job = Some(Draft::new(self.edges.buffers.take()?, Held::none(&self.open)));
         }
         let draft = self.job.as_mut().ok_or_else(hung_up)?;
         draft.planned_bytes += bytes;

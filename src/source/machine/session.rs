@@ -62,7 +62,8 @@ impl Machine {
         // relay never waits for it: it has to go on telling the guest that it lives.
         let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX);
         let (carried, delivered) = std::thread::scope(|scope| {
-            let relay = scope.spawn(|| runtime.block_on(session.run(sender, stop)));
+            let meter = &session.outlet_meters.source;
+            let relay = scope.spawn(|| meter.on_thread(|| runtime.block_on(session.run(sender, stop))));
             let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject());
             (relay.join(), delivered)
         });

@@ -13,7 +13,7 @@ export SMOLVM_BOOT_BINARY=/share/tools/one_cpu.sh
 timed 'freeze, packed by smolvm' ./smolfreeze freeze dir:/srv/root --pack /srv/packed/new --pack-with smolvm > out/packed.freeze 2>&1
 cat out/packed.freeze
 unset SMOLVM_BOOT_BINARY
-check 'launcher and sidecar, and nothing else' 'new new.smolmachine' "$(ls -A /srv/packed | xargs)"
+check 'launcher and sidecar, and nothing else' 'new new.smolmachine' "$(cd /srv/packed && echo *)"
 left > out/left.after
 diff out/left.before out/left.after
 pgrep -af smolvm
