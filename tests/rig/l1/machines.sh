@@ -75,6 +75,5 @@ change_machines() {
 # list_guest MACHINE LISTING [ROOT] - list.sh in the guest
 not_captured=(proc sys dev run tmp var/tmp storage oldroot)
 list_guest() {
-    smolvm machine cp tools/list.sh "$1:/tmp/list.sh" > /dev/null 2>&1
-    as_root "$1" sh /tmp/list.sh "${3:-/}" "${not_captured[@]}" > "$2"
+    as_root "$1" sh -c "$(cat tools/list.sh)" list.sh "${3:-/}" "${not_captured[@]}" > "$2"
 }
