@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("layout", &["error", "oci"]),
     ("place", &["error"]),
     ("smolvm", &[]),
-    ("source", &["error", "exclude", "memory", "oci", "progress", "smolvm", "stage", "stop"]),
+    ("source", &["error", "exclude", "memory", "oci", "place", "progress", "smolvm", "stage", "stop"]),
     ("sink", &["error", "gather", "image", "layout", "oci", "place", "progress", "serve", "smolvm", "stage", "stop"]),
     ("image", &["error", "oci", "sink", "stage"]),
     ("budget", &["error", "memory", "oci", "source", "stage"]),

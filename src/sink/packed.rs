@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::artifact::{failed, io_failed};
 use super::layout::LayoutSink;
 use super::{Committed, Image, Put, SinkContext, artifact};
 use crate::error::{Error, Kind, Result, Side};
@@ -260,15 +261,6 @@ fn repository(source: &str) -> String {
     let words: Vec<_> =
         last.split(|char: char| !char.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
     if words.is_empty() { "image".to_owned() } else { words.join("-") }
-}
-
-fn failed(operation: &str, target: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::sink(operation, target.display(), reason)
-}
-
-/// An error of this crate that came through an input or output keeps its kind.
-fn io_failed(operation: &str, target: &Path, error: io::Error) -> Error {
-    error.downcast::<Error>().unwrap_or_else(|error| failed(operation, target, &error).because(error))
 }
 
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
 pub use temporary::unfinished;
-pub(super) use writing::checksum;
+pub(super) use writing::{checksum, failed, io_failed};
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::Layer;
@@ -36,7 +36,7 @@ use crate::stop::Stop;
 use super::{Committed, Image, Put};
 use incoming::Incoming;
 use temporary::Temporary;
-use writing::{Unfinished, failed, io_failed};
+use writing::Unfinished;
 
 /// How long an abort waits for a write under way: a sync can't be called off.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);

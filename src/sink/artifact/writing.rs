@@ -193,12 +193,12 @@ pub(in crate::sink) fn checksum(path: &Path, stop: &Stop) -> io::Result<bool> {
     }
 }
 
-pub(super) fn failed(operation: &str, target: &Path, reason: impl fmt::Display) -> Error {
+pub(in crate::sink) fn failed(operation: &str, target: &Path, reason: impl fmt::Display) -> Error {
     Error::sink(operation, target.display(), reason)
 }
 
 /// An error of this crate that came through an input or output keeps its kind.
-pub(super) fn io_failed(operation: &str, target: &Path, error: io::Error) -> Error {
+pub(in crate::sink) fn io_failed(operation: &str, target: &Path, error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => ours,
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {

@@ -86,6 +86,7 @@ impl<L: Link> Relay<'_, L> {
     pub(super) async fn run(&self, arrived: &Sender<Arrived>) -> Result<Vec<(NoticeKind, Vec<u8>)>> {
         let slots = Arc::new(Semaphore::new(HOST_CHUNKS_MAX));
         let mut standing = Standing::new();
+        let mut notices = Vec::new();
         let mut events: FuturesUnordered<LocalBoxFuture<'_, Result<Event>>> = FuturesUnordered::new();
         loop {
             while let Some(next) = standing.hand_on() {
@@ -94,7 +95,6 @@ impl<L: Link> Relay<'_, L> {
             if let Some(end) = standing.complete() {
                 let own = end.codes.iter().any(|(program, _)| program == verdict::READER);
                 self.trying.meters.own_reader.store(own, Ordering::Relaxed);
-                let notices = verdict::judge(&end.codes, &end.words).map_err(|words| self.bad_verdict(&words))?;
                 arrived.send(Arrived::End).await.map_err(|_| Error::hung_up("the cut"))?;
                 return Ok(notices);
             }
@@ -117,7 +117,8 @@ impl<L: Link> Relay<'_, L> {
                     Event::Told(next, acknowledged) => {
                         // A producer that failed may have lost count; its own words come first.
                         if matches!(next.state, State::End(_)) {
-                            verdict::judge(&next.codes, &next.words).map_err(|words| self.bad_verdict(&words))?;
+                            notices = verdict::judge(&next.codes, &next.words)
+                                .map_err(|words| self.bad_verdict(&words))?;
                         }
                         standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?;
                     }
