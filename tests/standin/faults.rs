@@ -18,7 +18,6 @@
 //! | `refuse-until` | COUNT is a time in Unix milliseconds: until then every exec and cp is refused |
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Seek as _, Write as _};
 
 use crate::state::{Failure, State};
 
@@ -43,12 +42,10 @@ pub(crate) fn connection(state: &State) -> Result<(), Failure> {
 }
 
 fn change(state: &State, name: &str, step: impl Fn(u64) -> (u64, bool)) -> Result<Option<u64>, Failure> {
-    let Ok(mut file) = std::fs::File::options().read(true).write(true).open(state.path().join("faults")) else {
-        return Ok(None);
-    };
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    let path = state.path().join("faults");
+    let lock = std::fs::File::create(path.with_extension("lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
     let mut taken = None;
     let mut lines = String::new();
     for line in text.lines() {
@@ -63,8 +60,10 @@ fn change(state: &State, name: &str, step: impl Fn(u64) -> (u64, bool)) -> Resul
         }
         let _ = writeln!(lines, "{fault} {count} {argument}");
     }
-    file.rewind()?;
-    file.set_len(0)?;
-    file.write_all(lines.as_bytes())?;
+    if lines != text {
+        // This process may be killed at any moment, and the order has to stand.
+        std::fs::write(path.with_extension("new"), lines)?;
+        std::fs::rename(path.with_extension("new"), &path)?;
+    }
     Ok(taken)
 }

@@ -127,7 +127,10 @@ impl Standin {
 
     /// Orders faults; see tests/standin/faults.rs.
     pub fn faults(&self, lines: &str) {
-        std::fs::write(self.state.path().join("faults"), lines).unwrap();
+        let path = self.state.path().join("faults");
+        let lock = std::fs::File::create(path.with_extension("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        std::fs::write(path, lines).unwrap();
     }
 
     /// The machine's root, as the host sees it, mounts included; the slash makes it a folder and not a link to one.

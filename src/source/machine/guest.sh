@@ -455,7 +455,8 @@ next() {
 
 stop() {
 	begin
-	: 2>/dev/null >"$spool/stop"
+	# Not `:`, which ends the whole shell where the spool was never made.
+	echo 2>/dev/null >"$spool/stop"
 	pace
 	turns=0
 	while [ -e "$spool/beat" ] && [ "$turns" -lt 60 ]; do

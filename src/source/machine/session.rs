@@ -31,6 +31,8 @@ use crate::stop::Stop;
 const CLEANUP_STOPPED: Duration = Duration::from_secs(4);
 /// What it may take otherwise.
 const CLEANUP: Duration = Duration::from_secs(60);
+/// What a step that is under way when the freeze is stopped may still take.
+const STEP_STOPPED: Duration = Duration::from_secs(2);
 /// How often a machine that another freeze has is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
@@ -149,9 +151,12 @@ impl<'a> Session<'a> {
     /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more.
     async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
         let options = &self.machine.options;
-        let result = tokio::select! {
-            result = self.carry(&sender) => result,
-            () = stop.stopped() => Err(Error::hung_up("the freeze")),
+        let result = match self.set_up(stop).await {
+            Ok(()) => tokio::select! {
+                result = self.relay(&sender) => result,
+                () = stop.stopped() => Err(Error::hung_up("the freeze")),
+            },
+            Err(error) => Err(error),
         };
         drop(sender);
         let limit = if stop.is_stopped() { CLEANUP_STOPPED } else { CLEANUP };
@@ -172,16 +177,36 @@ impl<'a> Session<'a> {
         })
     }
 
-    async fn carry(&self, sender: &Sender<Arrived>) -> Result<Found> {
-        let options = &self.machine.options;
-        self.user_command("pre-exec", options.pre_exec.as_deref()).await?;
-        self.prepare().await?;
-        self.produce().await?;
+    /// Up to a producer that runs.
+    async fn set_up(&self, stop: &Stop) -> Result<()> {
+        tokio::select! {
+            done = self.user_command("pre-exec", self.machine.options.pre_exec.as_deref()) => done?,
+            () = stop.stopped() => return Err(Error::hung_up("the freeze")),
+        }
+        self.to_its_end(stop, self.prepare(stop)).await?;
+        self.to_its_end(stop, self.put_script()).await?;
+        self.to_its_end(stop, self.offer_reader()).await?;
+        self.to_its_end(stop, self.produce()).await
+    }
+
+    /// One step that makes something in the guest. A call that is cut off could still be at it there when we have
+    /// already cleaned up; so once stopped, a step gets the time that it needs, within reason.
+    async fn to_its_end(&self, stop: &Stop, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut running = std::pin::pin!(work);
+        tokio::select! {
+            done = &mut running => return done,
+            () = stop.stopped() => {}
+        }
+        let _ = tokio::time::timeout(STEP_STOPPED, running).await;
+        Err(Error::hung_up("the freeze"))
+    }
+
+    async fn relay(&self, sender: &Sender<Arrived>) -> Result<Found> {
         let relay = Relay {
             link: &self.machine.link,
             spool: &self.spool,
             folder: &self.folder,
-            options,
+            options: &self.machine.options,
             trying: self.trying(),
             signs: AtomicU64::new(0),
         };
@@ -189,7 +214,7 @@ impl<'a> Session<'a> {
     }
 
     /// Makes the spool; waits, if asked to, while another freeze has the machine.
-    async fn prepare(&self) -> Result<()> {
+    async fn prepare(&self, stop: &Stop) -> Result<()> {
         let (options, began) = (&self.machine.options, Instant::now());
         let needed_kib = (options.guest_bytes_max() >> 10).to_string();
         loop {
@@ -210,7 +235,10 @@ impl<'a> Session<'a> {
                     let reason = format!("another freeze ({owner}) is at work on this machine");
                     return Err(Error::source("preparing", self.machine.subject(), reason).hint("--wait waits for it"));
                 }
-                ("busy", _) => tokio::time::sleep(BUSY_PAUSE).await,
+                ("busy", _) => tokio::select! {
+                    () = tokio::time::sleep(BUSY_PAUSE) => {}
+                    () = stop.stopped() => return Err(Error::hung_up("the freeze")),
+                },
                 ("full", free) => {
                     let folder = self.spool.rsplit_once('/').map_or("", |(folder, _)| folder);
                     let reason =
@@ -229,9 +257,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Copies script and plan in, and starts the producer, which lives on whatever happens to the call.
-    async fn produce(&self) -> Result<()> {
-        let options = &self.machine.options;
+    fn script(&self) -> String {
+        format!("{}/guest.sh", self.spool)
+    }
+
+    /// Copies script and plan in.
+    async fn put_script(&self) -> Result<()> {
         let local = self.folder.path("guest.sh");
         let plan: Vec<&str> = self.capture.plan.lines().collect();
         let wanted = serde_json::to_string(&self.capture.wanted).unwrap_or_default();
@@ -239,14 +270,15 @@ impl<'a> Session<'a> {
         let written = std::fs::File::create(&local)
             .and_then(|mut file| file.write_all(format!("{GUEST_SCRIPT}{plan}").as_bytes()));
         written.map_err(|error| Error::source("writing the guest's script", local.display(), &error).because(error))?;
-        let script = format!("{}/guest.sh", self.spool);
-        let trying = self.trying();
-        trying
-            .until_it_works("copying the script", async || {
-                self.machine.link.put(&local, &script, options.call_limit).await
-            })
-            .await?;
-        self.offer_reader().await?;
+        let (script, limit) = (self.script(), self.machine.options.call_limit);
+        self.trying()
+            .until_it_works("copying the script", async || self.machine.link.put(&local, &script, limit).await)
+            .await
+    }
+
+    /// Starts the producer, which lives on whatever happens to the call.
+    async fn produce(&self) -> Result<()> {
+        let (options, script) = (&self.machine.options, self.script());
         let squeeze = match options.guest_compression {
             Compression::None => "none",
             Compression::Gzip => "gzip",
@@ -259,7 +291,7 @@ impl<'a> Session<'a> {
         if self.machine.look.tools.contains("setsid") {
             command.insert(0, "setsid");
         }
-        trying
+        self.trying()
             .until_it_works("starting the producer", async || {
                 let answer = self.machine.link.run(As::RootDetached, &command, options.call_limit).await?;
                 if answer.code == Some(0) { Ok(()) } else { Err(answer.trouble()) }
