@@ -107,7 +107,7 @@ struct MachineArguments {
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     chunk_size: Option<u64>,
     /// Chunks that may lie in the guest at once.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
     window: u64,
     /// How the guest compresses what crosses the link; worth it only where the link is slower than the guest's cores.
     #[arg(long, value_enum, default_value_t = CompressionArgument::None, value_name = "HOW")]

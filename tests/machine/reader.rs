@@ -40,6 +40,23 @@ fn a_debian_machine_comes_back_without_a_difference() {
 }
 
 #[test]
+fn a_chunk_that_came_wrong_is_taken_again() {
+    let desk = desk(Kind::Debian);
+    desk.machine.sh("mkdir -p /srv; dd if=/dev/urandom of=/srv/random bs=1M count=20");
+    let to = format!("oci:{}", desk.host.text("layout"));
+    // The last one is odd: pieces do not end where chunks do.
+    for (fault, chunk) in [("cp-flip 3", "4MiB"), ("cp-short 2", "4MiB"), ("cp-flip 3", "1600KiB")] {
+        let expected = desk.freeze(&["--to", &to, "--no-known"]);
+        desk.machine.faults(fault);
+        let report = desk.freeze(&["--to", &to, "--no-known", "--chunk-size", chunk]);
+        assert!(report.own_reader);
+        assert!(report.retries >= 2, "{fault}: {} retries", report.retries);
+        let ids = |report: &Snapshot| report.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
+        assert_eq!(ids(&report), ids(&expected), "{fault}");
+    }
+}
+
+#[test]
 fn where_it_cannot_run_the_guests_tools_read() {
     for kind in [Kind::Busybox, Kind::Bare] {
         let desk = desk(kind);

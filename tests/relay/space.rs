@@ -41,7 +41,7 @@ fn too_little_space_is_said_beforehand() {
     let rig = Rig::with(Kind::Debian, &serde_json::json!({"var_tmp_bytes": 2 << 20}));
     let error = rig.freeze(rig.options(), &Selection::default()).err().unwrap().to_string();
     assert!(
-        error.contains("4096 KiB are needed") && error.contains("/var/tmp") && error.contains("--chunk-size"),
+        error.contains("5120 KiB are needed") && error.contains("/var/tmp") && error.contains("--chunk-size"),
         "{error}"
     );
     rig.assert_clean();

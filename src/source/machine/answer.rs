@@ -132,7 +132,13 @@ pub enum Sum {
     Cksum(u32),
     /// MD5, 32 lower-case hex digits.
     Md5(String),
+    /// POSIX `cksum` of each piece of [`PIECE_BYTES`], the last of which may be shorter: our own reader's.
+    Pieces(Vec<u32>),
 }
+
+/// Bytes that have a checksum of their own where our own reader reads. So many can be checked in the buffer in which they
+/// then travel; a whole chunk would have to be read twice.
+pub const PIECE_BYTES: u64 = 1 << 20;
 
 /// One thing in the spool's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,12 +223,18 @@ fn item(line: &[u8]) -> Option<(u64, Item)> {
     match words[..] {
         [b"seam", index] => Some((number(index)?, Item::Seam)),
         [b"chunk", index, size, kind, sum] => {
+            let size = number(size)?;
+            let crc = |sum| u32::try_from(number(sum)?).ok();
             let sum = match kind {
-                b"cksum" => Sum::Cksum(u32::try_from(number(sum)?).ok()?),
+                b"cksum" => Sum::Cksum(crc(sum)?),
                 b"md5" if sum.len() == 32 => Sum::Md5(text(sum)),
+                b"pieces" => {
+                    let sums: Vec<u32> = sum.split(|byte| *byte == b',').map(crc).collect::<Option<_>>()?;
+                    (sums.len() as u64 == size.div_ceil(PIECE_BYTES)).then_some(Sum::Pieces(sums))?
+                }
                 _ => return None,
             };
-            Some((number(index)?, Item::Chunk { size: number(size)?, sum }))
+            Some((number(index)?, Item::Chunk { size, sum }))
         }
         _ => None,
     }

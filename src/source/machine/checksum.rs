@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use crc_fast::{CrcAlgorithm, Digest};
 use md5::Digest as _;
 
-use super::answer::Sum;
+use super::answer::{PIECE_BYTES, Sum};
 
 /// Bytes read at a time: they are still in the processor's cache when they are summed.
 const READ_BYTES: usize = 256 << 10;
@@ -39,6 +39,38 @@ impl Cksum {
     }
 }
 
+/// POSIX `cksum` of each piece of [`PIECE_BYTES`].
+#[derive(Default)]
+pub(super) struct PieceSums {
+    complete: Vec<u32>,
+    piece: Cksum,
+}
+
+impl PieceSums {
+    pub(super) fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = usize::try_from(PIECE_BYTES - self.piece.bytes).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.piece.update(now);
+            if self.piece.bytes == PIECE_BYTES {
+                self.complete.push(std::mem::take(&mut self.piece).finish());
+            }
+            bytes = later;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.complete.len() as u64 * PIECE_BYTES + self.piece.bytes
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u32> {
+        if self.piece.bytes > 0 {
+            self.complete.push(self.piece.finish());
+        }
+        self.complete
+    }
+}
+
 /// Says what is wrong with a chunk of `size` bytes that should have `sum`; nothing, if all is well.
 ///
 /// # Errors
@@ -60,14 +92,23 @@ pub fn complaint(from: impl Read, size: u64, sum: &Sum) -> io::Result<Option<Str
             })?;
             Sum::Md5(hex(&digest.finalize()))
         }
+        Sum::Pieces(_) => {
+            let mut sums = PieceSums::default();
+            each_piece(from, size, |piece| sums.update(piece))?;
+            bytes = sums.bytes();
+            Sum::Pieces(sums.finish())
+        }
     };
-    Ok(if bytes != size {
-        Some(format!("{size} bytes were announced, {}{bytes} came", if bytes > size { "more than " } else { "" }))
-    } else if found == *sum {
-        None
-    } else {
-        Some("the checksum is wrong".to_owned())
-    })
+    Ok(size_complaint(bytes, size).or_else(|| (found != *sum).then(|| WRONG.to_owned())))
+}
+
+/// What is said of a chunk with a wrong checksum.
+pub(super) const WRONG: &str = "the checksum is wrong";
+
+/// Says what is wrong with a chunk of `bytes` bytes that should have `size`; nothing, if all is well.
+pub(super) fn size_complaint(bytes: u64, size: u64) -> Option<String> {
+    let more = if bytes > size { "more than " } else { "" };
+    (bytes != size).then(|| format!("{size} bytes were announced, {more}{bytes} came"))
 }
 
 /// Two lower-case digits a byte.

@@ -1,12 +1,14 @@
 //! From chunks that were checked to buffers on the edge: on a plain thread, in order, decompressed as they come.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::answer::{PIECE_BYTES, Sum};
+use super::checksum::Cksum;
 use super::join::Join;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
@@ -15,12 +17,48 @@ use crate::source::Outlet;
 /// What the relay hands on, in the spool's order.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    /// A chunk, complete and checked; its file has no name any more. The slot is free again once it was read.
-    Chunk(File, OwnedSemaphorePermit),
+    /// A chunk, complete.
+    Chunk(Chunk),
     /// An archive ends here.
     Seam,
     /// All is here, and the guest's verdict is good. Without it, the relay failed.
     End,
+}
+
+/// A chunk on the host.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// It has no name any more.
+    pub(crate) file: File,
+    /// What is still to be checked; none, if all was.
+    pub(crate) unproven: Option<Unproven>,
+    /// Free again once the chunk was read.
+    pub(crate) _slot: OwnedSemaphorePermit,
+}
+
+/// What the guest said of a chunk.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) index: u64,
+    pub(crate) size: u64,
+    pub(crate) sum: Sum,
+}
+
+/// A chunk whose pieces are checked as they are read, each before it is handed on.
+#[derive(Debug)]
+pub(crate) struct Unproven {
+    pub(crate) announced: Announced,
+    /// To the relay, which keeps the chunk in the guest until it hears.
+    pub(crate) words: Sender<Word>,
+}
+
+/// What the relay hears of an unproven chunk.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// All of it was right.
+    Proven(u64),
+    /// Something was wrong: it is to be taken again, and sent checked.
+    Again(Announced, oneshot::Sender<File>),
 }
 
 /// Hands everything on; blocks while the edge is full or no memory is free.
@@ -34,7 +72,7 @@ pub(crate) fn deliver(
     compression: Compression,
     subject: &str,
 ) -> Result<()> {
-    let mut archive = Archive { chunks, current: None, at: At::Chunks };
+    let mut archive = Archive { chunks, current: None, proven_bytes: 0, at: At::Chunks };
     let mut join = Join::default();
     let mut first = true;
     loop {
@@ -111,7 +149,9 @@ enum At {
 /// The chunks up to the next seam, as one stream of bytes.
 struct Archive {
     chunks: Receiver<Arrived>,
-    current: Option<(File, OwnedSemaphorePermit)>,
+    current: Option<Chunk>,
+    /// Bytes that were read of an unproven one.
+    proven_bytes: u64,
     at: At,
 }
 
@@ -120,7 +160,7 @@ impl Archive {
     fn wait(&mut self) {
         if self.current.is_none() && self.at == At::Chunks {
             match self.chunks.blocking_recv() {
-                Some(Arrived::Chunk(file, slot)) => self.current = Some((file, slot)),
+                Some(Arrived::Chunk(chunk)) => self.current = Some(chunk),
                 Some(Arrived::Seam) => self.at = At::Seam,
                 Some(Arrived::End) => self.at = At::End,
                 None => self.at = At::HungUp,
@@ -128,7 +168,7 @@ impl Archive {
         }
     }
 
-    /// Appends the archive's next `room` bytes, or as many as are left.
+    /// Appends the archive's next `room` bytes, or as many as are left, or as whole pieces make. `room` is for one at least.
     #[expect(clippy::disallowed_methods, reason = "bounded by the room")]
     fn append(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
         let mut left = room;
@@ -137,16 +177,70 @@ impl Archive {
             if self.at == At::HungUp {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            let Some((file, _)) = &mut self.current else { return Ok(()) };
-            match file.take(left).read_to_end(to)? {
-                0 => self.current = None,
-                count => left -= count as u64,
+            let Some(chunk) = &mut self.current else { return Ok(()) };
+            let Some(unproven) = &chunk.unproven else {
+                match chunk.file.by_ref().take(left).read_to_end(to)? {
+                    0 => self.current = None,
+                    count => left -= count as u64,
+                }
+                continue;
+            };
+            let piece = (unproven.announced.size - self.proven_bytes).min(PIECE_BYTES);
+            if piece > left {
+                break;
+            }
+            let begin = to.len();
+            chunk.file.by_ref().take(piece).read_to_end(to)?;
+            if unproven.is_right(self.proven_bytes, &to[begin..], piece) {
+                left -= piece;
+                self.proven_bytes += piece;
+                self.end_unproven()?;
+            } else {
+                to.truncate(begin);
+                self.take_again()?;
             }
         }
         Ok(())
     }
+
+    /// Tells the relay of an unproven chunk, if that was all of it.
+    fn end_unproven(&mut self) -> io::Result<()> {
+        let ended = |chunk: &mut Chunk| {
+            chunk.unproven.as_ref().is_some_and(|unproven| unproven.announced.size == self.proven_bytes)
+        };
+        if let Some(unproven) = self.current.take_if(ended).and_then(|chunk| chunk.unproven) {
+            self.proven_bytes = 0;
+            let told = unproven.words.blocking_send(Word::Proven(unproven.announced.index));
+            told.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        }
+        Ok(())
+    }
+
+    /// Has an unproven chunk taken again, and goes on in it behind what was right.
+    fn take_again(&mut self) -> io::Result<()> {
+        let Some(chunk) = &mut self.current else { return Ok(()) };
+        let Some(unproven) = chunk.unproven.take() else { return Ok(()) };
+        let (reply, file) = oneshot::channel();
+        let asked = unproven.words.blocking_send(Word::Again(unproven.announced, reply));
+        asked.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        chunk.file = file.blocking_recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        chunk.file.seek(SeekFrom::Start(std::mem::take(&mut self.proven_bytes)))?;
+        Ok(())
+    }
 }
 
+impl Unproven {
+    /// Whether these are the `size` bytes at `offset`, which is a multiple of [`PIECE_BYTES`].
+    fn is_right(&self, offset: u64, bytes: &[u8], size: u64) -> bool {
+        let mut sum = Cksum::default();
+        sum.update(bytes);
+        let Sum::Pieces(sums) = &self.announced.sum else { return false };
+        let wanted = usize::try_from(offset / PIECE_BYTES).ok().and_then(|piece| sums.get(piece));
+        bytes.len() as u64 == size && wanted == Some(&sum.finish())
+    }
+}
+
+/// For decoders: of chunks that were checked as a whole.
 impl Read for Archive {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -154,8 +248,8 @@ impl Read for Archive {
             if self.at == At::HungUp {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            let Some((file, _)) = &mut self.current else { return Ok(0) };
-            match file.read(buffer)? {
+            let Some(chunk) = &mut self.current else { return Ok(0) };
+            match chunk.file.read(buffer)? {
                 0 if !buffer.is_empty() => self.current = None,
                 count => return Ok(count),
             }

@@ -20,7 +20,7 @@ pub struct Options {
     /// Bytes of one chunk, a multiple of 64 KiB. Default: 32 MiB, or less where the guest's disk or this host's memory
     /// is short.
     pub chunk_bytes: Option<u64>,
-    /// Chunks that may lie in the guest at once, at least 1. Default: 3.
+    /// Chunks that may lie in the guest at once, at least 1. Default: 4.
     pub window_chunks: u64,
     /// A `smolfreeze` for Linux on the guest's architecture: copied into the guest, it reads there what the guest's tar would
     /// read, several times as fast. Where it can't run, the guest's tools do it. Default: none.
@@ -48,7 +48,7 @@ impl Default for Options {
         Self {
             smolvm: std::env::var_os("SMOLFREEZE_SMOLVM").unwrap_or_else(|| "smolvm".into()).into(),
             chunk_bytes: None,
-            window_chunks: 3,
+            window_chunks: 4,
             reader: None,
             guest_compression: Compression::None,
             lease: Duration::from_secs(300),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::capture::Wanted;
-use super::checksum::Cksum;
+use super::checksum::PieceSums;
 use super::verdict::notice_line;
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
@@ -106,7 +106,7 @@ struct Slots<'a> {
 struct Chunk {
     file: File,
     bytes: u64,
-    sum: Cksum,
+    sums: PieceSums,
 }
 
 impl Slots<'_> {
@@ -119,7 +119,7 @@ impl Slots<'_> {
             let room = usize::try_from(self.spool.chunk_bytes - chunk.bytes).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(bytes.len().min(room));
             chunk.file.write_all_at(now, chunk.bytes)?;
-            chunk.sum.update(now);
+            chunk.sums.update(now);
             chunk.bytes += now.len() as u64;
             bytes = later;
             if chunk.bytes == self.spool.chunk_bytes {
@@ -164,14 +164,15 @@ impl Slots<'_> {
         self.await_turn()?;
         let slot = self.spool.folder.join(format!("c.{}", self.index % self.spool.window_chunks));
         let file = File::options().write(true).create(true).truncate(false).open(slot)?;
-        Ok(Chunk { file, bytes: 0, sum: Cksum::default() })
+        Ok(Chunk { file, bytes: 0, sums: PieceSums::default() })
     }
 
     fn publish(&mut self, chunk: Chunk) -> io::Result<()> {
         if chunk.bytes < self.spool.chunk_bytes {
             chunk.file.set_len(chunk.bytes)?;
         }
-        self.show(&format!("chunk {} {} cksum {}", self.index, chunk.bytes, chunk.sum.finish()))?;
+        let sums: Vec<String> = chunk.sums.finish().iter().map(u32::to_string).collect();
+        self.show(&format!("chunk {} {} pieces {}", self.index, chunk.bytes, sums.join(",")))?;
         self.index += 1;
         Ok(())
     }
@@ -185,6 +186,7 @@ impl Slots<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::checksum::Cksum;
     use super::*;
 
     #[test]
@@ -207,7 +209,7 @@ mod tests {
             let bytes = std::fs::read(spool.join(format!("c.{index}"))).unwrap();
             let mut sum = Cksum::default();
             sum.update(&bytes);
-            assert_eq!(line, format!("chunk {index} {} cksum {}\n", bytes.len(), sum.finish()));
+            assert_eq!(line, format!("chunk {index} {} pieces {}\n", bytes.len(), sum.finish()));
             tar.extend(bytes);
         }
         assert_eq!(std::fs::read_to_string(spool.join("m.4")).unwrap(), "seam 4\n");

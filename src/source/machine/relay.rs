@@ -4,7 +4,7 @@
 //! everything that fails tried again with growing, jittered pauses until the options' patience ends. Nothing here blocks:
 //! while the other end of the edge is slow, the loop keeps telling the guest that its host lives.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Seek as _;
 use std::sync::Arc;
@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer::{self, Item, Next, State, Sum};
-use super::deliver::Arrived;
+use super::deliver::{Announced, Arrived, Chunk, Unproven, Word};
 use super::folder::Folder;
 use super::link::{As, Link};
 use super::trying::Trying;
 use super::{Options, checksum, verdict};
 use crate::error::{Error, Result};
+use crate::oci::Compression;
 use crate::progress::NoticeKind;
 use crate::smolvm::Trouble;
 
@@ -50,7 +51,9 @@ pub(super) struct Relay<'a, L> {
 enum Event {
     /// What a `next` told, and up to where it acknowledged.
     Told(Next, u64),
-    Fetched(u64, File, OwnedSemaphorePermit),
+    Fetched(u64, Chunk),
+    /// A chunk that had been wrong was taken again, and is right.
+    FetchedAgain(u64, File, oneshot::Sender<File>),
 }
 
 /// An item of the spool on its way through the host.
@@ -66,8 +69,10 @@ struct Standing {
     places: VecDeque<Place>,
     /// Index of `places`' first.
     handed_on: u64,
-    /// Items up to here are on the host, or were.
+    /// Items up to here are on the host and right, or were.
     had: u64,
+    /// Chunks on the host that are still to be checked.
+    unproven: BTreeSet<u64>,
     /// Items up to here were acknowledged, and the guest said so.
     acknowledged: u64,
     fetching: usize,
@@ -85,6 +90,8 @@ impl<L: Link> Relay<'_, L> {
     /// When patience ends, the machine stops, the guest's verdict is bad, or the other end of the edge is gone.
     pub(super) async fn run(&self, arrived: &Sender<Arrived>) -> Result<Vec<(NoticeKind, Vec<u8>)>> {
         let slots = Arc::new(Semaphore::new(HOST_CHUNKS_MAX));
+        // Of each chunk on the host, one.
+        let (words_end, mut words) = channel(HOST_CHUNKS_MAX);
         let mut standing = Standing::new();
         let mut notices = Vec::new();
         let mut events: FuturesUnordered<LocalBoxFuture<'_, Result<Event>>> = FuturesUnordered::new();
@@ -109,8 +116,8 @@ impl<L: Link> Relay<'_, L> {
             let wanted = standing.wanted();
             tokio::select! {
                 slot = Arc::clone(&slots).acquire_owned(), if wanted.is_some() => {
-                    if let (Some(index), Ok(slot)) = (wanted, slot) && let Some((size, sum)) = standing.start(index) {
-                        events.push(self.fetch(index, size, sum, slot).boxed_local());
+                    if let (Some(index), Ok(slot)) = (wanted, slot) && let Some(announced) = standing.start(index) {
+                        events.push(self.fetch(announced, slot, &words_end).boxed_local());
                     }
                 }
                 Some(event) = events.next(), if !events.is_empty() => match event? {
@@ -122,7 +129,19 @@ impl<L: Link> Relay<'_, L> {
                         }
                         standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?;
                     }
-                    Event::Fetched(index, file, slot) => standing.arrived(index, Arrived::Chunk(file, slot)),
+                    Event::Fetched(index, chunk) => standing.arrived(index, chunk),
+                    Event::FetchedAgain(index, file, reply) => {
+                        standing.proven(index);
+                        // Nobody waits for it if the other end is gone, which is noticed elsewhere.
+                        let _ = reply.send(file);
+                    }
+                },
+                Some(word) = words.recv() => match word {
+                    Word::Proven(index) => standing.proven(index),
+                    Word::Again(announced, reply) => {
+                        self.trying.wrong(&format!("taking chunk {}", announced.index), checksum::WRONG);
+                        events.push(self.fetch_again(announced, reply).boxed_local());
+                    }
                 },
                 () = tokio::time::sleep(self.options.lease / 4), if !standing.asking => {}
                 () = arrived.closed() => return Err(Error::hung_up("the cut")),
@@ -159,13 +178,30 @@ impl<L: Link> Relay<'_, L> {
         Ok(Event::Told(next, had))
     }
 
-    /// One chunk, until it is right.
-    async fn fetch(&self, index: u64, size: u64, sum: Sum, slot: OwnedSemaphorePermit) -> Result<Event> {
+    /// One chunk. Where nothing stands between it and the buffers that it goes into, its pieces are checked there, which
+    /// saves reading it twice.
+    async fn fetch(&self, announced: Announced, slot: OwnedSemaphorePermit, words: &Sender<Word>) -> Result<Event> {
+        let is_plain = self.options.guest_compression == Compression::None;
+        let later = is_plain && matches!(announced.sum, Sum::Pieces(_));
+        let file = self.take(&announced, !later).await?;
+        let index = announced.index;
+        let unproven = later.then(|| Unproven { announced, words: words.clone() });
+        Ok(Event::Fetched(index, Chunk { file, unproven, _slot: slot }))
+    }
+
+    /// A chunk that was wrong, until it is right.
+    async fn fetch_again(&self, announced: Announced, reply: oneshot::Sender<File>) -> Result<Event> {
+        Ok(Event::FetchedAgain(announced.index, self.take(&announced, true).await?, reply))
+    }
+
+    /// A chunk's file, until it has the right size and, if `checked`, the right checksum.
+    async fn take(&self, announced: &Announced, checked: bool) -> Result<File> {
+        let Announced { index, size, sum } = announced;
+        let (index, size) = (*index, *size);
         let from = format!("{}/c.{}", self.spool, index % self.options.window_chunks);
         // A slow link still gets 256 KiB a second.
         let limit = self.options.call_limit + Duration::from_secs(size >> 18);
-        let file = self
-            .trying
+        self.trying
             .until_it_works(&format!("taking chunk {index}"), async || {
                 let tried = self.signs.fetch_add(1, Ordering::Relaxed);
                 // A new name each time: a call that was killed may still hold the old one.
@@ -177,14 +213,18 @@ impl<L: Link> Relay<'_, L> {
                 taken?;
                 let local = |error: std::io::Error| Trouble::Damaged(format!("{}: {error}", to.display()));
                 let mut file = file.map_err(local)?;
-                if let Some(complaint) = checksum::complaint(&file, size, &sum).map_err(local)? {
+                let complaint = if checked {
+                    checksum::complaint(&file, size, sum)
+                } else {
+                    file.metadata().map(|metadata| checksum::size_complaint(metadata.len(), size))
+                };
+                if let Some(complaint) = complaint.map_err(local)? {
                     return Err(Trouble::Damaged(complaint));
                 }
                 file.rewind().map_err(local)?;
                 Ok(file)
             })
-            .await?;
-        Ok(Event::Fetched(index, file, slot))
+            .await
     }
 
     fn bad_verdict(&self, words: &str) -> Error {
@@ -214,6 +254,7 @@ impl Standing {
             places: VecDeque::new(),
             handed_on: 0,
             had: 0,
+            unproven: BTreeSet::new(),
             acknowledged: 0,
             fetching: 0,
             asking: false,
@@ -241,16 +282,19 @@ impl Standing {
         }
     }
 
-    /// The end, once everything before it was handed on.
+    /// The end, once everything before it was handed on, and is right.
     fn complete(&mut self) -> Option<Next> {
         let State::End(count) = self.end.as_ref()?.state else { return None };
-        if self.handed_on >= count { self.end.take() } else { None }
+        if self.handed_on >= count && self.unproven.is_empty() { self.end.take() } else { None }
     }
 
-    /// Something may be new, something is to be acknowledged, or the guest must hear that we live.
+    /// Something may be new, something is to be acknowledged, or the guest must hear that we live. Each call costs about
+    /// what a fifth of a chunk does: while the host has enough to go on, two chunks are acknowledged at once.
     fn should_ask(&self, options: &Options) -> bool {
         let due = self.asked_at.elapsed() >= options.lease / 4;
-        due || self.end.is_none() && (self.had > self.acknowledged || self.may_grow(options))
+        let (freed, stock) = (self.had - self.acknowledged, self.known() - self.had);
+        let worth_it = freed >= options.window_chunks.min(2) || stock <= options.window_chunks / 2;
+        due || self.end.is_none() && worth_it && (freed > 0 || self.may_grow(options))
     }
 
     /// Whether the guest may make another chunk without an acknowledgement.
@@ -270,27 +314,36 @@ impl Standing {
         (self.fetching < FETCHES_MAX).then_some(self.handed_on + place as u64)
     }
 
-    fn start(&mut self, index: u64) -> Option<(u64, Sum)> {
+    fn start(&mut self, index: u64) -> Option<Announced> {
         let place = self.places.get_mut(usize::try_from(index - self.handed_on).ok()?)?;
         self.fetching += 1;
         match std::mem::replace(place, Place::UnderWay) {
-            Place::InGuest(size, sum) => Some((size, sum)),
+            Place::InGuest(size, sum) => Some(Announced { index, size, sum }),
             _ => None,
         }
     }
 
-    fn arrived(&mut self, index: u64, arrived: Arrived) {
+    fn proven(&mut self, index: u64) {
+        self.unproven.remove(&index);
+        self.count_had();
+    }
+
+    fn arrived(&mut self, index: u64, chunk: Chunk) {
         self.fetching -= 1;
+        if chunk.unproven.is_some() {
+            self.unproven.insert(index);
+        }
         let place = usize::try_from(index - self.handed_on).ok().and_then(|at| self.places.get_mut(at));
         if let Some(place) = place {
-            *place = Place::Here(arrived);
+            *place = Place::Here(Arrived::Chunk(chunk));
         }
         self.count_had();
     }
 
     fn count_had(&mut self) {
         let here = self.places.iter().take_while(|place| matches!(place, Place::Here(_))).count();
-        self.had = self.handed_on + here as u64;
+        let here = self.handed_on + here as u64;
+        self.had = self.unproven.first().map_or(here, |first| here.min(*first));
     }
 
     /// Takes in what a `next` told; says what is wrong if this can't go on.

@@ -69,6 +69,12 @@ impl<L: Link> Trying<'_, L> {
         }
     }
 
+    /// Counts and tells of something wrong that is tried again at once.
+    pub(super) fn wrong(&self, doing: &str, complaint: &str) {
+        self.meters.source.retried();
+        self.observer.retrying(&format!("{doing} of {}", self.subject()), complaint, Duration::ZERO);
+    }
+
     /// The machine's state, where smolvm says that it does not run; nothing, where it runs or nobody knows.
     async fn not_running(&self) -> Option<String> {
         match self.link.listed().await {
