@@ -94,10 +94,8 @@ impl Machine {
         }
         let image = listed["image"].as_str().map(str::to_owned);
         link.set_image_machine(image.is_some());
-        let (own, root) = tokio::join!(
-            run(&link, &options, As::Own, &["whoami"]),
-            run(&link, &options, As::Root, &["look"])
-        );
+        let (own, root) =
+            tokio::join!(run(&link, &options, As::Own, &["whoami"]), run(&link, &options, As::Root, &["look"]));
         let whoami = Whoami::read(&understood(&subject, "probing", &own, "whoami")?);
         let look = Look::read(&understood(&subject, "looking", &root, "look")?);
         usable(&subject, &look)?;
