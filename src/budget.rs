@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::memory::BUFFER_BYTES;
-use crate::oci::Compression;
 use crate::source::Survey;
 use crate::stage::compress::{Method, encoder_bytes_max, stream_encoder_bytes_max};
 use crate::stage::cut::LayerSize;
@@ -57,8 +56,7 @@ impl Budget {
     }
 
     /// Divides `wish.memory_bytes` for a source as surveyed. Where all layers can be held, none is set aside for
-    /// streaming. Where memory has no room for as many layers as could be under way at once, most of a layer goes through
-    /// scratch space, so that slow uploads don't wait for memory that other slow uploads hold.
+    /// streaming.
     ///
     /// # Errors
     /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
@@ -66,29 +64,9 @@ impl Budget {
         let largest = largest_layer_bytes(survey, layer_size);
         let only_layer = layer_size == LayerSize::One;
         match Self::divide(wish, only_layer, 0) {
-            Ok(budget) if largest <= budget.hold_bytes_max && budget.has_room_for(layer_size, wish.method) => {
-                Ok(budget)
-            }
-            _ => {
-                let mut budget = Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX))?;
-                if !budget.has_room_for(layer_size, wish.method) {
-                    // Half of the memory for all that are under way, and half to move.
-                    let share = budget.held_bytes_max / (2 * (budget.workers + budget.uploads)) as u64;
-                    (budget.hold_bytes_max, budget.gather_bytes_max) = (share, share);
-                }
-                Ok(budget)
-            }
+            Ok(budget) if largest <= budget.hold_bytes_max => Ok(budget),
+            _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX)),
         }
-    }
-
-    /// Whether a layer of the usual size for each worker, and a stored one for each upload, can be held. Compressed, it
-    /// counts a quarter: about half of its bytes, and half of them sent already.
-    fn has_room_for(&self, layer_size: LayerSize, method: Method) -> bool {
-        let Some(most) = layer_size.layer_bytes_max() else { return true };
-        let tar_bytes = most / 2;
-        let stored_bytes = if method.compression == Compression::None { tar_bytes } else { tar_bytes / 4 };
-        let packing = (self.workers as u64).saturating_mul(tar_bytes);
-        packing.saturating_add((self.uploads as u64).saturating_mul(stored_bytes)) <= self.held_bytes_max
     }
 
     /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
@@ -165,6 +143,7 @@ pub struct Wish {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Compression;
 
     fn wish(memory_bytes: u64) -> Wish {
         let method = Method::new(Compression::Zstd, None).unwrap();
@@ -195,16 +174,6 @@ mod tests {
             |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
         assert_eq!(plan(2_300 << 20).scratch_bytes_max, 0);
         assert!(plan(20 << 30).scratch_bytes_max > 0);
-    }
-
-    #[test]
-    fn layers_that_are_large_for_the_memory_go_through_scratch() {
-        let plan = |mebibytes: u64| Budget::plan(&wish(256 << 20), &survey(8 << 30), LayerSize::About(mebibytes << 20));
-        let (small, large) = (plan(16).unwrap(), plan(64).unwrap());
-        assert_eq!(small.scratch_bytes_max, 0);
-        assert!(small.hold_bytes_max > 32 << 20 && large.hold_bytes_max < 32 << 20, "{small:?} {large:?}");
-        // As many as are under way, each at its largest.
-        assert_eq!(large.scratch_bytes_max, 6 * (128 << 20));
     }
 
     #[test]

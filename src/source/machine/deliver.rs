@@ -1,4 +1,5 @@
-//! From chunks that were checked to buffers on the edge: on a plain thread, in order, decompressed as they come.
+//! From chunks to buffers on the edge: on a plain thread, in order, decompressed as they come. Nothing is handed on that was
+//! not checked, here or before.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
@@ -218,13 +219,17 @@ impl Archive {
 
     /// Has an unproven chunk taken again, and goes on in it behind what was right.
     fn take_again(&mut self) -> io::Result<()> {
-        let Some(chunk) = &mut self.current else { return Ok(()) };
-        let Some(unproven) = chunk.unproven.take() else { return Ok(()) };
+        let Some(Chunk { file: wrong, unproven: Some(unproven), _slot: slot }) = self.current.take() else {
+            return Ok(());
+        };
+        // Its memory is the new one's.
+        drop(wrong);
         let (reply, file) = oneshot::channel();
         let asked = unproven.words.blocking_send(Word::Again(unproven.announced, reply));
         asked.map_err(|_| io::ErrorKind::BrokenPipe)?;
-        chunk.file = file.blocking_recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
-        chunk.file.seek(SeekFrom::Start(std::mem::take(&mut self.proven_bytes)))?;
+        let mut file = file.blocking_recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        file.seek(SeekFrom::Start(std::mem::take(&mut self.proven_bytes)))?;
+        self.current = Some(Chunk { file, unproven: None, _slot: slot });
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::answer::{self, Item, Next, State, Sum};
+use super::answer::{self, Item, Next, PIECE_BYTES, State, Sum};
 use super::deliver::{Announced, Arrived, Chunk, Unproven, Word};
 use super::folder::Folder;
 use super::link::{As, Link};
@@ -182,7 +182,10 @@ impl<L: Link> Relay<'_, L> {
     /// saves reading it twice.
     async fn fetch(&self, announced: Announced, slot: OwnedSemaphorePermit, words: &Sender<Word>) -> Result<Event> {
         let is_plain = self.options.guest_compression == Compression::None;
-        let later = is_plain && matches!(announced.sum, Sum::Pieces(_));
+        // Whole pieces fill whole buffers, whose memory is counted whole; of odd ones only a part would be used.
+        let chunk_bytes = self.options.chunk_bytes();
+        let is_even = chunk_bytes.is_multiple_of(PIECE_BYTES) || PIECE_BYTES.is_multiple_of(chunk_bytes);
+        let later = is_plain && is_even && matches!(announced.sum, Sum::Pieces(_));
         let file = self.take(&announced, !later).await?;
         let index = announced.index;
         let unproven = later.then(|| Unproven { announced, words: words.clone() });

@@ -28,11 +28,11 @@ use crate::source::{Outlet, Piece, Selection};
 use crate::stop::Stop;
 
 /// What clean-up may take once the freeze was stopped: a user who pressed Ctrl-C is waiting.
-const CLEANUP_STOPPED: Duration = Duration::from_secs(4);
+const CLEANUP_STOPPED: Duration = Duration::from_millis(3300);
 /// What it may take otherwise.
 const CLEANUP: Duration = Duration::from_secs(60);
-/// What a step that is under way when the freeze is stopped may still take.
-const STEP_STOPPED: Duration = Duration::from_secs(2);
+/// What a step that is under way when the freeze is stopped may still take, before the clean-up.
+const STEP_STOPPED: Duration = Duration::from_secs(1);
 /// How often a machine that another freeze has is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
@@ -192,6 +192,7 @@ impl<'a> Session<'a> {
     /// One step that makes something in the guest. A call that is cut off could still be at it there when we have
     /// already cleaned up; so once stopped, a step gets the time that it needs, within reason.
     async fn to_its_end(&self, stop: &Stop, work: impl Future<Output = Result<()>>) -> Result<()> {
+        stop.check()?;
         let mut running = std::pin::pin!(work);
         tokio::select! {
             done = &mut running => return done,
