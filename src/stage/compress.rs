@@ -53,8 +53,16 @@ pub struct Encoder {
 
 enum Codec {
     Zstd(ZstdEncoder<'static>),
-    Gzip { compressor: Compressor, member: Vec<u8> },
+    Gzip(Gzip),
     None,
+}
+
+struct Gzip {
+    compressor: Compressor,
+    /// Input of the member that is begun.
+    member: Vec<u8>,
+    /// The last one, compressed.
+    packed: Vec<u8>,
 }
 
 impl Encoder {
@@ -75,7 +83,8 @@ impl Encoder {
             }
             Compression::Gzip => {
                 let level = CompressionLvl::new(method.level).map_err(|error| failed(format!("{error:?}")))?;
-                Codec::Gzip { compressor: Compressor::new(level), member: Vec::with_capacity(MEMBER_BYTES) }
+                let (compressor, member) = (Compressor::new(level), Vec::with_capacity(MEMBER_BYTES));
+                Codec::Gzip(Gzip { compressor, member, packed: Vec::new() })
             }
             Compression::None => Codec::None,
         };
@@ -89,14 +98,14 @@ impl Encoder {
     pub fn write(&mut self, input: &Bytes, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         match &mut self.codec {
             Codec::None => emit(input.clone()),
-            Codec::Gzip { compressor, member } => {
+            Codec::Gzip(gzip) => {
                 let mut rest = &input[..];
                 while !rest.is_empty() {
-                    let (now, later) = rest.split_at(rest.len().min(MEMBER_BYTES - member.len()));
-                    member.extend_from_slice(now);
+                    let (now, later) = rest.split_at(rest.len().min(MEMBER_BYTES - gzip.member.len()));
+                    gzip.member.extend_from_slice(now);
                     rest = later;
-                    if member.len() == MEMBER_BYTES {
-                        emit(gzip_member(compressor, member)?)?;
+                    if gzip.member.len() == MEMBER_BYTES {
+                        put(gzip.end_member()?, &mut self.output, &self.memory, emit)?;
                     }
                 }
                 Ok(())
@@ -123,9 +132,9 @@ impl Encoder {
     pub fn finish(mut self, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
         match &mut self.codec {
             Codec::None => {}
-            Codec::Gzip { compressor, member } => {
-                if !member.is_empty() {
-                    emit(gzip_member(compressor, member)?)?;
+            Codec::Gzip(gzip) => {
+                if !gzip.member.is_empty() {
+                    put(gzip.end_member()?, &mut self.output, &self.memory, emit)?;
                 }
             }
             Codec::Zstd(encoder) => loop {
@@ -144,13 +153,33 @@ impl Encoder {
     }
 }
 
-fn gzip_member(compressor: &mut Compressor, member: &mut Vec<u8>) -> Result<Bytes> {
-    let mut packed = vec![0; compressor.gzip_compress_bound(member.len())];
-    let length = compressor.gzip_compress(member, &mut packed).map_err(|error| failed(format!("{error:?}")))?;
-    packed.truncate(length);
-    packed.shrink_to_fit();
-    member.clear();
-    Ok(packed.into())
+impl Gzip {
+    /// The member that was begun, compressed.
+    fn end_member(&mut self) -> Result<&[u8]> {
+        self.packed.resize(self.compressor.gzip_compress_bound(self.member.len()), 0);
+        let packed = self.compressor.gzip_compress(&self.member, &mut self.packed);
+        let length = packed.map_err(|error| failed(format!("{error:?}")))?;
+        self.member.clear();
+        Ok(&self.packed[..length])
+    }
+}
+
+/// Copies into counted buffers: what waits for an upload may be many layers.
+fn put(
+    mut bytes: &[u8],
+    output: &mut Buffer,
+    memory: &Memory,
+    emit: &mut dyn FnMut(Bytes) -> Result<()>,
+) -> Result<()> {
+    while !bytes.is_empty() {
+        let (now, later) = bytes.split_at(bytes.len().min(output.room()));
+        output.bytes_mut().extend_from_slice(now);
+        bytes = later;
+        if output.room() == 0 {
+            emit(std::mem::replace(output, memory.overdraft()).freeze())?;
+        }
+    }
+    Ok(())
 }
 
 fn failed(reason: impl std::fmt::Display) -> Error {
@@ -215,6 +244,24 @@ mod tests {
             })
             .unwrap();
         blob
+    }
+
+    #[test]
+    fn what_comes_out_is_counted() {
+        let input = Bytes::from(sample());
+        for compression in [Compression::Zstd, Compression::Gzip] {
+            let memory = Memory::new(4 << 20, Stop::new());
+            let mut encoder = Encoder::new(Method::new(compression, None).unwrap(), 0, &memory).unwrap();
+            let mut waiting = Vec::new();
+            let mut wait = |bytes| {
+                waiting.push(bytes);
+                Ok(())
+            };
+            encoder.write(&input, &mut wait).unwrap();
+            encoder.finish(&mut wait).unwrap();
+            let bytes: usize = waiting.iter().map(Bytes::len).sum();
+            assert!(bytes > 1 << 20 && memory.held_bytes() >= bytes as u64, "{compression}: {bytes}");
+        }
     }
 
     #[test]
