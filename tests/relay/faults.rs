@@ -89,6 +89,19 @@ fn what_never_works_ends_with_its_cause() {
     assert!(error.contains("/nowhere/smolvm"), "{error}");
 }
 
+/// A signal may come before the spool is made.
+#[test]
+fn cleaning_up_where_nothing_was_made_works() {
+    let guest = include_str!("../../src/source/machine/guest.sh");
+    for kind in [Kind::Busybox, Kind::Debian] {
+        let rig = Rig::start(kind);
+        let stop = ["sh", "-c", guest, "smolfreeze", "stop", "/var/tmp/.smolfreeze-0123456789abcdef"];
+        let output = rig.smolvm(&[&["machine", "exec", "--name", "m1", "-u", "0", "--"], &stop[..]].concat());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "smolfreeze 1\ndone stop\n", "{kind:?}");
+        rig.assert_clean();
+    }
+}
+
 #[test]
 fn a_machine_that_stops_is_named() {
     let rig = small();
