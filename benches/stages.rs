@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use smolfreeze::error::Result;
 use smolfreeze::memory::{BUFFER_BYTES, Memory};
 use smolfreeze::oci::Compression;
-use smolfreeze::stage::compress::{Encoder, Method};
+use smolfreeze::stage::compress::{Idle, Method};
 use smolfreeze::stage::cut::{CutOptions, Cutter, LayerSize};
 use smolfreeze::stage::digest::DiffIdHasher;
 use smolfreeze::stage::scan::Scanner;
@@ -121,7 +121,7 @@ fn compress(method: Method, memory: &Memory, pieces: &[Bytes]) -> Result<u64> {
         stored += black_box(bytes).len() as u64;
         Ok(())
     };
-    let mut encoder = Encoder::new(method, 1, memory)?;
+    let mut encoder = Idle::new(method, 1)?.begin(memory);
     pieces.iter().try_for_each(|piece| encoder.write(piece, &mut emit))?;
     encoder.finish(&mut emit)?;
     Ok(stored)

@@ -39,19 +39,20 @@ pub struct Budget {
     pub stream_threads: u32,
     /// Bytes of scratch files.
     pub scratch_bytes_max: u64,
+    /// Whether layers may be too large to be held, and are read back from a file.
+    pub streams: bool,
     /// Bytes of all compressors.
     pub encoders_bytes_max: u64,
 }
 
 impl Budget {
-    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft; and if there
-    /// is scratch, for each upload a part read back from it, and for each worker but one what the allocator keeps.
+    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft; and if layers
+    /// stream, for each upload a part read back from a file, and for each worker but one what the allocator keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
         let overdraft = self.workers as u64 * BUFFER_BYTES as u64;
-        let streams = self.scratch_bytes_max > 0;
-        let parts = if streams { self.uploads as u64 * PART_BYTES } else { 0 };
-        let kept = if streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
+        let parts = if self.streams { self.uploads as u64 * PART_BYTES } else { 0 };
+        let kept = if self.streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
     }
 
@@ -89,6 +90,7 @@ impl Budget {
                 gather_bytes_max: 0,
                 stream_threads,
                 scratch_bytes_max,
+                streams: streaming_bytes > 0,
                 encoders_bytes_max,
             };
             let fixed = budget.memory_bytes_max();

@@ -2,7 +2,8 @@
 //!
 //! A complete layer ([`Layer`]) has its digest before its upload begins, can be sent to several sinks at once, and can be
 //! sent again from any offset. Only a layer that fits neither memory nor scratch is a [`LiveLayer`]: its first bytes are
-//! gathered, the rest comes over an edge, once.
+//! gathered, the rest comes over an edge, once. Where an artifact is written, such a layer is kept there, and so becomes
+//! a complete one for the other sinks.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,20 +21,22 @@ use crate::oci::{Descriptor, DiffId};
 pub struct Body {
     chunks: Vec<Bytes>,
     chunk_bytes: u64,
-    scratch: Option<ScratchRange>,
+    filed: Option<FileRange>,
 }
 
-/// What lies in a scratch file; it holds its share of the scratch budget until it is dropped.
+/// What lies in a file: of scratch space, whose share it holds until it is dropped, or in an artifact.
 #[derive(Debug, Clone)]
-pub(crate) struct ScratchRange {
+pub(crate) struct FileRange {
     pub(crate) file: Arc<File>,
+    /// Where it begins in the file.
+    pub(crate) start: u64,
     pub(crate) length: u64,
     /// Where buffers to read into come from: as overdraft, since they replace what waits in the file.
     pub(crate) memory: Memory,
-    pub(crate) _share: Arc<dyn std::any::Any + Send + Sync>,
+    pub(crate) _share: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
-impl ScratchRange {
+impl FileRange {
     /// `length` bytes from `offset` on, in slices of at most one buffer.
     pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<Bytes>> {
         let (mut slices, end) = (Vec::new(), offset + length);
@@ -42,8 +45,8 @@ impl ScratchRange {
             let now = in_chunk(end - at).min(BUFFER_BYTES);
             let mut buffer = self.memory.overdraft();
             buffer.bytes_mut().resize(now, 0);
-            self.file.read_exact_at(buffer.bytes_mut(), at).map_err(|error| {
-                Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the scratch file", &error)
+            self.file.read_exact_at(buffer.bytes_mut(), self.start + at).map_err(|error| {
+                Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the file it waits in", &error)
                     .because(error)
             })?;
             slices.push(buffer.freeze());
@@ -58,18 +61,18 @@ impl Body {
     #[must_use]
     pub fn from_chunks(chunks: Vec<Bytes>) -> Self {
         let chunk_bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks, chunk_bytes, scratch: None }
+        Self { chunks, chunk_bytes, filed: None }
     }
 
-    /// Bytes in memory, followed by what lies in a scratch file.
-    pub(crate) fn with_scratch(chunks: Vec<Bytes>, scratch: ScratchRange) -> Self {
-        Self { scratch: Some(scratch), ..Self::from_chunks(chunks) }
+    /// Bytes in memory, followed by what lies in a file.
+    pub(crate) fn with_file(chunks: Vec<Bytes>, filed: FileRange) -> Self {
+        Self { filed: Some(filed), ..Self::from_chunks(chunks) }
     }
 
     /// All bytes, wherever they are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.chunk_bytes + self.scratch.as_ref().map_or(0, |scratch| scratch.length)
+        self.chunk_bytes + self.filed.as_ref().map_or(0, |filed| filed.length)
     }
 
     /// Whether there is nothing.
@@ -78,11 +81,11 @@ impl Body {
         self.len() == 0
     }
 
-    /// The bytes from `offset` on, `length` of them or as many as there are. Memory is sliced, never copied; scratch is
+    /// The bytes from `offset` on, `length` of them or as many as there are. Memory is sliced, never copied; files are
     /// read on a thread that may block.
     ///
     /// # Errors
-    /// When the scratch file can't be read.
+    /// When the file can't be read.
     pub async fn slice(&self, offset: u64, length: u64) -> Result<Vec<Bytes>> {
         let mut slices = Vec::new();
         let (mut at, end) = (0, self.len().min(offset.saturating_add(length)));
@@ -94,9 +97,9 @@ impl Body {
             at += chunk.len() as u64;
         }
         let from = offset.max(at);
-        if let Some(scratch) = self.scratch.clone().filter(|_| from < end) {
-            let read = tokio::task::spawn_blocking(move || scratch.read(from - at, end - from)).await;
-            slices.extend(read.map_err(|_| Error::hung_up("reading scratch"))??);
+        if let Some(filed) = self.filed.clone().filter(|_| from < end) {
+            let read = tokio::task::spawn_blocking(move || filed.read(from - at, end - from)).await;
+            slices.extend(read.map_err(|_| Error::hung_up("reading a layer"))??);
         }
         Ok(slices)
     }

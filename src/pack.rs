@@ -20,7 +20,7 @@ use crate::oci::{Descriptor, DiffId};
 use crate::progress::processor::thread_time;
 use crate::progress::{Activity, Meters, Observer, Track};
 use crate::scratch::{Scratch, ScratchFile};
-use crate::stage::compress::{Encoder, Method};
+use crate::stage::compress::{Encoder, Idle, Method};
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 
 /// Blocks that a live layer's edge holds for each sink, of up to 1 MiB each.
@@ -53,6 +53,8 @@ pub(crate) enum Outgoing {
     Whole(Arc<Layer>),
     /// To be sent while it is made, one for each sink.
     Live(Vec<LiveLayer>),
+    /// To be kept by a sink while it is made, and complete from then on for the others.
+    ToKeep(LiveLayer),
     /// A live layer is complete; its sinks know it too.
     LiveEnded(Packed),
 }
@@ -91,6 +93,8 @@ pub(crate) struct Packer {
     /// Compressor threads for a streaming layer.
     pub(crate) stream_threads: u32,
     pub(crate) sinks: usize,
+    /// Whether one of the sinks keeps live layers, but for those of `/workspace`.
+    pub(crate) sinks_keep: bool,
     pub(crate) memory: Memory,
     pub(crate) scratch: Arc<Scratch>,
     pub(crate) known: Arc<dyn KnownLayers>,
@@ -100,6 +104,8 @@ pub(crate) struct Packer {
     pub(crate) track: Track,
     /// Processor time that hashing took.
     pub(crate) hashing: Cell<Duration>,
+    /// A compressor without a layer, and how many threads of its own it has.
+    pub(crate) idle: Cell<Option<(u32, Idle)>>,
 }
 
 impl Packer {
@@ -120,8 +126,7 @@ impl Packer {
         while let Some(bytes) = self.next(feed)? {
             coming.take(bytes)?;
         }
-        let outgoing = coming.finish()?;
-        self.send(outgoing)
+        coming.finish()?.map_or(Ok(()), |outgoing| self.send(outgoing))
     }
 
     fn next(&self, feed: &LayerFeed) -> Result<Option<Bytes>> {
@@ -142,6 +147,19 @@ impl Packer {
         if let Some(began) = began {
             self.hashing.set(self.hashing.get() + thread_time().saturating_sub(began));
         }
+    }
+
+    /// One that this worker used before, where there is one.
+    fn encoder(&self, threads: u32) -> Result<Encoder> {
+        // Never two: the budget has room for one.
+        let idle = match self.idle.take() {
+            Some((same, idle)) if same == threads => idle,
+            other => {
+                drop(other);
+                Idle::new(self.method, threads)?
+            }
+        };
+        Ok(idle.begin(&self.memory))
     }
 
     fn compress(&self, bytes: &Bytes, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
@@ -230,7 +248,7 @@ impl<'a> Coming<'a> {
     /// Begins to compress: first what is held and what was spilled.
     fn stream(&mut self, threads: u32, gather_bytes_max: u64) -> Result<()> {
         let packer = self.packer;
-        let mut encoder = Encoder::new(packer.method, threads, &packer.memory)?;
+        let mut encoder = packer.encoder(threads)?;
         let mut gathering = Gathering::new(self, gather_bytes_max);
         gathering.helpers = threads;
         while let Some(bytes) = self.held.pop_front() {
@@ -251,15 +269,15 @@ impl<'a> Coming<'a> {
         Ok(())
     }
 
-    /// The layer is complete.
-    fn finish(mut self) -> Result<Outgoing> {
+    /// The layer is complete: what is still to be told.
+    fn finish(mut self) -> Result<Option<Outgoing>> {
         let (diff_id, tar_bytes) = std::mem::take(&mut self.hasher).finish();
         if !matches!(self.way, Way::Streaming(..)) {
             let known = self.packer.track.during(Activity::Asks, || self.packer.known.find(diff_id));
             if let Some(descriptor) = known {
                 self.packer.observer.layer_known(self.index, tar_bytes, descriptor.size);
                 let (index, workspace) = (self.index, self.workspace);
-                return Ok(Outgoing::Known(Packed { index, diff_id, tar_bytes, descriptor, workspace }));
+                return Ok(Some(Outgoing::Known(Packed { index, diff_id, tar_bytes, descriptor, workspace })));
             }
             match self.way {
                 Way::Spilling(_) => self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?,
@@ -268,7 +286,8 @@ impl<'a> Coming<'a> {
         }
         let Way::Streaming(encoder, mut gathering) = self.way else { return Err(Error::hung_up("a packer")) };
         let packer = self.packer;
-        packer.track.during(Activity::Compresses, || encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        let idle = packer.track.during(Activity::Compresses, || encoder.finish(&mut |bytes| gathering.push(bytes)))?;
+        packer.idle.replace(Some((gathering.helpers, idle)));
         gathering.count_helpers();
         gathering.finish(diff_id, self.prefix, tar_bytes)
     }
@@ -285,6 +304,7 @@ struct Gathering<'a> {
     chunk_bytes: u64,
     scratch: Option<ScratchFile>,
     live: Vec<mpsc::Sender<LivePiece>>,
+    is_kept: bool,
     began: Instant,
     /// Threads of the compressor's own.
     helpers: u32,
@@ -302,6 +322,7 @@ impl<'a> Gathering<'a> {
             chunk_bytes: 0,
             scratch: None,
             live: Vec::new(),
+            is_kept: coming.packer.sinks_keep && !coming.workspace,
             began: Instant::now(),
             helpers: 0,
         }
@@ -337,15 +358,18 @@ impl<'a> Gathering<'a> {
     /// Neither memory nor scratch has room: the rest goes to the sinks as it is made.
     fn go_live(&mut self) -> Result<()> {
         let head = self.body();
-        let mut layers = Vec::new();
-        for _ in 0..self.packer.sinks {
+        let mut live = || {
             let (sender, tail) = mpsc::channel(LIVE_EDGE_BLOCKS);
             self.live.push(sender);
             let media_type = self.packer.method.compression.media_type().to_owned();
-            let (index, workspace, head) = (self.index, self.workspace, head.clone());
-            layers.push(LiveLayer { index, media_type, workspace, head, tail });
-        }
-        self.packer.send(Outgoing::Live(layers))
+            LiveLayer { index: self.index, media_type, workspace: self.workspace, head: head.clone(), tail }
+        };
+        let outgoing = if self.is_kept {
+            Outgoing::ToKeep(live())
+        } else {
+            Outgoing::Live((0..self.packer.sinks).map(|_| live()).collect())
+        };
+        self.packer.send(outgoing)
     }
 
     fn push_live(&self, piece: &LivePiece) -> Result<()> {
@@ -358,12 +382,12 @@ impl<'a> Gathering<'a> {
     fn body(&mut self) -> Body {
         let chunks = std::mem::take(&mut self.chunks);
         match self.scratch.take() {
-            Some(scratch) => Body::with_scratch(chunks, scratch.finish(self.packer.memory.clone())),
+            Some(scratch) => Body::with_file(chunks, scratch.finish(self.packer.memory.clone())),
             None => Body::from_chunks(chunks),
         }
     }
 
-    fn finish(mut self, diff_id: DiffId, prefix: Option<DiffId>, tar_bytes: u64) -> Result<Outgoing> {
+    fn finish(mut self, diff_id: DiffId, prefix: Option<DiffId>, tar_bytes: u64) -> Result<Option<Outgoing>> {
         let (digest, size) = std::mem::take(&mut self.digest).finish();
         let media_type = self.packer.method.compression.media_type().to_owned();
         let descriptor = Descriptor { media_type, digest, size };
@@ -372,9 +396,12 @@ impl<'a> Gathering<'a> {
         let (index, workspace) = (self.index, self.workspace);
         if self.live.is_empty() {
             let body = self.body();
-            return Ok(Outgoing::Whole(Arc::new(Layer { index, diff_id, tar_bytes, descriptor, workspace, body })));
+            let layer = Layer { index, diff_id, tar_bytes, descriptor, workspace, body };
+            return Ok(Some(Outgoing::Whole(Arc::new(layer))));
         }
         self.push_live(&LivePiece::End(LiveEnd { descriptor: descriptor.clone(), diff_id, tar_bytes }))?;
-        Ok(Outgoing::LiveEnded(Packed { index, diff_id, tar_bytes, descriptor, workspace }))
+        let packed = Packed { index, diff_id, tar_bytes, descriptor, workspace };
+        // Who keeps it makes it a complete layer.
+        Ok((!self.is_kept).then_some(Outgoing::LiveEnded(packed)))
     }
 }

@@ -5,6 +5,8 @@
 //! Everything that waits, waits for a neighbour or for memory. When one part fails, it throws the [`Stop`] with its
 //! error and leaves; its neighbours find their edges closed and leave too, and their hang-ups never hide the cause.
 
+mod uploads;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +15,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use futures_util::future::{join_all, try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
 use crate::budget::Budget;
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Layer, LiveLayer};
 use crate::known::KnownStore;
 use crate::memory::Memory;
 use crate::oci::{Descriptor, DiffId};
-use crate::pack::{KnownLayers, LayerFeed, LayerPiece, Outgoing, Packed, Packer};
+use crate::pack::{KnownLayers, LayerFeed, LayerPiece, Packer};
 use crate::progress::{Activity, Meters, Notices, Observer, Row, Track};
 use crate::scratch::Scratch;
 use crate::sink::{Put, Sink};
@@ -29,6 +29,7 @@ use crate::source::{Outlet, Piece};
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, CutPiece, CutSummary, Cutter};
 use crate::stop::Stop;
+use uploads::{Uploads, Way};
 
 /// Pieces between source and cut: of up to 1 MiB each, counted against the memory bound.
 const EDGE_PIECES: usize = 64;
@@ -36,10 +37,8 @@ const EDGE_PIECES: usize = 64;
 const LAYER_PIECES: usize = 1024;
 /// Layers that wait for a packer; their bytes are counted against the memory bound, which is what stops the source.
 const LAYERS_AHEAD: usize = 16;
-/// How long uploads may take to leave once stopped; a sink's own patience with a request under way is a little shorter.
-const UPLOADS_LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
-/// Complete layers that wait for an upload; their bytes are counted against the memory bound.
-const OUTGOING_LAYERS: usize = 128;
+/// Layers between packers and uploads; their bytes are counted against the memory bound.
+const OUTGOING_LAYERS: usize = 16;
 /// Streams a source into an outlet, on a thread of its own.
 pub(crate) type StreamFn = Box<dyn FnOnce(Outlet) -> Result<Notices> + Send>;
 
@@ -107,12 +106,14 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         sinks: Arc::clone(&line.sinks),
         runtime: Handle::current(),
     });
+    let keeper = line.sinks.iter().position(|sink| sink.keeps(line.method.compression));
     let packer = |number| Packer {
         method: line.method,
         hold_bytes_max: line.budget.hold_bytes_max,
         gather_bytes_max: line.budget.gather_bytes_max,
         stream_threads: line.budget.stream_threads,
         sinks: line.sinks.len(),
+        sinks_keep: keeper.is_some(),
         memory: memory.clone(),
         scratch: Arc::clone(&line.scratch),
         known: Arc::<KnownAtSinks>::clone(&known),
@@ -121,6 +122,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         observer: Arc::clone(&line.observer),
         track: track(Row::Packer(number)),
         hashing: Cell::default(),
+        idle: Cell::default(),
     };
     let packers: Vec<_> = (0..line.budget.workers)
         .map(|number| {
@@ -130,7 +132,8 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         .collect();
     drop((outgoing_end, feeds));
 
-    let mut uploads = Uploads::new(line.sinks, line.budget.uploads, (line.meters, line.observer));
+    let way = Way { sinks: line.sinks, keeper, memory: memory.clone(), meters: line.meters, observer: line.observer };
+    let mut uploads = Uploads::new(way, line.budget.uploads);
     let sent = tokio::select! {
         sent = uploads.run(&mut outgoing) => sent,
         () = stop.stopped() => Err(Error::hung_up("the freeze")),
@@ -251,154 +254,6 @@ impl CutThread {
         let sent = layer.map(|layer| self.track.during(Activity::WaitsForPackers, || layer.send(piece)));
         if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::hung_up("a packer")) }
     }
-}
-
-/// Layers on their way to all sinks.
-struct Uploads {
-    sinks: Arc<Vec<Sink>>,
-    most_at_once: usize,
-    tasks: JoinSet<Result<(Track, Uploaded)>>,
-    /// Rows without an upload, the last one used last; all others are with an upload.
-    idle: Vec<Track>,
-    delivered: Vec<(usize, Delivered)>,
-    /// Live layers whose names came before their last byte was confirmed, or after.
-    live: Vec<Packed>,
-    live_puts: Vec<(usize, Vec<Put>)>,
-    watched_by: Watchers,
-}
-
-/// What an upload tells.
-type Watchers = (Arc<Meters>, Arc<dyn Observer>);
-
-enum Uploaded {
-    Whole(usize, Delivered),
-    Live(usize, Vec<Put>),
-}
-
-impl Uploads {
-    fn new(sinks: Arc<Vec<Sink>>, most_at_once: usize, watched_by: Watchers) -> Self {
-        Self {
-            sinks,
-            most_at_once,
-            tasks: JoinSet::new(),
-            idle: Vec::new(),
-            delivered: Vec::new(),
-            live: Vec::new(),
-            live_puts: Vec::new(),
-            watched_by,
-        }
-    }
-
-    /// Sends what comes, `most_at_once` layers at a time, until nothing comes any more.
-    async fn run(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> Result<()> {
-        let mut open = true;
-        while open || !self.tasks.is_empty() {
-            tokio::select! {
-                Some(done) = self.tasks.join_next() => {
-                    let (row, uploaded) = done.map_err(|_| panicked("an upload"))??;
-                    self.idle.push(row);
-                    match uploaded {
-                        Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
-                        Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
-                    }
-                },
-                next = outgoing.recv(), if open && self.tasks.len() < self.most_at_once => match next {
-                    None => open = false,
-                    Some(Outgoing::Known(packed)) => self.known(packed),
-                    Some(Outgoing::LiveEnded(packed)) => self.live.push(packed),
-                    Some(Outgoing::Whole(layer)) => {
-                        let (sinks, watched_by) = (Arc::clone(&self.sinks), self.watched_by.clone());
-                        let row = self.row();
-                        self.tasks.spawn(async move {
-                            let uploaded = during_upload(&row, send_whole(layer, sinks, watched_by)).await?;
-                            Ok((row, uploaded))
-                        });
-                    }
-                    Some(Outgoing::Live(layers)) => {
-                        let (sinks, watched_by) = (Arc::clone(&self.sinks), self.watched_by.clone());
-                        let row = self.row();
-                        self.tasks.spawn(async move {
-                            let uploaded = during_upload(&row, send_live(layers, sinks, watched_by)).await?;
-                            Ok((row, uploaded))
-                        });
-                    }
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// A row for one more upload.
-    fn row(&mut self) -> Track {
-        let (meters, observer) = &self.watched_by;
-        let next = Row::Upload(self.tasks.len());
-        self.idle.pop().unwrap_or_else(|| Track::new(next, Arc::clone(meters), Arc::clone(observer)))
-    }
-
-    /// Lets requests under way end, and ends what does not.
-    async fn leave(&mut self) {
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(UPLOADS_LEAVE_TIMEOUT, ended).await;
-        self.tasks.shutdown().await;
-    }
-
-    fn known(&mut self, packed: Packed) {
-        let puts = vec![Put::Present; self.sinks.len()];
-        self.delivered.push((packed.index, deliver(packed, true, puts)));
-    }
-
-    /// All layers by index; an index without a layer is a bug, never a shorter image.
-    fn in_order(mut self) -> Result<Vec<Delivered>> {
-        for packed in self.live.drain(..) {
-            if let Some(at) = self.live_puts.iter().position(|(index, _)| *index == packed.index) {
-                let (index, puts) = self.live_puts.swap_remove(at);
-                self.delivered.push((index, deliver(packed, false, puts)));
-            }
-        }
-        self.delivered.sort_by_key(|(index, _)| *index);
-        let complete =
-            self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index) && self.live_puts.is_empty();
-        if !complete || self.delivered.is_empty() {
-            return Err(Error::new(
-                Kind::Internal,
-                Side::Stage,
-                "collecting layers",
-                "the image",
-                "a layer is missing; this is a bug in smolfreeze",
-            ));
-        }
-        Ok(self.delivered.into_iter().map(|(_, delivered)| delivered).collect())
-    }
-}
-
-async fn during_upload(row: &Track, upload: impl Future<Output = Result<Uploaded>>) -> Result<Uploaded> {
-    let _sending = row.enter(Activity::Sends);
-    upload.await
-}
-
-async fn send_whole(layer: Arc<Layer>, sinks: Arc<Vec<Sink>>, (meters, observer): Watchers) -> Result<Uploaded> {
-    let puts = try_join_all(sinks.iter().map(|sink| sink.put(&layer))).await?;
-    meters.send.took(layer.descriptor.size);
-    meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
-    observer.layer_sent(layer.index);
-    let Layer { index, diff_id, tar_bytes, workspace, .. } = *layer;
-    let packed = Packed { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace };
-    Ok(Uploaded::Whole(index, deliver(packed, false, puts)))
-}
-
-async fn send_live(layers: Vec<LiveLayer>, sinks: Arc<Vec<Sink>>, (meters, observer): Watchers) -> Result<Uploaded> {
-    let index = layers.first().map_or(0, |layer| layer.index);
-    let sent = try_join_all(sinks.iter().zip(layers).map(|(sink, layer)| sink.put_live(layer))).await?;
-    let puts: Vec<_> = sent.iter().map(|blob| Put::Sent { bytes_sent: blob.size }).collect();
-    meters.send.took(sent.first().map_or(0, |blob| blob.size));
-    meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
-    observer.layer_sent(index);
-    Ok(Uploaded::Live(index, puts))
-}
-
-fn deliver(packed: Packed, known: bool, puts: Vec<Put>) -> Delivered {
-    let Packed { diff_id, tar_bytes, descriptor, workspace, .. } = packed;
-    Delivered { diff_id, tar_bytes, descriptor, workspace, known, puts }
 }
 
 /// The local store, asked together with the sinks.

@@ -174,7 +174,7 @@ impl Plan {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let wish = Wish {
             memory_bytes: options.memory_bytes,
-            scratch_bytes: options.scratch_bytes,
+            scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
             uploads: options.uploads,
             cores,
             method,
@@ -238,6 +238,11 @@ fn name_output(options: &mut FreezeOptions, id: &Id) -> Result<()> {
     let path = state.artifact_path(id, &options.source.to_string());
     options.outputs.push(OutputSpec::Artifact(path));
     Ok(())
+}
+
+/// Whether an output keeps layers that memory can't hold, so that no other space is needed for them.
+fn keeps_layers(outputs: &[OutputSpec], method: Method) -> bool {
+    method.compression == Compression::Zstd && outputs.iter().any(|output| matches!(output, OutputSpec::Artifact(_)))
 }
 
 fn check_bandwidth(bytes_per_second: Option<u64>) -> Result<()> {
@@ -318,6 +323,9 @@ impl std::fmt::Display for Plan {
             size(self.budget.memory_bytes_max()),
             size(self.budget.held_bytes_max)
         )?;
-        write!(f, "scratch      at most {} in {}", size(self.budget.scratch_bytes_max), self.scratch_folder.display())
+        match self.budget.scratch_bytes_max {
+            0 => write!(f, "scratch      none"),
+            bytes => write!(f, "scratch      at most {} in {}", size(bytes), self.scratch_folder.display()),
+        }
     }
 }

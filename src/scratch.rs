@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::ScratchRange;
+use crate::gather::FileRange;
 use crate::memory::Memory;
 
 /// The scratch space of one freeze. Its files have no names: whatever ends the process frees them.
@@ -87,8 +87,9 @@ impl ScratchFile {
     }
 
     /// The whole file, to be read back into buffers of `memory`.
-    pub(crate) fn finish(self, memory: Memory) -> ScratchRange {
-        ScratchRange { file: Arc::new(self.file), length: self.length, memory, _share: Arc::new(self.share) }
+    pub(crate) fn finish(self, memory: Memory) -> FileRange {
+        let share: Arc<Share> = Arc::new(self.share);
+        FileRange { file: Arc::new(self.file), start: 0, length: self.length, memory, _share: Some(share) }
     }
 }
 

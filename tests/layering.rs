@@ -28,7 +28,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("place", &["error"]),
     ("smolvm", &[]),
     ("source", &["error", "exclude", "memory", "oci", "place", "progress", "smolvm", "stage", "stop"]),
-    ("sink", &["error", "gather", "image", "layout", "oci", "place", "progress", "serve", "smolvm", "stage", "stop"]),
+    (
+        "sink",
+        &[
+            "error", "gather", "image", "layout", "memory", "oci", "place", "progress", "serve", "smolvm", "stage",
+            "stop",
+        ],
+    ),
     ("image", &["error", "oci", "sink", "stage"]),
     ("budget", &["error", "memory", "oci", "source", "stage"]),
     ("pack", &["budget", "error", "gather", "memory", "oci", "progress", "scratch", "stage"]),

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result, Side};
 use crate::gather::{Layer, LiveLayer};
-use crate::oci::{Descriptor, Digest};
+use crate::memory::Memory;
+use crate::oci::{Compression, Descriptor, Digest};
 use crate::progress::{Meters, Observer};
 use crate::stop::Stop;
 
@@ -155,6 +156,27 @@ impl Sink {
             Self::Registry(registry) => registry.put_live(layer).await,
             Self::Artifact { artifact, .. } => artifact.put_live(layer).await,
             Self::Packed(packed) => packed.put_live(layer).await,
+        }
+    }
+
+    /// Whether a layer of this compression that is made live can be read again from what the sink wrote. Those of
+    /// `/workspace` can't.
+    #[must_use]
+    pub fn keeps(&self, compression: Compression) -> bool {
+        matches!(self, Self::Artifact { .. }) && compression == Compression::Zstd
+    }
+
+    /// Takes a layer that is still being made, and gives it back complete: its bytes lie in what the sink wrote, and are
+    /// read into buffers of `memory`. Only of a sink that [`Self::keeps`].
+    ///
+    /// # Errors
+    /// As [`Sink::put`].
+    pub async fn keep(&self, layer: LiveLayer, memory: Memory) -> Result<Layer> {
+        if let Self::Artifact { artifact, .. } = self {
+            artifact.keep(layer, memory).await
+        } else {
+            let reason = "it keeps no layers; this is a bug in smolfreeze";
+            Err(Error::new(Kind::Internal, Side::Sink, "keeping a layer", self.name(), reason))
         }
     }
 

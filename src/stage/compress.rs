@@ -44,6 +44,10 @@ impl Method {
     }
 }
 
+/// A compressor between two layers. What it allocated it keeps: the allocator would not give all of it back, least of all
+/// what other threads had allocated.
+pub struct Idle(Codec);
+
 /// Compresses one layer. What comes out goes into buffers taken as overdraft: each replaces input that is given back.
 pub struct Encoder {
     codec: Codec,
@@ -65,13 +69,13 @@ struct Gzip {
     packed: Vec<u8>,
 }
 
-impl Encoder {
-    /// An encoder for one layer. With `threads`, zstd compresses on so many of its own (still one frame, and the same
+impl Idle {
+    /// A compressor for one layer after the other. With `threads`, zstd compresses on so many of its own (still one frame, and the same
     /// bytes for any number of them but none); with 0 it stays on the caller's, as gzip always does.
     ///
     /// # Errors
     /// When the compressor refuses its parameters.
-    pub fn new(method: Method, threads: u32, memory: &Memory) -> Result<Self> {
+    pub fn new(method: Method, threads: u32) -> Result<Self> {
         let codec = match method.compression {
             Compression::Zstd => {
                 let mut encoder = ZstdEncoder::new(method.level).map_err(failed)?;
@@ -88,9 +92,17 @@ impl Encoder {
             }
             Compression::None => Codec::None,
         };
-        Ok(Self { codec, memory: memory.clone(), output: memory.overdraft() })
+        Ok(Self(codec))
     }
 
+    /// Begins a layer; a new compressor would give the same bytes.
+    #[must_use]
+    pub fn begin(self, memory: &Memory) -> Encoder {
+        Encoder { codec: self.0, memory: memory.clone(), output: memory.overdraft() }
+    }
+}
+
+impl Encoder {
     /// Compresses the next bytes; finished output goes to `emit`.
     ///
     /// # Errors
@@ -125,11 +137,11 @@ impl Encoder {
         }
     }
 
-    /// Ends the layer; the rest of the output goes to `emit`.
+    /// Ends the layer; the rest of the output goes to `emit`. The compressor is ready for the next one.
     ///
     /// # Errors
     /// As [`Encoder::write`].
-    pub fn finish(mut self, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn finish(mut self, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<Idle> {
         match &mut self.codec {
             Codec::None => {}
             Codec::Gzip(gzip) => {
@@ -142,14 +154,17 @@ impl Encoder {
                 let mut output = OutBuffer::around_pos(self.output.bytes_mut(), filled);
                 let left = encoder.finish(&mut output, true).map_err(failed)?;
                 if left == 0 {
-                    break;
+                    break encoder.reinit().map_err(failed)?;
                 }
                 if self.output.room() == 0 {
                     emit(std::mem::replace(&mut self.output, self.memory.overdraft()).freeze())?;
                 }
             },
         }
-        if self.output.is_empty() { Ok(()) } else { emit(self.output.freeze()) }
+        if !self.output.is_empty() {
+            emit(self.output.freeze())?;
+        }
+        Ok(Idle(self.codec))
     }
 }
 
@@ -227,7 +242,7 @@ mod tests {
 
     fn compress(method: Method, threads: u32, input: &[u8], chunk: usize) -> Vec<u8> {
         let memory = Memory::new(4 << 20, Stop::new());
-        let mut encoder = Encoder::new(method, threads, &memory).unwrap();
+        let mut encoder = Idle::new(method, threads).unwrap().begin(&memory);
         let mut blob = Vec::new();
         for chunk in input.chunks(chunk) {
             encoder
@@ -247,11 +262,31 @@ mod tests {
     }
 
     #[test]
+    fn a_compressor_that_was_used_gives_the_same_bytes() {
+        let (input, memory) = (Bytes::from(sample()), Memory::new(4 << 20, Stop::new()));
+        for (compression, threads) in [(Compression::Zstd, 0), (Compression::Zstd, 2), (Compression::Gzip, 0)] {
+            let method = Method::new(compression, None).unwrap();
+            let mut idle = Idle::new(method, threads).unwrap();
+            for input in [&input[..1_000_000], &input, &input[7..], &input] {
+                let mut blob = Vec::new();
+                let mut emit = |bytes: Bytes| {
+                    blob.extend_from_slice(&bytes);
+                    Ok(())
+                };
+                let mut encoder = idle.begin(&memory);
+                encoder.write(&Bytes::copy_from_slice(input), &mut emit).unwrap();
+                idle = encoder.finish(&mut emit).unwrap();
+                assert_eq!(blob, compress(method, threads, input, input.len()), "{compression} {threads}");
+            }
+        }
+    }
+
+    #[test]
     fn what_comes_out_is_counted() {
         let input = Bytes::from(sample());
         for compression in [Compression::Zstd, Compression::Gzip] {
             let memory = Memory::new(4 << 20, Stop::new());
-            let mut encoder = Encoder::new(Method::new(compression, None).unwrap(), 0, &memory).unwrap();
+            let mut encoder = Idle::new(Method::new(compression, None).unwrap(), 0).unwrap().begin(&memory);
             let mut waiting = Vec::new();
             let mut wait = |bytes| {
                 waiting.push(bytes);

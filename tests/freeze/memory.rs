@@ -1,14 +1,19 @@
 //! Memory and scratch space stay within what the plan announced, however large the source is.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use smolfreeze::report::Snapshot;
 
 use crate::archive::entry;
-use crate::host::{Host, finish};
+use crate::faithful;
+use crate::host::{Host, finish, shell};
+use crate::support::docker_registry::DockerRegistry;
+use crate::support::sidecar;
 
 /// Freezes, and the most memory that was resident.
 pub fn freeze(host: &Host, source: &str, words: &[&str]) -> (Snapshot, u64) {
@@ -84,4 +89,55 @@ fn a_file_larger_than_memory_stays_within_256_mib() {
         let (snapshot, resident_bytes) = freeze(&host, &source, &words);
         within_bounds(&snapshot, resident_bytes);
     }
+}
+
+/// What the files that a process has open take of the disk under `folder`, with a name or without, but for its source.
+fn open_bytes(pid: u32, folder: &Path) -> u64 {
+    let written = |path: PathBuf| path.starts_with(folder) && !path.starts_with(folder.join("tree"));
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let named = fs::read_link(entry.path()).is_ok_and(written);
+        if let Some(meta) = fs::metadata(entry.path()).ok().filter(|meta| named && meta.is_file()) {
+            files.insert((meta.dev(), meta.ino()), meta.blocks() * 512);
+        }
+    }
+    files.values().sum()
+}
+
+#[test]
+fn with_an_artifact_no_more_is_on_the_disk_than_the_artifact() {
+    // Too large to be held, and of two at a time.
+    const LARGE: &str =
+        "for i in 1 2 3 4; do mkdir $i; head -c 90000000 /dev/urandom >$i/large; echo $i >$i/small; done";
+    // More than is in the side files when the last bytes are written: a piece of each that has no hole behind it yet.
+    const UNPUNCHED_BYTES: u64 = 24 << 20;
+    let (host, registry) = (Host::new(), DockerRegistry::start());
+    let agent = sidecar::agent(&host.path(".")).display().to_string();
+    let source = format!("dir:{}", host.tree("tree", LARGE).display());
+    let (pack, name) = (host.text("a"), format!("{}/space/name:tag", registry.address));
+    let report = host.text("report.json");
+    for outputs in [vec!["--pack", &*pack], vec!["--pack", &*pack, "--to", &*name]] {
+        let mut words = vec!["freeze", &*source, "--quiet", "--memory", "96MiB", "--agent-rootfs", &*agent];
+        words.extend(["--report", &*report]);
+        words.extend(&outputs);
+        let mut child = host.command(&words).spawn().expect("smolfreeze");
+        let mut peak = 0;
+        while child.try_wait().expect("a status").is_none() {
+            peak = peak.max(open_bytes(child.id(), &host.path(".")));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let output = finish(child);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let snapshot: Snapshot = serde_json::from_slice(&fs::read(&report).expect("a report")).expect("JSON");
+        assert_eq!((snapshot.scratch_bytes_max, snapshot.scratch_bytes_peak), (0, 0));
+        assert!(snapshot.layers.iter().filter(|layer| layer.descriptor.size > 80_000_000).count() == 4);
+        let artifact = host.path("a.smolmachine");
+        let finished = fs::metadata(&artifact).expect("an artifact").blocks() * 512;
+        assert!(peak > finished / 2, "{peak} bytes of {finished} were seen");
+        assert!(peak <= finished + UNPUNCHED_BYTES, "{peak} bytes for {finished}");
+        sidecar::assert_whole(&artifact);
+    }
+    host.verify(&name);
+    let read = faithful::unpacked(&host, &name);
+    shell(&host.path("tree"), &format!("for i in 1 2 3 4; do cmp $i/large {}/$i/large; done", read.display()));
 }

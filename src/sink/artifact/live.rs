@@ -3,8 +3,11 @@
 //! It may take long, and whoever makes it may wait for memory that whole layers hold, which wait for their turn in the
 //! artifact. So it never has the artifact while it streams: its bytes wait in a file beside it until the last has come.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{LiveEnd, LiveLayer, LivePiece};
+use crate::gather::{Body, FileRange, Layer, LiveEnd, LiveLayer, LivePiece};
+use crate::memory::Memory;
 use crate::oci::Descriptor;
 
 use super::incoming::Incoming;
@@ -23,16 +26,7 @@ impl ArtifactSink {
     /// As [`Self::put`], and when the packer hung up or sent another number of bytes than it says.
     pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
         let workspace = layer.workspace;
-        let (side, end) = match self.gather(layer).await {
-            Ok(gathered) => gathered,
-            Err(error) => {
-                // Without this layer it never becomes an artifact.
-                return Err(match self.abort().await {
-                    Ok(()) => error,
-                    Err(cleanup) => error.attach(cleanup),
-                });
-            }
-        };
+        let (side, end) = self.gathered(layer).await?;
         let (stop, descriptor) = (self.options.stop.clone(), end.descriptor.clone());
         self.work(end.diff_id, move |unfinished| {
             let LiveEnd { descriptor, diff_id, tar_bytes } = &end;
@@ -44,7 +38,47 @@ impl ArtifactSink {
         Ok(descriptor)
     }
 
-    /// All of the layer, and what it is.
+    /// Embeds a layer that is still being made, compressed with zstd and not of `/workspace`, and gives it back complete:
+    /// its bytes lie in the artifact from then on, nowhere else, and are read into buffers of `memory`.
+    ///
+    /// # Errors
+    /// As [`Self::put_live`].
+    pub async fn keep(&self, layer: LiveLayer, memory: Memory) -> Result<Layer> {
+        let index = layer.index;
+        let (side, LiveEnd { descriptor, diff_id, tar_bytes }) = self.gathered(layer).await?;
+        let (stop, length, named) = (self.options.stop.clone(), descriptor.size, descriptor.clone());
+        let (file, start) = self
+            .step(move |unfinished| {
+                if unfinished.embedded.has(diff_id) {
+                    // The same tar in other bytes, perhaps: these are its descriptor's.
+                    return Ok((side.into_file(), 0));
+                }
+                let start = unfinished.keep_layer(Incoming {
+                    diff_id,
+                    tar_bytes,
+                    descriptor: &named,
+                    stored: side.moving(&stop),
+                })?;
+                Ok((unfinished.handle()?, start))
+            })
+            .await?;
+        let filed = FileRange { file: Arc::new(file), start, length, memory, _share: None };
+        let body = Body::with_file(Vec::new(), filed);
+        Ok(Layer { index, diff_id, tar_bytes, descriptor, workspace: false, body })
+    }
+
+    /// All of the layer, and what it is; without it, this never becomes an artifact.
+    async fn gathered(&self, layer: LiveLayer) -> Result<(SideFile, LiveEnd)> {
+        let gathered = self.gather(layer).await;
+        match gathered {
+            Ok(gathered) => Ok(gathered),
+            Err(error) => Err(match self.abort().await {
+                Ok(()) => error,
+                Err(cleanup) => error.attach(cleanup),
+            }),
+        }
+    }
+
     async fn gather(&self, mut layer: LiveLayer) -> Result<(SideFile, LiveEnd)> {
         let failed = |error| io_failed("gathering a layer beside the artifact", &self.target, error);
         let target = self.target.clone();

@@ -183,18 +183,27 @@ impl ArtifactSink {
         diff_id: DiffId,
         embed: impl FnOnce(&mut Unfinished) -> io::Result<u64> + Send + 'static,
     ) -> Result<Put> {
+        self.step(move |unfinished| {
+            if unfinished.embedded.has(diff_id) {
+                return Ok(Put::Present);
+            }
+            Ok(Put::Sent { bytes_sent: embed(unfinished)? })
+        })
+        .await
+    }
+
+    /// Runs one step of writing. One that fails is the last.
+    async fn step<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Unfinished) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let mut state = Arc::clone(&self.state).lock_owned().await;
         let target = self.target.clone();
         off_the_runtime(move || {
             let mut unfinished = state.writing().ok_or_else(|| failed("writing the artifact", &target, EARLIER))?;
-            let put = if unfinished.embedded.has(diff_id) {
-                Put::Present
-            } else {
-                let written = embed(&mut unfinished);
-                Put::Sent { bytes_sent: written.map_err(|error| io_failed("writing the artifact", &target, error))? }
-            };
+            let written = write(&mut unfinished).map_err(|error| io_failed("writing the artifact", &target, error))?;
             *state = State::Writing(Box::new(unfinished));
-            Ok(put)
+            Ok(written)
         })
         .await
     }

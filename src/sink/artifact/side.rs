@@ -41,6 +41,11 @@ impl SideFile {
         self.bytes
     }
 
+    /// The file, of which nothing was moved.
+    pub(super) fn into_file(self) -> File {
+        self.file
+    }
+
     /// All of it from the start, once: what was read is gone.
     pub(super) fn moving(self, stop: &Stop) -> Moving<'_> {
         Moving { from: self, step: Vec::new(), taken: 0, read_bytes: 0, freed_bytes: 0, can_free: true, stop }

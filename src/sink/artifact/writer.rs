@@ -25,6 +25,8 @@ pub(super) struct Writer<W> {
     checksums: Vec<Hasher>,
     written_bytes: u64,
     open: Option<OpenFile>,
+    /// Where the content of the file that was ended last lies: its start, and the byte after it.
+    last_content: (u64, u64),
 }
 
 /// A file inside the assets whose content is being written.
@@ -32,6 +34,7 @@ pub(super) struct Writer<W> {
 struct OpenFile {
     name: String,
     header_at: u64,
+    content_at: u64,
     /// Which of the checksums is the header's.
     header_checksum: usize,
     announced_bytes: Option<u64>,
@@ -40,7 +43,7 @@ struct OpenFile {
 impl<W: Write + Seek> Writer<W> {
     /// Writes to the start of `out`, which is empty.
     pub(super) fn new(out: W) -> Self {
-        Self { out, checksums: vec![Hasher::new()], written_bytes: 0, open: None }
+        Self { out, checksums: vec![Hasher::new()], written_bytes: 0, open: None, last_content: (0, 0) }
     }
 
     /// Begins the file `name`, whose content is `tar_bytes` long uncompressed; unknown, it is told at its end.
@@ -57,7 +60,9 @@ impl<W: Write + Seek> Writer<W> {
         if tar_bytes.is_none() {
             self.checksums.push(Hasher::new());
         }
-        self.open = Some(OpenFile { name: name.to_owned(), header_at, header_checksum, announced_bytes: tar_bytes });
+        let content_at = self.written_bytes;
+        let (name, announced_bytes) = (name.to_owned(), tar_bytes);
+        self.open = Some(OpenFile { name, header_at, content_at, header_checksum, announced_bytes });
         Ok(())
     }
 
@@ -72,6 +77,7 @@ impl<W: Write + Seek> Writer<W> {
     /// Ends the file, whose content was `tar_bytes` long uncompressed, and pads it to a whole block.
     pub(super) fn end(&mut self, tar_bytes: u64) -> io::Result<()> {
         let open = self.open.take().ok_or_else(|| io::Error::other("no file was begun"))?;
+        self.last_content = (open.content_at, self.written_bytes);
         match open.announced_bytes {
             None => self.write_header_again(&open, tar_bytes)?,
             Some(announced) if announced != tar_bytes => {
@@ -83,6 +89,16 @@ impl<W: Write + Seek> Writer<W> {
         let block = TAR_BLOCK_BYTES as u64;
         let padding = usize::try_from(tar_bytes.next_multiple_of(block) - tar_bytes).unwrap_or(0);
         if padding == 0 { Ok(()) } else { self.append(&raw_frame(&[0; TAR_BLOCK_BYTES][..padding])) }
+    }
+
+    /// Where the frames of the file that was ended last lie: the first byte, and the one after the last.
+    pub(super) fn last_content(&self) -> (u64, u64) {
+        self.last_content
+    }
+
+    /// Leaves nothing in any buffer.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 
     /// Ends the assets and writes what follows them; gives back the output, with nothing left in any buffer.

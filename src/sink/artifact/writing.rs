@@ -79,6 +79,15 @@ impl Unfinished {
         Ok(bytes)
     }
 
+    /// Embeds a zstd layer such that its stored bytes can be read again; gives the place in the file where they begin.
+    pub(super) fn keep_layer(&mut self, layer: Incoming<'_, impl BufRead>) -> io::Result<u64> {
+        let length = layer.descriptor.size;
+        self.embed_layer(layer)?;
+        self.writer.flush()?;
+        let (from, end) = self.writer.last_content();
+        if end - from == length { Ok(from) } else { Err(io::Error::other("it was not stored as it came")) }
+    }
+
     /// Adds a layer to the content of `/workspace`; gives its bytes there.
     pub(super) fn embed_workspace(&mut self, layer: Incoming<'_, impl BufRead>) -> io::Result<u64> {
         let seed = match &mut self.seed {
@@ -117,6 +126,11 @@ impl Unfinished {
             }
         }
         Ok(self.temporary)
+    }
+
+    /// The file, to read from.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.temporary.handle()
     }
 
     /// Removes what was written.

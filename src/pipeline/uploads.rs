@@ -1,0 +1,217 @@
+//! Layers on their way to the sinks: several at a time, the others in a queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{Delivered, panicked};
+use crate::error::{Error, Kind, Result, Side};
+use crate::gather::{Layer, LiveLayer};
+use crate::memory::Memory;
+use crate::pack::{Outgoing, Packed};
+use crate::progress::{Activity, Meters, Observer, Row, Track};
+use crate::sink::{Put, Sink};
+
+/// How long uploads may take to leave once stopped; a sink's own patience with a request under way is a little shorter.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
+/// Layers that wait for their turn; what they hold of memory is counted against its bound.
+const WAITING_LAYERS: usize = 128;
+
+/// All layers of a run, from the packers to every sink.
+pub(super) struct Uploads {
+    way: Way,
+    most_at_once: usize,
+    /// Complete layers, or live ones, for which there was no upload yet.
+    waiting: VecDeque<Waiting>,
+    /// Layers that a sink keeps while they are made.
+    keeping: JoinSet<Result<Arc<Layer>>>,
+    tasks: JoinSet<Result<(Track, Uploaded)>>,
+    /// Rows without an upload, the last one used last; all others are with an upload.
+    idle: Vec<Track>,
+    delivered: Vec<(usize, Delivered)>,
+    /// Live layers whose names came before their last byte was confirmed, or after.
+    live: Vec<Packed>,
+    live_puts: Vec<(usize, Vec<Put>)>,
+}
+
+/// Where layers go, and who is told.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) sinks: Arc<Vec<Sink>>,
+    /// The sink that keeps layers which are made live: they are complete when the others get them.
+    pub(super) keeper: Option<usize>,
+    /// Where buffers to read kept layers come from.
+    pub(super) memory: Memory,
+    pub(super) meters: Arc<Meters>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+enum Waiting {
+    Whole(Arc<Layer>),
+    /// The keeper has it already.
+    Kept(Arc<Layer>),
+    Live(Vec<LiveLayer>),
+}
+
+enum Uploaded {
+    Whole(usize, Delivered),
+    Live(usize, Vec<Put>),
+}
+
+impl Uploads {
+    pub(super) fn new(way: Way, most_at_once: usize) -> Self {
+        Self {
+            way,
+            most_at_once,
+            waiting: VecDeque::new(),
+            keeping: JoinSet::new(),
+            tasks: JoinSet::new(),
+            idle: Vec::new(),
+            delivered: Vec::new(),
+            live: Vec::new(),
+            live_puts: Vec::new(),
+        }
+    }
+
+    /// Sends what comes, `most_at_once` layers at a time, until nothing comes any more.
+    pub(super) async fn run(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> Result<()> {
+        let mut open = true;
+        loop {
+            while self.tasks.len() < self.most_at_once
+                && let Some(next) = self.waiting.pop_front()
+            {
+                self.send(next);
+            }
+            if !open && self.tasks.is_empty() && self.keeping.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                Some(done) = self.tasks.join_next() => {
+                    let (row, uploaded) = done.map_err(|_| panicked("an upload"))??;
+                    self.idle.push(row);
+                    match uploaded {
+                        Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
+                        Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
+                    }
+                },
+                Some(kept) = self.keeping.join_next() => {
+                    self.waiting.push_back(Waiting::Kept(kept.map_err(|_| panicked("keeping a layer"))??));
+                },
+                next = outgoing.recv(), if open && self.waiting.len() < WAITING_LAYERS => match next {
+                    None => open = false,
+                    Some(outgoing) => self.take(outgoing),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::Known(packed) => {
+                let puts = vec![Put::Present; self.way.sinks.len()];
+                self.delivered.push((packed.index, deliver(packed, true, puts)));
+            }
+            Outgoing::Whole(layer) => self.waiting.push_back(Waiting::Whole(layer)),
+            Outgoing::Live(layers) => self.waiting.push_back(Waiting::Live(layers)),
+            Outgoing::LiveEnded(packed) => self.live.push(packed),
+            // At once, whatever the uploads do: its packer waits for it, and no upload is needed yet.
+            Outgoing::ToKeep(layer) => {
+                self.keeping.spawn(keep(layer, self.way.clone()));
+            }
+        }
+    }
+
+    fn send(&mut self, waiting: Waiting) {
+        let (way, row) = (self.way.clone(), self.row());
+        self.tasks.spawn(async move {
+            let sending = row.enter(Activity::Sends);
+            let uploaded = match waiting {
+                Waiting::Whole(layer) => send_whole(layer, None, way).await?,
+                Waiting::Kept(layer) => send_whole(layer, way.keeper, way).await?,
+                Waiting::Live(layers) => send_live(layers, way).await?,
+            };
+            drop(sending);
+            Ok((row, uploaded))
+        });
+    }
+
+    /// A row for one more upload.
+    fn row(&mut self) -> Track {
+        let next = Row::Upload(self.tasks.len());
+        let track = || Track::new(next, Arc::clone(&self.way.meters), Arc::clone(&self.way.observer));
+        self.idle.pop().unwrap_or_else(track)
+    }
+
+    /// Lets requests under way end, and ends what does not.
+    pub(super) async fn leave(&mut self) {
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            while self.keeping.join_next().await.is_some() {}
+        };
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, ended).await;
+        tokio::join!(self.tasks.shutdown(), self.keeping.shutdown());
+    }
+
+    /// All layers by index; an index without a layer is a bug, never a shorter image.
+    pub(super) fn in_order(mut self) -> Result<Vec<Delivered>> {
+        for packed in self.live.drain(..) {
+            if let Some(at) = self.live_puts.iter().position(|(index, _)| *index == packed.index) {
+                let (index, puts) = self.live_puts.swap_remove(at);
+                self.delivered.push((index, deliver(packed, false, puts)));
+            }
+        }
+        self.delivered.sort_by_key(|(index, _)| *index);
+        let complete =
+            self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index) && self.live_puts.is_empty();
+        if !complete || self.delivered.is_empty() {
+            return Err(Error::new(
+                Kind::Internal,
+                Side::Stage,
+                "collecting layers",
+                "the image",
+                "a layer is missing; this is a bug in smolfreeze",
+            ));
+        }
+        Ok(self.delivered.into_iter().map(|(_, delivered)| delivered).collect())
+    }
+}
+
+async fn keep(layer: LiveLayer, way: Way) -> Result<Arc<Layer>> {
+    let keeper = way.keeper.and_then(|at| way.sinks.get(at)).ok_or_else(|| panicked("keeping a layer"))?;
+    keeper.keep(layer, way.memory).await.map(Arc::new)
+}
+
+/// Sends a layer to every sink but the one that has it already.
+async fn send_whole(layer: Arc<Layer>, kept_by: Option<usize>, way: Way) -> Result<Uploaded> {
+    let size = layer.descriptor.size;
+    let layer = &layer;
+    let puts = way.sinks.iter().enumerate().map(|(at, sink)| async move {
+        if kept_by == Some(at) { Ok(Put::Sent { bytes_sent: size }) } else { sink.put(layer).await }
+    });
+    let puts = try_join_all(puts).await?;
+    way.meters.send.took(size);
+    way.meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
+    way.observer.layer_sent(layer.index);
+    let Layer { index, diff_id, tar_bytes, workspace, .. } = **layer;
+    let packed = Packed { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace };
+    Ok(Uploaded::Whole(index, deliver(packed, false, puts)))
+}
+
+async fn send_live(layers: Vec<LiveLayer>, way: Way) -> Result<Uploaded> {
+    let index = layers.first().map_or(0, |layer| layer.index);
+    let sent = try_join_all(way.sinks.iter().zip(layers).map(|(sink, layer)| sink.put_live(layer))).await?;
+    let puts: Vec<_> = sent.iter().map(|blob| Put::Sent { bytes_sent: blob.size }).collect();
+    way.meters.send.took(sent.first().map_or(0, |blob| blob.size));
+    way.meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
+    way.observer.layer_sent(index);
+    Ok(Uploaded::Live(index, puts))
+}
+
+fn deliver(packed: Packed, known: bool, puts: Vec<Put>) -> Delivered {
+    let Packed { diff_id, tar_bytes, descriptor, workspace, .. } = packed;
+    Delivered { diff_id, tar_bytes, descriptor, workspace, known, puts }
+}
