@@ -19,6 +19,9 @@ const KEPT_BYTES: u64 = 28 << 20;
 /// A machine of this many cores or more packs with this many workers: each holds a layer.
 const WORKERS_MAX: usize = 16;
 
+/// Buffers of overdraft beside the workers': source and cut each may copy together what they pass on.
+const COPY_BUFFERS: u64 = 2;
+
 /// With less than this, layers can't be held at all.
 const HELD_BYTES_MIN: u64 = 16 * BUFFER_BYTES as u64;
 
@@ -44,11 +47,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft; and if there
+    /// A freeze's most resident memory: base + held + compressors + for each worker, source and cut one buffer of overdraft; and if there
     /// is scratch, for each upload a part read back from it, and for each worker but one what the allocator keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
-        let overdraft = self.workers as u64 * BUFFER_BYTES as u64;
+        let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER_BYTES as u64;
         let streams = self.scratch_bytes_max > 0;
         let parts = if streams { self.uploads as u64 * PART_BYTES } else { 0 };
         let kept = if streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
