@@ -19,6 +19,9 @@ const KEPT_BYTES: u64 = 28 << 20;
 /// A machine of this many cores or more packs with this many workers: each holds a layer.
 const WORKERS_MAX: usize = 16;
 
+/// Buffers of overdraft beside the workers': source and cut each may copy together what they pass on.
+const COPY_BUFFERS: u64 = 2;
+
 /// With less than this, layers can't be held at all.
 const HELD_BYTES_MIN: u64 = 16 * BUFFER_BYTES as u64;
 
@@ -46,11 +49,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A freeze's most resident memory: base + held + compressors + for each worker one buffer of overdraft; and if layers
-    /// stream, for each upload a part read back from a file, and for each worker but one what the allocator keeps.
+    /// A freeze's most resident memory: base + held + compressors + for each worker, source and cut one buffer of overdraft;
+    /// and if layers stream, for each upload a part read back from a file, and for each worker but one what the allocator
+    /// keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
-        let overdraft = self.workers as u64 * BUFFER_BYTES as u64;
+        let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER_BYTES as u64;
         let parts = if self.streams { self.uploads as u64 * PART_BYTES } else { 0 };
         let kept = if self.streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept

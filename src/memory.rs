@@ -3,7 +3,8 @@
 //! The source fills buffers and waits when the bound is reached; what it made travels as slices ([`bytes::Bytes`]), and
 //! a buffer comes home when the last slice of it is gone, wherever that is. So a slow registry makes the source wait,
 //! with nothing between them that counts. A packer takes its output buffers as [`Memory::overdraft`]: it is about to
-//! give back at least as much input, so waiting would be a deadlock, and not waiting costs one buffer a worker.
+//! give back at least as much input, so waiting would be a deadlock, and not waiting costs one buffer a worker. So does
+//! who copies small slices together ([`stage::compact`]).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

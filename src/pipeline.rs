@@ -26,6 +26,7 @@ use crate::progress::{Activity, Meters, Notices, Observer, Row, Track};
 use crate::scratch::Scratch;
 use crate::sink::{Put, Sink};
 use crate::source::{Outlet, Piece};
+use crate::stage::compact::Compact;
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, CutPiece, CutSummary, Cutter};
 use crate::stop::Stop;
@@ -98,8 +99,11 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let notices = crew.spawn("source", move || meters.source.on_thread(|| stream(outlet)));
     let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
+    // Without exclusions, what comes in goes on, and nothing is ever copied.
+    let compact = (!options.exclude.patterns().is_empty()).then(|| Compact::new(memory.clone()));
     let cut = CutThread { track: track(Row::Cut), meters, observer };
-    let summary = crew.spawn("cut", move || cut.meters.cut.on_thread(|| cut.run(options, &pieces, &feeds_end)));
+    let summary =
+        crew.spawn("cut", move || cut.meters.cut.on_thread(|| cut.run((options, compact), &pieces, &feeds_end)));
     let known = Arc::new(KnownAtSinks {
         store: line.known,
         method: line.method,
@@ -216,9 +220,12 @@ struct CutThread {
     observer: Arc<dyn Observer>,
 }
 
+/// What is cut with, and what copies together what an exclusion left.
+type HowToCut = (CutOptions, Option<Compact>);
+
 impl CutThread {
-    fn run(&self, options: CutOptions, pieces: &Receiver<Piece>, feeds: &Sender<LayerFeed>) -> Result<CutSummary> {
-        let mut cutter = Cutter::new(options);
+    fn run(&self, how: HowToCut, pieces: &Receiver<Piece>, feeds: &Sender<LayerFeed>) -> Result<CutSummary> {
+        let (mut cutter, mut compact) = (Cutter::new(how.0), how.1);
         let (mut index, mut layer): (usize, Option<Sender<LayerPiece>>) = (0, None);
         let mut emit = |piece| {
             match piece {
@@ -242,9 +249,17 @@ impl CutThread {
             match self.track.during(Activity::WaitsForSource, || pieces.recv()) {
                 Ok(Piece::Bytes(bytes)) => {
                     self.meters.cut.took(bytes.len() as u64);
-                    cutter.push(&bytes, &mut emit)?;
+                    match &mut compact {
+                        Some(compact) => compact.take_cut(&bytes, cutter.pieces(&bytes)?, &mut emit)?,
+                        None => cutter.push(&bytes, &mut emit)?,
+                    }
                 }
-                Ok(Piece::End) => return cutter.finish(&mut emit),
+                Ok(Piece::End) => {
+                    if let Some(compact) = &mut compact {
+                        compact.flush(&mut |bytes| emit(CutPiece::Bytes(bytes)))?;
+                    }
+                    return cutter.finish(&mut emit);
+                }
                 Err(_) => return Err(Error::hung_up("the source")),
             }
         }

@@ -7,7 +7,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use kills::Kills;
+
+#[path = "support/kills.rs"]
+mod kills;
 
 const ROUNDS: u32 = 20;
 
@@ -62,26 +67,27 @@ fn a_killed_writer_leaves_a_whole_artifact_or_none() {
     let artifact = out.join("a.smolmachine");
     let began = Instant::now();
     assert!(write_to(&artifact, folder.path()).status().unwrap().success());
-    let whole = began.elapsed();
+    let mut kills = Kills::within(began.elapsed());
     assert_whole(&artifact);
 
     let (mut unfinished, mut finished) = (0, 0);
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         fs::remove_file(&artifact).ok();
         let mut child = write_to(&artifact, folder.path()).spawn().unwrap();
-        std::thread::sleep(whole * round / ROUNDS + Duration::from_millis(1));
+        kills.wait();
         child.kill().unwrap();
         child.wait().unwrap();
         if fs::exists(&artifact).unwrap() {
+            println!("{kills}");
             assert_whole(&artifact);
             finished += 1;
         } else {
             unfinished += 1;
         }
         // The one of this round at most: the runs before it left none.
-        assert!(names(&out).iter().filter(|name| name.ends_with(".partial")).count() <= 1);
+        assert!(names(&out).iter().filter(|name| name.ends_with(".partial")).count() <= 1, "{kills}");
     }
-    assert!(unfinished > 0, "{finished} runs were over before they were killed");
+    assert!(unfinished > 0, "{kills}: {finished} runs were over before they were killed");
     assert!(write_to(&artifact, folder.path()).status().unwrap().success());
-    assert_eq!(names(&out), ["a.smolmachine"]);
+    assert_eq!(names(&out), ["a.smolmachine"], "{kills}");
 }

@@ -140,6 +140,7 @@ impl Archive {
         select: &dyn Fn(Range<u64>) -> Vec<Range<u64>>,
     ) -> Result<()> {
         let mut reader = self.reader(runtime)?;
+        let mut compact = outlet.compact();
         let mut offset = 0;
         loop {
             stop.check()?;
@@ -151,13 +152,14 @@ impl Archive {
             }
             let bytes = buffer.freeze();
             if bytes.is_empty() {
-                return Ok(());
+                return compact.flush(&mut |bytes| outlet.send(bytes));
             }
             let begin = offset;
             offset += bytes.len() as u64;
-            for range in select(begin..offset) {
-                outlet.send(bytes.slice(index(range.start - begin)..index(range.end - begin)))?;
-            }
+            let parts = select(begin..offset)
+                .into_iter()
+                .map(|range| bytes.slice(index(range.start - begin)..index(range.end - begin)));
+            compact.take(&bytes, parts.collect(), &mut |bytes| outlet.send(bytes))?;
         }
     }
 

@@ -201,6 +201,19 @@ impl Cutter {
         self.count(chunk.len() as u64)
     }
 
+    /// [`Self::push`], and all that it hands on.
+    ///
+    /// # Errors
+    /// Those of [`Self::push`].
+    pub fn pieces(&mut self, chunk: &Bytes) -> Result<Vec<CutPiece>> {
+        let mut pieces = Vec::new();
+        self.push(chunk, &mut |piece| {
+            pieces.push(piece);
+            Ok(())
+        })?;
+        Ok(pieces)
+    }
+
     /// The tar has ended; so does the last layer.
     ///
     /// # Errors

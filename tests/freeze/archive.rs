@@ -14,11 +14,25 @@ pub fn sized_entry(name: &str, kind: u8, content: &[u8], size: usize) -> Vec<u8>
     put(124, format!("{size:011o}\x0014000000000\x00        ").as_bytes());
     put(156, &[kind]);
     put(257, b"ustar\x0000");
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    seal(&mut block);
     block.extend_from_slice(content);
     block.resize(block.len().next_multiple_of(512), 0);
     block
+}
+
+/// A hard link.
+pub fn link(name: &str, target: &str) -> Vec<u8> {
+    let mut block = entry(name, b'1', b"");
+    block[157..157 + target.len()].copy_from_slice(target.as_bytes());
+    block[148..156].fill(b' ');
+    seal(&mut block);
+    block
+}
+
+/// Puts a header's checksum where it has blanks for it.
+fn seal(block: &mut [u8]) {
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
 /// A PAX header with one record.

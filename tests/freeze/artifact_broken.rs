@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, Tmpfs, finish, names, one_line, open_sessions, shell, tags, until};
 use crate::support::docker_registry::DockerRegistry;
+use crate::support::kills::Kills;
 use crate::support::proxy::{Fault, Habits, Proxy, Rule};
-use crate::support::sidecar::{self, assert_whole, unpacked};
+use crate::support::sidecar::{self, assert_whole, is_whole, unpacked};
 use crate::trees::{Keeps, assert_same, inventory};
 
 const KILLS: u32 = 20;
@@ -54,24 +55,27 @@ fn a_killed_freeze_leaves_a_whole_artifact_or_none() {
     let (artifact, size) = (bench.host.path("out/a.smolmachine"), ["--layer-size", "2MiB"]);
     let began = Instant::now();
     bench.host.freeze(&bench.words(&size));
-    let whole = began.elapsed();
+    let mut kills = Kills::within(began.elapsed());
     let (mut finished, mut unfinished) = (0, 0);
-    for round in 0..KILLS {
+    for _ in 0..KILLS {
         fs::remove_file(&artifact).ok();
         let mut child = bench.spawn(&size);
-        std::thread::sleep(whole * round / (KILLS - 2));
+        kills.wait();
         child.kill().unwrap();
         child.wait().unwrap();
         if artifact.exists() {
-            assert_whole(&artifact);
+            assert!(is_whole(&artifact), "{kills}");
             finished += 1;
         } else {
             unfinished += 1;
         }
+        // What this round left, at most: it removed what the one before it did.
+        let left = bench.out().into_iter().filter(|name| name != "a.smolmachine").count();
+        assert!(left <= 1, "{kills}: {:?}", bench.out());
     }
-    assert!(unfinished > 0, "all {finished} were too fast to be killed");
+    assert!(unfinished > 0, "{kills}: all {finished} were too fast to be killed");
     bench.host.freeze(&bench.words(&size));
-    assert_eq!(bench.out(), ["a.smolmachine"]);
+    assert_eq!(bench.out(), ["a.smolmachine"], "{kills}");
     let wanted = inventory(&bench.host.path("tree"), Keeps::Everything);
     let root = unpacked(&artifact, &bench.host.path("unpacked"));
     assert_same(&wanted, &inventory(&root, Keeps::Everything), "after the kills");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use smolfreeze::report::Snapshot;
 
-use crate::archive::entry;
+use crate::archive::{entry, link};
 use crate::faithful;
 use crate::host::{Host, finish, shell};
 use crate::support::docker_registry::DockerRegistry;
@@ -140,4 +140,52 @@ fn with_an_artifact_no_more_is_on_the_disk_than_the_artifact() {
     host.verify(&name);
     let read = faithful::unpacked(&host, &name);
     shell(&host.path("tree"), &format!("for i in 1 2 3 4; do cmp $i/large {}/$i/large; done", read.display()));
+}
+
+/// Twice as many as the smallest budget has buffers.
+const SPARSE_PAIRS: usize = 150;
+
+/// A tar of small entries between large ones: each pair alone in the buffer that it comes in.
+fn sparse_tar(path: &Path, pair: impl Fn(usize) -> [Vec<u8>; 2]) {
+    let file = File::create(path).expect("a file");
+    let mut at = 0;
+    for number in 0..SPARSE_PAIRS {
+        let small = pair(number).concat();
+        file.write_all_at(&small, at).expect("its bytes");
+        at += small.len() as u64;
+        let large = entry(&format!("./{number}.bin"), b'0', &vec![0; 2 << 20]);
+        file.write_all_at(&large[..512], at).expect("its bytes");
+        at += large.len() as u64;
+    }
+    file.set_len(at + 1024).expect("its length");
+}
+
+/// A freeze with little memory: one that waits for more would be killed, and fail.
+fn ends(words: &[&str], pair: impl Fn(usize) -> [Vec<u8>; 2]) -> Snapshot {
+    let host = Host::new();
+    let (tar, to) = (host.path("t.tar"), format!("oci:{}", host.text("layout")));
+    sparse_tar(&tar, pair);
+    let source = format!("tar:{}", tar.display());
+    let snapshot = host.freeze(&[&[&*source, "--to", &to, "--memory", "96MiB"][..], words].concat());
+    host.verify(&to);
+    assert!(snapshot.held_bytes_peak <= snapshot.memory_bytes_max);
+    snapshot
+}
+
+#[test]
+fn entries_far_apart_between_excluded_ones_do_not_hold_all_memory() {
+    let text = |name: String| entry(&name, b'0', name.repeat(200).as_bytes());
+    for more in [&["--exclude", "*.bin"][..], &["--exclude", "*.bin", "--layer-size", "0"]] {
+        let snapshot = ends(more, |number| [text(format!("./{number}.a")), text(format!("./{number}.b"))]);
+        assert_eq!(snapshot.entries, 2 * SPARSE_PAIRS as u64);
+    }
+}
+
+#[test]
+fn linked_entries_far_apart_do_not_hold_all_memory() {
+    let snapshot = ends(&["--compression", "none"], |number| {
+        let name = format!("./{number}.a");
+        [entry(&name, b'0', name.repeat(200).as_bytes()), link(&format!("./{number}.b"), &name)]
+    });
+    assert_eq!(snapshot.entries, 3 * SPARSE_PAIRS as u64);
 }

@@ -1,12 +1,13 @@
 //! kill -9 at any moment: no record without its outputs, and nothing left that the next run does not remove.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::host::finish;
 use crate::remembered::Desk;
+use crate::support::kills::Kills;
 
 const ROUNDS: u32 = 40;
 
@@ -28,26 +29,24 @@ fn a_killed_freeze_leaves_no_record_that_lies() {
     };
     let began = Instant::now();
     assert!(finish(freeze("first")).status.success());
-    let whole = began.elapsed();
-    let mut random = fastrand::Rng::with_seed(11);
+    let mut kills = Kills::within(began.elapsed());
     for round in 0..ROUNDS {
         let mut child = freeze(&format!("round-{round}"));
-        // A little past the end too: the last moments are what this is about.
-        std::thread::sleep(whole.mul_f64(random.f64() * 1.2) + Duration::from_millis(1));
+        kills.wait();
         let _ = child.kill();
         child.wait().unwrap();
         let index: Value = serde_json::from_slice(&fs::read(desk.host.path("layout/index.json")).unwrap()).unwrap();
         for record in desk.json(&["ls", "--json"]).as_array().unwrap() {
             let output = &record["outputs"][0];
             let (_, tag) = output["name"].as_str().unwrap().rsplit_once(':').unwrap();
-            assert_eq!(tagged(&index, tag).as_deref(), output["digest"].as_str(), "{tag}");
+            assert_eq!(tagged(&index, tag).as_deref(), output["digest"].as_str(), "{kills}: {tag}");
         }
     }
     let recorded = desk.json(&["ls", "--json"]).as_array().unwrap().len();
-    assert!(recorded >= 1 && recorded < ROUNDS as usize + 1, "{recorded} were over before they were killed");
+    assert!(recorded >= 1 && recorded < ROUNDS as usize + 1, "{kills}: {recorded} were over before they were killed");
     assert!(finish(freeze("last")).status.success());
-    assert!(desk.names().iter().all(|name| !name.starts_with('.')), "{:?}", desk.names());
-    assert_eq!(desk.json(&["ls", "--json"]).as_array().unwrap().len(), recorded + 1);
+    assert!(desk.names().iter().all(|name| !name.starts_with('.')), "{kills}: {:?}", desk.names());
+    assert_eq!(desk.json(&["ls", "--json"]).as_array().unwrap().len(), recorded + 1, "{kills}");
     desk.host.verify(&format!("oci:{layout}:last"));
 }
 

@@ -7,17 +7,14 @@ use serde_json::json;
 
 use crate::host::{finish, names, shell};
 use crate::remembered::Desk;
+use crate::support::kills::Kills;
+use crate::support::sidecar::{assert_whole, is_whole};
 
 const ROUNDS: u32 = 20;
 
 /// What every artifact carries.
 fn agent(desk: &Desk) -> String {
     desk.host.tree("agent", "mkdir -p sbin; echo agent >sbin/init").display().to_string()
-}
-
-fn assert_whole(artifact: &Path) {
-    let footer = smolvm_pack::read_footer_from_sidecar(artifact).unwrap();
-    assert!(smolvm_pack::verify_sidecar_checksum(artifact, &footer).unwrap(), "{}", artifact.display());
 }
 
 /// All artifacts in the state folder, unfinished ones too.
@@ -133,32 +130,58 @@ fn a_full_state_folder_for_records_says_that_the_artifact_is_there() {
     assert_eq!(artifacts(&desk).len(), 1);
 }
 
-#[test]
-fn a_killed_freeze_leaves_no_record_without_its_artifact() {
-    let desk = Desk::new();
-    let agent = agent(&desk);
+/// Artifacts that got their names, in the state folder and in `out`.
+fn named(desk: &Desk) -> Vec<PathBuf> {
+    let out = desk.host.path("out");
+    let all = artifacts(desk).into_iter().chain(names(&out).into_iter().map(|name| out.join(name)));
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "smolmachine")).collect()
+}
+
+/// Kills at random moments of a freeze, each round into `pack`'s place.
+fn killed_freezes_leave_no_record_without_its_artifact(desk: &Desk, pack: impl Fn(u32) -> Vec<String>) -> usize {
+    let agent = agent(desk);
     shell(&desk.host.path("tree"), "head -c 8000000 /dev/urandom >noise");
-    let freeze = || desk.host.command(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]).spawn().unwrap();
+    fs::create_dir(desk.host.path("out")).unwrap();
+    let freeze = |round| {
+        let mut command = desk.host.command(&["freeze", &desk.tree, "--agent-rootfs", &agent, "--quiet"]);
+        command.args(pack(round)).spawn().unwrap()
+    };
     let began = std::time::Instant::now();
-    assert!(finish(freeze()).status.success());
-    let whole = began.elapsed();
-    let mut random = fastrand::Rng::with_seed(12);
-    for _ in 0..ROUNDS {
-        let mut child = freeze();
-        std::thread::sleep(whole.mul_f64(random.f64() * 1.1));
+    assert!(finish(freeze(ROUNDS)).status.success());
+    let mut kills = Kills::within(began.elapsed());
+    for round in 0..ROUNDS {
+        let mut child = freeze(round);
+        kills.wait();
         let _ = child.kill();
         child.wait().unwrap();
         for record in desk.json(&["ls", "--json"]).as_array().unwrap() {
-            assert_eq!(record["missing"], false, "{record}");
-            assert_whole(Path::new(record["outputs"][0]["path"].as_str().unwrap()));
+            assert_eq!(record["missing"], false, "{kills}: {record}");
+            assert!(is_whole(Path::new(record["outputs"][0]["path"].as_str().unwrap())), "{kills}: {record}");
         }
         // What has its name is whole, recorded or not.
-        let named = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "smolmachine");
-        artifacts(&desk).iter().filter(named).for_each(|path| assert_whole(path));
+        for path in named(desk) {
+            assert!(is_whole(&path), "{kills}: {}", path.display());
+        }
     }
-    assert!(finish(freeze()).status.success());
-    let list = desk.json(&["ls", "--json"]);
-    let recorded = list.as_array().unwrap().len();
-    assert!(recorded >= 2 && recorded < ROUNDS as usize + 2, "{recorded} were over before they were killed");
-    assert_eq!((artifacts(&desk).len(), desk.names().len()), (recorded, recorded), "nothing else is left");
+    assert!(finish(freeze(ROUNDS + 1)).status.success(), "{kills}");
+    let recorded = desk.json(&["ls", "--json"]).as_array().unwrap().len();
+    assert!(recorded >= 2 && recorded < ROUNDS as usize + 2, "{kills}: {recorded} were over before they were killed");
+    assert_eq!(desk.names().len(), recorded, "{kills}: something else is left");
+    let everything = artifacts(desk).len() + names(&desk.host.path("out")).len();
+    assert_eq!(everything, named(desk).len(), "{kills}: something unfinished is left");
+    recorded
+}
+
+#[test]
+fn a_killed_freeze_leaves_no_record_without_its_artifact() {
+    let desk = Desk::new();
+    let recorded = killed_freezes_leave_no_record_without_its_artifact(&desk, |_| vec![]);
+    assert_eq!(artifacts(&desk).len(), recorded, "an artifact without a record is swept");
+}
+
+#[test]
+fn a_killed_freeze_to_a_place_of_the_users_leaves_no_record_without_its_artifact() {
+    let desk = Desk::new();
+    let pack = |round| vec!["--pack".to_owned(), desk.host.text(&format!("out/{round}"))];
+    killed_freezes_leave_no_record_without_its_artifact(&desk, pack);
 }

@@ -15,6 +15,13 @@ pub fn agent(parent: &Path) -> PathBuf {
 }
 
 /// Whole by its checksum, with a manifest.
+pub fn is_whole(artifact: &Path) -> bool {
+    smolvm_pack::read_footer_from_sidecar(artifact)
+        .is_ok_and(|footer| smolvm_pack::verify_sidecar_checksum(artifact, &footer).is_ok_and(|right| right))
+        && smolvm_pack::read_manifest_from_sidecar(artifact).is_ok()
+}
+
+/// [`is_whole`], and its manifest.
 pub fn assert_whole(artifact: &Path) -> smolvm_pack::PackManifest {
     let footer = smolvm_pack::read_footer_from_sidecar(artifact).expect("a footer");
     assert!(smolvm_pack::verify_sidecar_checksum(artifact, &footer).expect("its bytes"), "the checksum");

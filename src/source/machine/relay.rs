@@ -32,6 +32,9 @@ use crate::smolvm::Trouble;
 const FETCHES_MAX: usize = 2;
 /// Chunks on the host at once, under way or waiting for their turn. `Options::host_bytes_max` tells users.
 pub(super) const HOST_CHUNKS_MAX: usize = 3;
+/// Archives of one transfer: two bases, each with single and with linked entries. The edge has room for so many seams, so
+/// a guest that announced more could have relay and delivery wait for each other.
+pub(super) const SEAMS_MAX: usize = 4;
 /// Seconds that a `next` may wait in the guest.
 const NEXT_WAIT_SECONDS: u64 = 20;
 /// How long the producer's beat may stand still while the guest answers.
@@ -75,6 +78,8 @@ struct Standing {
     unproven: BTreeSet<u64>,
     /// Items up to here were acknowledged, and the guest said so.
     acknowledged: u64,
+    /// Archives that ended.
+    seams: usize,
     fetching: usize,
     asking: bool,
     asked_at: Instant,
@@ -127,7 +132,7 @@ impl<L: Link> Relay<'_, L> {
                             notices = verdict::judge(&next.codes, &next.words)
                                 .map_err(|words| self.bad_verdict(&words))?;
                         }
-                        standing.told(next, acknowledged).map_err(|reason| self.lost(&reason))?;
+                        standing.told(next, acknowledged, self.options).map_err(|reason| self.lost(&reason))?;
                     }
                     Event::Fetched(index, chunk) => standing.arrived(index, chunk),
                     Event::FetchedAgain(index, file, reply) => {
@@ -259,6 +264,7 @@ impl Standing {
             had: 0,
             unproven: BTreeSet::new(),
             acknowledged: 0,
+            seams: 0,
             fetching: 0,
             asking: false,
             asked_at: now,
@@ -350,7 +356,7 @@ impl Standing {
     }
 
     /// Takes in what a `next` told; says what is wrong if this can't go on.
-    fn told(&mut self, next: Next, acknowledged: u64) -> Result<(), String> {
+    fn told(&mut self, next: Next, acknowledged: u64, options: &Options) -> Result<(), String> {
         self.asking = false;
         self.acknowledged = acknowledged;
         if next.beat != self.beat.0 {
@@ -373,6 +379,7 @@ impl Standing {
             }
             _ => {}
         }
+        self.within_bounds(&next, options.window_chunks)?;
         for item in &next.items {
             self.places.push_back(match item {
                 Item::Chunk { size, sum } => Place::InGuest(*size, sum.clone()),
@@ -388,4 +395,21 @@ impl Standing {
         }
         Ok(())
     }
+
+    /// Refuses what neither `guest.sh` nor our reader would announce: the guest is untrusted, and what it announces is
+    /// held here.
+    fn within_bounds(&mut self, next: &Next, window_chunks: u64) -> Result<(), String> {
+        self.seams += next.items.iter().filter(|item| matches!(item, Item::Seam)).count();
+        if self.seams > SEAMS_MAX {
+            return Err(format!("the guest tells of {} archives, and there are {SEAMS_MAX} at most", self.seams));
+        }
+        let ahead = self.known() + next.items.len() as u64 - self.acknowledged;
+        if ahead > window_chunks {
+            return Err(format!("the guest is {ahead} chunks ahead, and the window has {window_chunks}"));
+        }
+        Ok(())
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use super::deliver::{Arrived, deliver};
 use super::folder::Folder;
 use super::link::{As, Link as _, Smolvm};
 use super::probe;
-use super::relay::{HOST_CHUNKS_MAX, Relay};
+use super::relay::{HOST_CHUNKS_MAX, Relay, SEAMS_MAX};
 use super::trying::Trying;
 use super::{GUEST_SCRIPT, Machine};
 use crate::error::{Error, Kind, Result};
@@ -41,9 +41,6 @@ const READER_NAME: &str = "reader";
 /// What it answers when it is asked who it is.
 const VERSION: &str = concat!("smolfreeze ", env!("CARGO_PKG_VERSION"));
 
-/// Archives of one transfer: two bases, each with single and with linked entries; and the end.
-const SEAMS_MAX: usize = 5;
-
 type Found = Vec<(NoticeKind, Vec<u8>)>;
 
 impl Machine {
@@ -60,9 +57,9 @@ impl Machine {
         }
         let capture = capture::decide(&self.look, self.facts().image.is_none(), selection)?;
         let session = Session::new(self, &capture, &outlet)?;
-        // Chunks wait in files, not here; this only has to hold their order. With room for every chunk and seam, the
-        // relay never waits for it: it has to go on telling the guest that it lives.
-        let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX);
+        // Chunks wait in files, not here; this only has to hold their order. With room for every chunk, seam and the
+        // end, the relay never waits for it: it has to go on telling the guest that it lives.
+        let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX + 1);
         let (carried, delivered) = std::thread::scope(|scope| {
             let meter = &session.outlet_meters.source;
             let relay = scope.spawn(|| meter.on_thread(|| runtime.block_on(session.run(sender, stop))));

@@ -1,0 +1,40 @@
+use super::*;
+
+/// The answer of a guest that has told of `from` items before.
+fn answer(from: u64, items: &str) -> Next {
+    let lines: Vec<_> = items
+        .split_whitespace()
+        .zip(from..)
+        .map(|(kind, index)| match kind {
+            "seam" => format!("seam {index}"),
+            _ => format!("chunk {index} 1 cksum 1"),
+        })
+        .collect();
+    let lines: Vec<_> = lines.iter().map(String::as_bytes).collect();
+    Next::read(&lines, from, 1).unwrap()
+}
+
+#[test]
+fn more_archives_than_there_can_be_are_refused() {
+    let options = Options { window_chunks: 100, ..Options::default() };
+    let mut standing = Standing::new();
+    standing.told(answer(0, "seam chunk seam seam"), 0, &options).unwrap();
+    standing.told(answer(4, "chunk seam"), 0, &options).unwrap();
+    let refusal = standing.told(answer(6, "chunk seam"), 0, &options).unwrap_err();
+    assert!(refusal.contains("5 archives"), "{refusal}");
+    let refusal = Standing::new().told(answer(0, &"seam ".repeat(90)), 0, &options).unwrap_err();
+    assert!(refusal.contains("90 archives"), "{refusal}");
+}
+
+#[test]
+fn a_guest_that_is_further_ahead_than_its_window_is_refused() {
+    let options = Options { window_chunks: 3, ..Options::default() };
+    let refusal = Standing::new().told(answer(0, "chunk chunk chunk chunk"), 0, &options).unwrap_err();
+    assert!(refusal.contains("4 chunks ahead"), "{refusal}");
+    let mut standing = Standing::new();
+    standing.told(answer(0, "chunk chunk chunk"), 0, &options).unwrap();
+    standing.told(answer(3, "chunk seam"), 2, &options).unwrap();
+    let refusal = standing.told(answer(5, "chunk"), 2, &options).unwrap_err();
+    assert!(refusal.contains("4 chunks ahead"), "{refusal}");
+    assert_eq!(standing.places.len(), 5, "what is refused is not taken in");
+}
