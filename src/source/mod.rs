@@ -125,8 +125,23 @@ impl Outlet {
     /// # Errors
     /// When the cut has hung up.
     pub fn end(self) -> Result<Notices> {
-        self.pieces.send(Piece::End).map_err(|_| Error::hung_up("the cut"))?;
-        Ok(self.notices)
+        self.complete()?;
+        Ok(self.tidied())
+    }
+
+    /// Everything was sent, and is right; the source itself has still to tidy up. The last layers need not wait for that,
+    /// but no image is named before it is done.
+    ///
+    /// # Errors
+    /// When the cut has hung up.
+    pub fn complete(&self) -> Result<()> {
+        self.pieces.send(Piece::End).map_err(|_| Error::hung_up("the cut"))
+    }
+
+    /// The end of a source that was [complete](Self::complete).
+    #[must_use]
+    pub fn tidied(self) -> Notices {
+        self.notices
     }
 }
 

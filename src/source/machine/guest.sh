@@ -303,6 +303,9 @@ one_archive() {
 
 set_state() { echo "$*" >state.new && mv state.new state; }
 
+# As long as any other, so that it is written over another in one piece, without a process that renames.
+number() { printf '%020d\n' "$1"; }
+
 alive() {
 	before='' after=''
 	read -r before <"$1/beat" || return 1
@@ -370,7 +373,7 @@ keep_watch() {
 	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ -d "$spool" ]; do
 		sleep "$tick"
 		beat=$((beat + 1))
-		{ echo "$beat" >beat.new && mv beat.new beat; } 2>/dev/null || break
+		{ number "$beat" 1<>beat; } 2>/dev/null || break
 		# Every second or so; a fork each.
 		[ $((beat % 5)) -ne 0 ] || [ "$(readlink "$lock")" = "$id" ] || break
 		read -r now <sign
@@ -386,12 +389,12 @@ produce() {
 		[ "$(readlink "$lock")" = "$id" ] || set_state "busy $(readlink "$lock")"
 		exit 0
 	fi
-	echo 0 >beat
+	number 0 >beat
 	plan=$(sed -n 's/^#: //p' "$0")
 	pace
 	echo "$short $long" >pace
 	echo 0 >index
-	echo begun >sign
+	number 0 >sign
 	: >verdict
 	untouched
 	set_state running
@@ -419,7 +422,7 @@ next() {
 		echo "done $5"
 		return
 	}
-	echo "$5" >"sign.new.$$" && mv "sign.new.$$" sign
+	number "$5" 1<>sign
 	ack=$1 ack_to=$2 index=$3 turns_max=$4 answer=$5
 	set --
 	while [ "$ack" -lt "$ack_to" ]; do

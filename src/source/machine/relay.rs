@@ -298,11 +298,11 @@ impl Standing {
     }
 
     /// Something may be new, something is to be acknowledged, or the guest must hear that we live. Each call costs about
-    /// what a fifth of a chunk does: while the host has enough to go on, two chunks are acknowledged at once.
+    /// what a fifth of a chunk does: while there is another chunk to go on with, two are acknowledged at once.
     fn should_ask(&self, options: &Options) -> bool {
         let due = self.asked_at.elapsed() >= options.lease / 4;
         let (freed, stock) = (self.had - self.acknowledged, self.known() - self.had);
-        let worth_it = freed >= options.window_chunks.min(2) || stock <= options.window_chunks / 2;
+        let worth_it = freed >= options.window_chunks.min(2) || stock <= 1;
         due || self.end.is_none() && worth_it && (freed > 0 || self.may_grow(options))
     }
 

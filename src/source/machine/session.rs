@@ -63,7 +63,8 @@ impl Machine {
         let (carried, delivered) = std::thread::scope(|scope| {
             let meter = &session.outlet_meters.source;
             let relay = scope.spawn(|| meter.on_thread(|| runtime.block_on(session.run(sender, stop))));
-            let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject());
+            let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject())
+                .and_then(|()| outlet.complete());
             (relay.join(), delivered)
         });
         let carried = carried.unwrap_or_else(|_| {
@@ -80,7 +81,7 @@ impl Machine {
         for path in &capture.left_mounts {
             outlet.notice(NoticeKind::Mount, path);
         }
-        outlet.end()
+        Ok(outlet.tidied())
     }
 
     /// For tests: the whole stream into `writer`, without a pipeline.
