@@ -60,6 +60,13 @@ impl Budget {
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
     }
 
+    /// Bytes of `held_bytes_max` that uploads take when layers that were put aside are read back: with layers that stream
+    /// they are set aside already.
+    #[must_use]
+    pub fn reread_bytes(&self) -> u64 {
+        if self.streams { 0 } else { self.uploads as u64 * PART_BYTES }
+    }
+
     /// Divides `wish.memory_bytes` for a source as surveyed. Where all layers can be held, none is set aside for
     /// streaming.
     ///
@@ -68,10 +75,13 @@ impl Budget {
     pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
         let largest = largest_layer_bytes(survey, layer_size);
         let only_layer = layer_size == LayerSize::One;
-        match Self::divide(wish, only_layer, 0) {
-            Ok(budget) if largest <= budget.hold_bytes_max => Ok(budget),
-            _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX)),
-        }
+        let budget = match Self::divide(wish, only_layer, 0) {
+            Ok(budget) if largest <= budget.hold_bytes_max => budget,
+            _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
+        };
+        let layers = if budget.streams || wish.uploads_may_lag { (budget.workers + budget.uploads) as u64 } else { 0 };
+        let needed = layers * largest.min(SCRATCH_LAYER_BYTES_MAX);
+        Ok(Self { scratch_bytes_max: wish.scratch_bytes.unwrap_or(needed), ..budget })
     }
 
     /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
@@ -84,8 +94,6 @@ impl Budget {
                 _ if only_layer => stream_encoder_bytes_max(wish.method, stream_threads),
                 _ => workers as u64 * stream_encoder_bytes_max(wish.method, stream_threads),
             };
-            let needed = (workers + uploads) as u64 * streaming_bytes;
-            let scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
             let mut budget = Self {
                 workers,
                 uploads,
@@ -93,7 +101,7 @@ impl Budget {
                 hold_bytes_max: 0,
                 gather_bytes_max: 0,
                 stream_threads,
-                scratch_bytes_max,
+                scratch_bytes_max: 0,
                 streams: streaming_bytes > 0,
                 encoders_bytes_max,
             };
@@ -140,6 +148,8 @@ pub struct Wish {
     pub scratch_bytes: Option<u64>,
     /// `--uploads`.
     pub uploads: usize,
+    /// Whether layers go over a network: those that wait for it are put into scratch space.
+    pub uploads_may_lag: bool,
     /// Processor cores.
     pub cores: usize,
     /// The compression of layers.
@@ -153,7 +163,7 @@ mod tests {
 
     fn wish(memory_bytes: u64) -> Wish {
         let method = Method::new(Compression::Zstd, None).unwrap();
-        Wish { memory_bytes, scratch_bytes: None, uploads: 4, cores: 2, method }
+        Wish { memory_bytes, scratch_bytes: None, uploads: 4, uploads_may_lag: false, cores: 2, method }
     }
 
     fn survey(tar_bytes: u64) -> Survey {
@@ -180,6 +190,9 @@ mod tests {
             |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
         assert_eq!(plan(2_300 << 20).scratch_bytes_max, 0);
         assert!(plan(20 << 30).scratch_bytes_max > 0);
+        let lagging = Wish { uploads_may_lag: true, ..wish(256 << 20) };
+        let budget = Budget::plan(&lagging, &survey(2_300 << 20), LayerSize::for_tar(2_300 << 20)).unwrap();
+        assert_eq!(budget, Budget { scratch_bytes_max: 6 * (64 << 20), ..plan(2_300 << 20) });
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::oci::{Descriptor, DiffId};
 pub struct Body {
     chunks: Vec<Bytes>,
     chunk_bytes: u64,
-    filed: Option<FileRange>,
+    /// What comes after them, in this order.
+    filed: Vec<FileRange>,
 }
 
 /// What lies in a file: of scratch space, whose share it holds until it is dropped, or in an artifact.
@@ -31,7 +32,7 @@ pub(crate) struct FileRange {
     /// Where it begins in the file.
     pub(crate) start: u64,
     pub(crate) length: u64,
-    /// Where buffers to read into come from: as overdraft, since they replace what waits in the file.
+    /// Where buffers to read into come from: at once, since they replace what waits in the file.
     pub(crate) memory: Memory,
     pub(crate) _share: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
@@ -43,7 +44,7 @@ impl FileRange {
         let mut at = offset;
         while at < end {
             let now = in_chunk(end - at).min(BUFFER_BYTES);
-            let mut buffer = self.memory.overdraft();
+            let mut buffer = self.memory.reread();
             buffer.bytes_mut().resize(now, 0);
             self.file.read_exact_at(buffer.bytes_mut(), self.start + at).map_err(|error| {
                 Error::new(Kind::Internal, Side::Stage, "reading back a layer", "the file it waits in", &error)
@@ -61,18 +62,29 @@ impl Body {
     #[must_use]
     pub fn from_chunks(chunks: Vec<Bytes>) -> Self {
         let chunk_bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks, chunk_bytes, filed: None }
+        Self { chunks, chunk_bytes, filed: Vec::new() }
     }
 
     /// Bytes in memory, followed by what lies in a file.
     pub(crate) fn with_file(chunks: Vec<Bytes>, filed: FileRange) -> Self {
-        Self { filed: Some(filed), ..Self::from_chunks(chunks) }
+        Self { filed: vec![filed], ..Self::from_chunks(chunks) }
+    }
+
+    /// What of it lies in memory: its first bytes.
+    pub(crate) fn in_memory(&self) -> &[Bytes] {
+        &self.chunks
+    }
+
+    /// The same bytes, where `head` has those that were in memory.
+    pub(crate) fn moved_to(&self, head: FileRange) -> Self {
+        let filed = std::iter::once(head).chain(self.filed.iter().cloned()).collect();
+        Self { chunks: Vec::new(), chunk_bytes: 0, filed }
     }
 
     /// All bytes, wherever they are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.chunk_bytes + self.filed.as_ref().map_or(0, |filed| filed.length)
+        self.chunk_bytes + self.filed.iter().map(|filed| filed.length).sum::<u64>()
     }
 
     /// Whether there is nothing.
@@ -96,10 +108,14 @@ impl Body {
             }
             at += chunk.len() as u64;
         }
-        let from = offset.max(at);
-        if let Some(filed) = self.filed.clone().filter(|_| from < end) {
-            let read = tokio::task::spawn_blocking(move || filed.read(from - at, end - from)).await;
-            slices.extend(read.map_err(|_| Error::hung_up("reading a layer"))??);
+        for filed in &self.filed {
+            let (from, to) = (offset.max(at), end.min(at + filed.length));
+            if from < to {
+                let (filed, start) = (filed.clone(), at);
+                let read = tokio::task::spawn_blocking(move || filed.read(from - start, to - from)).await;
+                slices.extend(read.map_err(|_| Error::hung_up("reading a layer"))??);
+            }
+            at += filed.length;
         }
         Ok(slices)
     }

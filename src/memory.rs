@@ -35,6 +35,10 @@ struct Home {
 #[derive(Debug, Default)]
 struct State {
     out: usize,
+    /// Of those that are out.
+    reread: usize,
+    /// For those that are reread.
+    reserved: usize,
     out_peak: usize,
     idle: Vec<Vec<u8>>,
 }
@@ -53,18 +57,36 @@ impl Memory {
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
         let mut state = self.0.lock();
-        while state.out >= self.0.most_out {
+        while state.out + state.reserved.saturating_sub(state.reread) >= self.0.most_out {
             self.0.stop.check()?;
             state = self.0.returned.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(self.take(&mut state))
+        Ok(self.take(&mut state, false))
     }
 
     /// An empty buffer at once, past the bound if need be. For those who hold input that the output replaces.
     #[must_use]
     pub fn overdraft(&self) -> Buffer {
         let mut state = self.0.lock();
-        self.take(&mut state)
+        self.take(&mut state, false)
+    }
+
+    /// An empty buffer at once, for bytes that wait in a file: what is reserved is for them.
+    #[must_use]
+    pub fn reread(&self) -> Buffer {
+        let mut state = self.0.lock();
+        state.reread += 1;
+        self.take(&mut state, true)
+    }
+
+    /// Keeps `bytes`, in whole buffers, for [`Self::reread`] until the guard is dropped. What is out by now stays out.
+    #[must_use]
+    pub fn reserve(&self, bytes: u64) -> Reserved {
+        let buffers = usize::try_from(bytes.div_ceil(BUFFER_BYTES as u64)).unwrap_or(usize::MAX);
+        // Somebody always gets on.
+        let buffers = buffers.min(self.0.most_out / 2);
+        self.0.lock().reserved += buffers;
+        Reserved { buffers, home: Arc::clone(&self.0) }
     }
 
     /// The bytes that are out, in whole buffers.
@@ -79,11 +101,11 @@ impl Memory {
         (self.0.lock().out_peak * BUFFER_BYTES) as u64
     }
 
-    fn take(&self, state: &mut State) -> Buffer {
+    fn take(&self, state: &mut State, reread: bool) -> Buffer {
         state.out += 1;
         state.out_peak = state.out_peak.max(state.out);
         let bytes = state.idle.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        Buffer { bytes, home: Arc::clone(&self.0) }
+        Buffer { bytes, reread, home: Arc::clone(&self.0) }
     }
 }
 
@@ -93,10 +115,25 @@ impl Home {
     }
 }
 
+/// Buffers that nobody waits for; see [`Memory::reserve`].
+#[derive(Debug)]
+pub struct Reserved {
+    buffers: usize,
+    home: Arc<Home>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.home.lock().reserved -= self.buffers;
+        self.home.returned.notify_all();
+    }
+}
+
 /// A buffer that is being filled; it goes home when dropped, or when the last slice of what it became is.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
+    reread: bool,
     home: Arc<Home>,
 }
 
@@ -142,6 +179,7 @@ impl Drop for Buffer {
         let mut bytes = std::mem::take(&mut self.bytes);
         let mut state = self.home.lock();
         state.out -= 1;
+        state.reread -= usize::from(self.reread);
         // A buffer that grew goes back to the allocator. The others never do: the allocator would keep them apart from
         // each other and from the system, and the process would grow to twice the bound.
         if bytes.capacity() == BUFFER_BYTES {
@@ -174,6 +212,25 @@ mod tests {
         drop(slice);
         assert!(waiter.join().unwrap().unwrap(), "a reused buffer starts empty");
         assert_eq!(memory.held_bytes_peak(), 2 * BUFFER_BYTES as u64);
+    }
+
+    #[test]
+    fn what_is_reserved_is_waited_for() {
+        let stop = Stop::new();
+        let memory = Memory::new(4 * BUFFER_BYTES as u64, stop.clone());
+        // Who has to wait now is told of the stop.
+        stop.stop(Error::interrupted());
+        let reserved = memory.reserve(8 * BUFFER_BYTES as u64);
+        let first = memory.buffer().unwrap();
+        let _second = memory.buffer().unwrap();
+        assert!(memory.buffer().is_err());
+        drop(first);
+        // What is reread takes what was reserved, and nothing of the rest.
+        let _reread = memory.reread();
+        let _third = memory.buffer().unwrap();
+        assert!(memory.buffer().is_err());
+        drop(reserved);
+        assert!(memory.buffer().is_ok());
     }
 
     #[test]

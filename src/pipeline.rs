@@ -59,6 +59,20 @@ pub(crate) struct Line {
     pub(crate) stop: Stop,
 }
 
+impl Line {
+    fn way(&self, memory: &Memory) -> Way {
+        Way {
+            sinks: Arc::clone(&self.sinks),
+            keeper: self.sinks.iter().position(|sink| sink.keeps(self.method.compression)),
+            memory: memory.clone(),
+            reread_bytes: self.budget.reread_bytes(),
+            scratch: Arc::clone(&self.scratch),
+            meters: Arc::clone(&self.meters),
+            observer: Arc::clone(&self.observer),
+        }
+    }
+}
+
 /// A layer that every sink has.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivered {
@@ -88,6 +102,8 @@ pub(crate) struct Flowed {
 pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let stop = line.stop.clone();
     let memory = Memory::new(line.budget.held_bytes_max, stop.clone());
+    let way = line.way(&memory);
+    let keeper = way.keeper;
     let mut crew = Crew { stop: stop.clone(), leaving: Vec::new() };
     let (outgoing_end, mut outgoing) = mpsc::channel(OUTGOING_LAYERS);
     let (pieces_end, pieces) = bounded(EDGE_PIECES);
@@ -110,7 +126,6 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         sinks: Arc::clone(&line.sinks),
         runtime: Handle::current(),
     });
-    let keeper = line.sinks.iter().position(|sink| sink.keeps(line.method.compression));
     let packer = |number| Packer {
         method: line.method,
         hold_bytes_max: line.budget.hold_bytes_max,
@@ -136,7 +151,6 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         .collect();
     drop((outgoing_end, feeds));
 
-    let way = Way { sinks: line.sinks, keeper, memory: memory.clone(), meters: line.meters, observer: line.observer };
     let mut uploads = Uploads::new(way, line.budget.uploads);
     let sent = tokio::select! {
         sent = uploads.run(&mut outgoing) => sent,

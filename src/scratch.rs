@@ -88,7 +88,12 @@ impl ScratchFile {
 
     /// The whole file, to be read back into buffers of `memory`.
     pub(crate) fn finish(self, memory: Memory) -> FileRange {
-        let share: Arc<Share> = Arc::new(self.share);
+        self.finish_with(memory, ())
+    }
+
+    /// The same; `held` is held until the last of it is gone.
+    pub(crate) fn finish_with(self, memory: Memory, held: impl std::any::Any + Send + Sync) -> FileRange {
+        let share = Arc::new((self.share, held));
         FileRange { file: Arc::new(self.file), start: 0, length: self.length, memory, _share: Some(share) }
     }
 }

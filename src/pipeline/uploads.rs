@@ -1,23 +1,28 @@
 //! Layers on their way to the sinks: several at a time, the others in a queue.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 use super::{Delivered, panicked};
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::{Layer, LiveLayer};
-use crate::memory::Memory;
+use crate::memory::{Memory, Reserved};
 use crate::pack::{Outgoing, Packed};
 use crate::progress::{Activity, Meters, Observer, Row, Track};
+use crate::scratch::{Scratch, ScratchFile};
 use crate::sink::{Put, Sink};
 
 /// How long uploads may take to leave once stopped; a sink's own patience with a request under way is a little shorter.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
+/// A layer that takes longer to send is put aside.
+const SLOW_UPLOAD: Duration = Duration::from_millis(500);
+/// An upload of fewer bytes says nothing of a network's speed.
+const TELLING_BYTES: u64 = 1 << 20;
 /// Layers that wait for their turn; what they hold of memory is counted against its bound.
 const WAITING_LAYERS: usize = 128;
 
@@ -27,9 +32,15 @@ pub(super) struct Uploads {
     most_at_once: usize,
     /// Complete layers, or live ones, for which there was no upload yet.
     waiting: VecDeque<Waiting>,
-    /// Layers that a sink keeps while they are made.
-    keeping: JoinSet<Result<Arc<Layer>>>,
+    /// Layers that a sink keeps while they are made, and such that are put aside.
+    keeping: JoinSet<Result<Waiting>>,
+    /// What reading back layers that were put aside will take, as long as there are any.
+    reserved: Weak<Reserved>,
     tasks: JoinSet<Result<(Track, Uploaded)>>,
+    /// When each upload under way began.
+    begun: HashMap<task::Id, Instant>,
+    /// The bytes of the last upload that were enough to tell its speed, and how long they took.
+    last: Option<(u64, Duration)>,
     /// Rows without an upload, the last one used last; all others are with an upload.
     idle: Vec<Track>,
     delivered: Vec<(usize, Delivered)>,
@@ -46,6 +57,10 @@ pub(super) struct Way {
     pub(super) keeper: Option<usize>,
     /// Where buffers to read kept layers come from.
     pub(super) memory: Memory,
+    /// What reading layers back takes of it.
+    pub(super) reread_bytes: u64,
+    /// Where layers wait that can't be sent yet.
+    pub(super) scratch: Arc<Scratch>,
     pub(super) meters: Arc<Meters>,
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -69,7 +84,10 @@ impl Uploads {
             most_at_once,
             waiting: VecDeque::new(),
             keeping: JoinSet::new(),
+            reserved: Weak::new(),
             tasks: JoinSet::new(),
+            begun: HashMap::new(),
+            last: None,
             idle: Vec::new(),
             delivered: Vec::new(),
             live: Vec::new(),
@@ -82,7 +100,7 @@ impl Uploads {
         let mut open = true;
         loop {
             while self.tasks.len() < self.most_at_once
-                && let Some(next) = self.waiting.pop_front()
+                && let Some(next) = self.next()
             {
                 self.send(next);
             }
@@ -90,16 +108,21 @@ impl Uploads {
                 return Ok(());
             }
             tokio::select! {
-                Some(done) = self.tasks.join_next() => {
-                    let (row, uploaded) = done.map_err(|_| panicked("an upload"))??;
+                Some(done) = self.tasks.join_next_with_id() => {
+                    let (id, done) = done.map_err(|_| panicked("an upload"))?;
+                    let begun = self.begun.remove(&id);
+                    let (row, uploaded) = done?;
                     self.idle.push(row);
                     match uploaded {
-                        Uploaded::Whole(index, delivered) => self.delivered.push((index, delivered)),
+                        Uploaded::Whole(index, delivered) => {
+                            self.learn(begun, &delivered);
+                            self.delivered.push((index, delivered));
+                        }
                         Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
                     }
                 },
                 Some(kept) = self.keeping.join_next() => {
-                    self.waiting.push_back(Waiting::Kept(kept.map_err(|_| panicked("keeping a layer"))??));
+                    self.waiting.push_back(kept.map_err(|_| panicked("keeping a layer"))??);
                 },
                 next = outgoing.recv(), if open && self.waiting.len() < WAITING_LAYERS => match next {
                     None => open = false,
@@ -115,6 +138,8 @@ impl Uploads {
                 let puts = vec![Put::Present; self.way.sinks.len()];
                 self.delivered.push((packed.index, deliver(packed, true, puts)));
             }
+            // While it is sent, its memory is for those that are made.
+            Outgoing::Whole(layer) if self.is_slow(&layer) => self.put_aside(layer),
             Outgoing::Whole(layer) => self.waiting.push_back(Waiting::Whole(layer)),
             Outgoing::Live(layers) => self.waiting.push_back(Waiting::Live(layers)),
             Outgoing::LiveEnded(packed) => self.live.push(packed),
@@ -125,9 +150,50 @@ impl Uploads {
         }
     }
 
+    /// A live layer, because its packer waits for it; else the largest, so that the last ones are small.
+    fn next(&mut self) -> Option<Waiting> {
+        let urgency = |waiting: &Waiting| match waiting {
+            Waiting::Whole(layer) | Waiting::Kept(layer) => layer.descriptor.size,
+            Waiting::Live(_) => u64::MAX,
+        };
+        // Of equals, the one that came first.
+        let at = (0..self.waiting.len()).rev().max_by_key(|at| urgency(&self.waiting[*at]))?;
+        self.waiting.remove(at)
+    }
+
+    fn learn(&mut self, begun: Option<Instant>, delivered: &Delivered) {
+        let sent = delivered.puts.iter().map(|put| put.bytes_sent()).max().unwrap_or(0);
+        if let Some(begun) = begun.filter(|_| sent >= TELLING_BYTES) {
+            self.last = Some((sent, begun.elapsed()));
+        }
+    }
+
+    /// Whether `layer` is likely to stay for long.
+    fn is_slow(&self, layer: &Layer) -> bool {
+        let takes_long = |(bytes, took): (u64, Duration)| {
+            took.as_nanos() * u128::from(layer.descriptor.size) > SLOW_UPLOAD.as_nanos() * u128::from(bytes)
+        };
+        self.last.is_some_and(takes_long) || self.begun.values().any(|begun| begun.elapsed() > SLOW_UPLOAD)
+    }
+
+    /// Into the sink that keeps layers, or into scratch space, if that has room. Else it waits in memory.
+    fn put_aside(&mut self, layer: Arc<Layer>) {
+        let reserved =
+            self.reserved.upgrade().unwrap_or_else(|| Arc::new(self.way.memory.reserve(self.way.reread_bytes)));
+        self.reserved = Arc::downgrade(&reserved);
+        let way = self.way.clone();
+        self.keeping.spawn(async move {
+            if let Some(keeper) = way.keeper.and_then(|at| way.sinks.get(at)).filter(|_| !layer.workspace) {
+                return keeper.keep_whole(&layer, way.memory, reserved).await.map(|kept| Waiting::Kept(Arc::new(kept)));
+            }
+            let spilled = tokio::task::spawn_blocking(move || spill(&layer, &way, reserved).unwrap_or(layer));
+            spilled.await.map(Waiting::Whole).map_err(|_| panicked("putting a layer aside"))
+        });
+    }
+
     fn send(&mut self, waiting: Waiting) {
         let (way, row) = (self.way.clone(), self.row());
-        self.tasks.spawn(async move {
+        let upload = self.tasks.spawn(async move {
             let sending = row.enter(Activity::Sends);
             let uploaded = match waiting {
                 Waiting::Whole(layer) => send_whole(layer, None, way).await?,
@@ -137,6 +203,7 @@ impl Uploads {
             drop(sending);
             Ok((row, uploaded))
         });
+        self.begun.insert(upload.id(), Instant::now());
     }
 
     /// A row for one more upload.
@@ -180,9 +247,24 @@ impl Uploads {
     }
 }
 
-async fn keep(layer: LiveLayer, way: Way) -> Result<Arc<Layer>> {
+async fn keep(layer: LiveLayer, way: Way) -> Result<Waiting> {
     let keeper = way.keeper.and_then(|at| way.sinks.get(at)).ok_or_else(|| panicked("keeping a layer"))?;
-    keeper.keep(layer, way.memory).await.map(Arc::new)
+    keeper.keep(layer, way.memory).await.map(|layer| Waiting::Kept(Arc::new(layer)))
+}
+
+/// The layer with all of it in files; none where scratch space has no room, or a disk fails: memory has the layer still.
+fn spill(layer: &Layer, way: &Way, reserved: Arc<Reserved>) -> Option<Arc<Layer>> {
+    let chunks = layer.body.in_memory();
+    let head_bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+    let mut file = ScratchFile::create(&way.scratch, head_bytes).ok()?.filter(|_| head_bytes > 0)?;
+    for chunk in chunks {
+        if !file.append(chunk).ok()? {
+            return None;
+        }
+    }
+    let body = layer.body.moved_to(file.finish_with(way.memory.clone(), reserved));
+    let Layer { index, diff_id, tar_bytes, workspace, .. } = *layer;
+    Some(Arc::new(Layer { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace, body }))
 }
 
 /// Sends a layer to every sink but the one that has it already.

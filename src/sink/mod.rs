@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::{Layer, LiveLayer};
-use crate::memory::Memory;
+use crate::memory::{Memory, Reserved};
 use crate::oci::{Compression, Descriptor, Digest};
 use crate::progress::{Meters, Observer};
 use crate::stop::Stop;
@@ -172,12 +172,26 @@ impl Sink {
     /// # Errors
     /// As [`Sink::put`].
     pub async fn keep(&self, layer: LiveLayer, memory: Memory) -> Result<Layer> {
-        if let Self::Artifact { artifact, .. } = self {
-            artifact.keep(layer, memory).await
-        } else {
-            let reason = "it keeps no layers; this is a bug in smolfreeze";
-            Err(Error::new(Kind::Internal, Side::Sink, "keeping a layer", self.name(), reason))
+        match self {
+            Self::Artifact { artifact, .. } => artifact.keep(layer, memory).await,
+            other => Err(other.keeps_nothing()),
         }
+    }
+
+    /// The same for a layer that is complete; `reserved` is held as long as it is.
+    ///
+    /// # Errors
+    /// As [`Sink::put`].
+    pub async fn keep_whole(&self, layer: &Arc<Layer>, memory: Memory, reserved: Arc<Reserved>) -> Result<Layer> {
+        match self {
+            Self::Artifact { artifact, .. } => artifact.keep_whole(layer, memory, reserved).await,
+            other => Err(other.keeps_nothing()),
+        }
+    }
+
+    fn keeps_nothing(&self) -> Error {
+        let reason = "it keeps no layers; this is a bug in smolfreeze";
+        Error::new(Kind::Internal, Side::Sink, "keeping a layer", self.name(), reason)
     }
 
     /// Does what can fail without showing yet, where that is possible: of an artifact all but its name.

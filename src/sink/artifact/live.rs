@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use crate::error::{Error, Kind, Result, Side};
 use crate::gather::{Body, FileRange, Layer, LiveEnd, LiveLayer, LivePiece};
-use crate::memory::Memory;
+use crate::memory::{Memory, Reserved};
 use crate::oci::Descriptor;
 
 use super::incoming::Incoming;
@@ -65,6 +67,33 @@ impl ArtifactSink {
         let filed = FileRange { file: Arc::new(file), start, length, memory, _share: None };
         let body = Body::with_file(Vec::new(), filed);
         Ok(Layer { index, diff_id, tar_bytes, descriptor, workspace: false, body })
+    }
+
+    /// The same for a layer that is complete; `reserved` is held as long as it is.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn keep_whole(&self, layer: &Arc<Layer>, memory: Memory, reserved: Arc<Reserved>) -> Result<Layer> {
+        let (embedded, runtime, stop) = (Arc::clone(layer), Handle::current(), self.options.stop.clone());
+        let filed = self
+            .step(move |unfinished| {
+                if unfinished.embedded.has(embedded.diff_id) {
+                    return Ok(None);
+                }
+                let start = unfinished.keep_layer(Incoming::gathered(&embedded, &runtime, &stop))?;
+                Ok(Some((unfinished.handle()?, start)))
+            })
+            .await?;
+        let Layer { index, diff_id, tar_bytes, workspace, .. } = **layer;
+        let (descriptor, length) = (layer.descriptor.clone(), layer.descriptor.size);
+        let body = match filed {
+            Some((file, start)) => {
+                let filed = FileRange { file: Arc::new(file), start, length, memory, _share: Some(reserved) };
+                Body::with_file(Vec::new(), filed)
+            }
+            None => layer.body.clone(),
+        };
+        Ok(Layer { index, diff_id, tar_bytes, descriptor, workspace, body })
     }
 
     /// All of the layer, and what it is; without it, this never becomes an artifact.
