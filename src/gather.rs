@@ -176,3 +176,33 @@ pub struct LiveEnd {
     /// Bytes of its tar.
     pub tar_bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::{Scratch, ScratchFile};
+    use crate::stop::Stop;
+
+    #[tokio::test]
+    async fn a_body_whose_head_was_moved_has_the_same_bytes() {
+        let scratch = Scratch::new(&std::env::temp_dir(), 1 << 20);
+        let memory = Memory::new(4 << 20, Stop::new());
+        let filed = |bytes: &'static [u8]| {
+            let mut file = ScratchFile::create(&scratch, 1).unwrap().unwrap();
+            assert!(file.append(&Bytes::from_static(bytes)).unwrap());
+            file.finish(memory.clone())
+        };
+        let gathered = Body::with_file(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"de")], filed(b"fghi"));
+        assert_eq!(gathered.in_memory().concat(), b"abcde");
+        let moved = gathered.moved_to(filed(b"abcde"));
+        assert!(moved.in_memory().is_empty());
+        assert_eq!(moved.len(), 9);
+        for body in [&gathered, &moved] {
+            for (offset, length, wanted) in
+                [(0, 9, "abcdefghi"), (2, 5, "cdefg"), (5, 2, "fg"), (8, 7, "i"), (9, 1, "")]
+            {
+                assert_eq!(body.slice(offset, length).await.unwrap().concat(), wanted.as_bytes());
+            }
+        }
+    }
+}

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::host::{Host, tags};
 use crate::support::docker_registry::{DockerRegistry, Setup};
 use crate::support::network::{Gate, Network, Shape};
+use crate::support::sidecar;
 
 /// Eight files that are layers of their own.
 const SMALL: &str = "for i in {1..8}; do head -c 3000000 /dev/urandom >$i; done";
@@ -105,6 +106,32 @@ async fn an_upload_that_hangs_stops_no_other() {
 async fn an_upload_that_hangs_stops_no_other_with_layers_in_scratch() {
     let snapshot = all_but_one(LARGE, 96 << 20).await;
     assert!(snapshot.scratch_bytes_peak > 0);
+}
+
+/// More than memory holds, each layer on its way for longer than half a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_that_wait_for_a_slow_network_are_put_aside() {
+    const MANY: &str = "for i in {1..18}; do head -c 3000000 /dev/urandom >$i; done";
+    let host = Host::new();
+    let source = format!("dir:{}", host.tree("tree", MANY).display());
+    let registry = DockerRegistry::start();
+    let shape = Shape { bytes_per_second: Some(4_000_000), ..Shape::default() };
+    let network = Network::start(registry.address, shape).unwrap();
+    let agent = sidecar::agent(&host.path(".")).display().to_string();
+    let pack = host.text("a");
+    let words = [&*source, "--no-known", "--memory", "96MiB", "--layer-size", "2MiB"];
+    // Stored as they are where there is no artifact: those that are kept there have to be zstd.
+    for (tag, more) in
+        [("scratch", &["--compression", "none"][..]), ("kept", &["--pack", &*pack, "--agent-rootfs", &agent])]
+    {
+        let name = format!("{}/space/name:{tag}", network.address);
+        let snapshot = host.freeze(&[&words[..], &["--to", &name], more].concat());
+        assert!(snapshot.layers.len() >= 18);
+        assert!(snapshot.held_bytes_peak < snapshot.memory_bytes_max - (48 << 20), "what was put aside is held too");
+        assert_eq!(snapshot.scratch_bytes_peak > 0, tag == "scratch", "{} of scratch", snapshot.scratch_bytes_peak);
+        host.verify(&name);
+    }
+    sidecar::assert_whole(&host.path("a.smolmachine"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
