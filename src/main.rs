@@ -18,9 +18,8 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    if let Some(reader) = arguments.guest_reader() {
-        let read = reader.run();
-        return read.unwrap_or_else(|error| complain(&error.to_string(), error.kind().exit_code()));
+    if let Some(done) = arguments.run_in_guest() {
+        return done.unwrap_or_else(|error| complain(&error.to_string(), error.kind().exit_code()));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,

@@ -48,6 +48,8 @@ enum Command {
     Verify(verify::Verify),
     #[command(hide = true)]
     GuestReader(guest_reader::GuestReader),
+    #[command(hide = true)]
+    GuestWait(guest_reader::GuestWait),
     Ls(ls::Ls),
     Rm(rm::Rm),
     Prune(prune::Prune),
@@ -86,9 +88,13 @@ impl RegistryArguments {
 }
 
 impl Arguments {
-    /// The command that a guest runs: it knows no signals, so that whoever ends its group ends it at once.
-    pub fn guest_reader(&self) -> Option<&guest_reader::GuestReader> {
-        if let Command::GuestReader(reader) = &self.command { Some(reader) } else { None }
+    /// Runs a command that is for guests: it knows no signals, so that whoever ends its group ends it at once.
+    pub fn run_in_guest(&self) -> Option<Result<ExitCode>> {
+        match &self.command {
+            Command::GuestReader(reader) => Some(reader.run()),
+            Command::GuestWait(wait) => Some(Ok(wait.run())),
+            _ => None,
+        }
     }
 }
 
@@ -101,6 +107,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Serve(serve) => serve.run(stop).await,
         Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
         Command::GuestReader(reader) => reader.run(),
+        Command::GuestWait(wait) => Ok(wait.run()),
         Command::Ls(ls) => ls.run(),
         Command::Rm(rm) => rm.run(),
         Command::Prune(prune) => prune.run(),

@@ -12,7 +12,7 @@
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
-# what our own reader is to read), reader (there if it can run here; does the work of find, tar, dd and cksum), c.S (a chunk; chunk N lies in
+# what our own reader is to read), reader (there if it can run here; does the work of find, tar, dd and cksum, and waits for `next`), c.S (a chunk; chunk N lies in
 # slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it), m.N (its line,
 # there once the chunk is complete), state, sign (changes with every `next`), beat (changes while
 # the producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
@@ -432,8 +432,12 @@ next() {
 	[ $# -eq 0 ] || rm -f "$@"
 	pace
 	# At most that many seconds, counted in pauses: a guest's clock may jump.
-	turns=0 state=''
+	turns=0 state='' seconds=$((turns_max + 1))
 	if [ "$short" != 1 ]; then turns_max=$((turns_max * 10 + 20)); fi
+	# One process, where each look of ours takes one.
+	if [ -x reader ] && ./reader guest-wait --spool "$spool" --index "$index" --seconds "$seconds"; then
+		turns_max=0
+	fi 2>/dev/null
 	while [ ! -e "m.$index" ] && [ -d "$spool" ] && [ "$turns" -lt "$turns_max" ]; do
 		read -r state <state && [ "$state" != running ] && break
 		pause "$turns"

@@ -94,10 +94,10 @@ impl Machine {
         }
         let image = listed["image"].as_str().map(str::to_owned);
         link.set_image_machine(image.is_some());
-        let answer = run(&link, &options, As::Own, &["whoami"]).await;
-        let whoami = Whoami::read(&understood(&subject, "probing", &answer, "whoami")?);
-        let answer = run(&link, &options, As::Root, &["look"]).await;
-        let look = Look::read(&understood(&subject, "looking", &answer, "look")?);
+        let (own, root) =
+            tokio::join!(run(&link, &options, As::Own, &["whoami"]), run(&link, &options, As::Root, &["look"]));
+        let whoami = Whoami::read(&understood(&subject, "probing", &own, "whoami")?);
+        let look = Look::read(&understood(&subject, "looking", &root, "look")?);
         usable(&subject, &look)?;
         let facts = facts(name, image, &listed, whoami, &look);
         let mut options = options;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
@@ -28,6 +28,10 @@ use crate::stop::Stop;
 const MEMORY_BUFFERS: u64 = 16;
 /// How long to wait before looking again whether a slot is free.
 const SLOT_PAUSE: Duration = Duration::from_millis(2);
+/// How long to wait before looking again whether there is a new item.
+const ITEM_PAUSE: Duration = Duration::from_millis(4);
+/// The first chunk is no larger: the host has something to do while the second one is filled.
+const FIRST_CHUNK_BYTES: u64 = 4 << 20;
 
 /// A spool of `guest.sh`, as its reader is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,7 @@ pub struct Spool<'a> {
     pub folder: &'a Path,
     /// Chunks that may lie there unacknowledged, at least 1.
     pub window_chunks: u64,
-    /// Bytes of each but the last.
+    /// Bytes of each but the first and the last, which may be smaller.
     pub chunk_bytes: u64,
 }
 
@@ -85,6 +89,17 @@ pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Wri
     tell(&streamed?, words).map_err(|error| Error::source("telling of notices", spool.folder.display(), &error))
 }
 
+/// Returns when there is an item `index` in `spool`, when nothing makes one any more, or after `limit`. For `guest.sh
+/// next`, which needs a process for each look by itself.
+pub fn wait(spool: &Path, index: u64, limit: Duration) {
+    let (began, item, state) = (Instant::now(), spool.join(format!("m.{index}")), spool.join("state"));
+    // Before the producer has a state, it starts.
+    let goes_on = || std::fs::read(&state).map_or_else(|_| spool.exists(), |state| state == b"running\n");
+    while !item.exists() && goes_on() && began.elapsed() < limit {
+        std::thread::sleep(ITEM_PAUSE);
+    }
+}
+
 /// One line each. Mounts are the host's to tell.
 fn tell(notices: &Notices, words: &mut dyn io::Write) -> io::Result<()> {
     for notice in notices.named().iter().filter(|notice| notice.kind != NoticeKind::Mount) {
@@ -116,13 +131,15 @@ impl Slots<'_> {
                 Some(chunk) => chunk,
                 None => self.next()?,
             };
-            let room = usize::try_from(self.spool.chunk_bytes - chunk.bytes).unwrap_or(usize::MAX);
+            let whole =
+                if self.index == 0 { FIRST_CHUNK_BYTES.min(self.spool.chunk_bytes) } else { self.spool.chunk_bytes };
+            let room = usize::try_from(whole - chunk.bytes).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(bytes.len().min(room));
             chunk.file.write_all_at(now, chunk.bytes)?;
             chunk.sums.update(now);
             chunk.bytes += now.len() as u64;
             bytes = later;
-            if chunk.bytes == self.spool.chunk_bytes {
+            if chunk.bytes == whole {
                 self.publish(chunk)?;
             } else {
                 self.chunk = Some(chunk);
@@ -217,6 +234,44 @@ mod tests {
         let names: Vec<_> =
             archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
         assert_eq!(names, ["./", "./file", "./left out/"]);
+    }
+
+    #[test]
+    fn the_first_chunk_is_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut slots = Slots {
+            spool: Spool { folder: folder.path(), window_chunks: 4, chunk_bytes: 6 << 20 },
+            index: 0,
+            chunk: None,
+        };
+        slots.take(&vec![7; 11 << 20]).unwrap();
+        slots.end().unwrap();
+        let sizes: Vec<_> =
+            (0..3).map(|slot| folder.path().join(format!("c.{slot}")).metadata().unwrap().len()).collect();
+        assert_eq!(sizes, [4 << 20, 6 << 20, 1 << 20]);
+        assert_eq!(std::fs::read_to_string(folder.path().join("m.3")).unwrap(), "seam 3\n");
+    }
+
+    #[test]
+    fn waiting_ends_with_an_item_an_end_or_the_spool() {
+        const LONG: Duration = Duration::from_secs(600);
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join("spool");
+        std::fs::create_dir(&spool).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| wait(&spool, 3, LONG));
+            std::fs::write(spool.join("state"), "running\n").unwrap();
+            std::fs::write(spool.join("m.3"), "seam 3\n").unwrap();
+            waits.join().unwrap();
+            let waits = scope.spawn(|| wait(&spool, 4, LONG));
+            std::fs::write(spool.join("state"), "end 4\n").unwrap();
+            waits.join().unwrap();
+            std::fs::remove_file(spool.join("state")).unwrap();
+            wait(&spool, 4, Duration::from_millis(1));
+            let waits = scope.spawn(|| wait(&spool, 4, LONG));
+            std::fs::remove_dir_all(&spool).unwrap();
+            waits.join().unwrap();
+        });
     }
 
     #[test]

@@ -182,8 +182,11 @@ impl<'a> Session<'a> {
             () = stop.stopped() => return Err(Error::hung_up("the freeze")),
         }
         self.to_its_end(stop, self.prepare(stop)).await?;
-        self.to_its_end(stop, self.put_script()).await?;
-        self.to_its_end(stop, self.offer_reader()).await?;
+        let programs = async {
+            let (script, reader) = tokio::join!(self.put_script(), self.offer_reader());
+            script.and(reader)
+        };
+        self.to_its_end(stop, programs).await?;
         self.to_its_end(stop, self.produce()).await
     }
 
