@@ -44,6 +44,12 @@ pub struct Budget {
     pub scratch_bytes_max: u64,
     /// Whether layers may be too large to be held, and are read back from a file.
     pub streams: bool,
+    /// Whether layers are put aside while uploads are slow.
+    pub puts_aside: bool,
+    /// Bytes of scratch files for what was in memory of them. Where layers stream, the rest is for those.
+    pub aside_bytes_max: u64,
+    /// Bytes of `held_bytes_max` that reading them back takes. Where layers stream, they are set aside already.
+    pub reread_bytes_max: u64,
     /// Bytes of all compressors.
     pub encoders_bytes_max: u64,
 }
@@ -60,13 +66,6 @@ impl Budget {
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
     }
 
-    /// Bytes of `held_bytes_max` that uploads take when layers that were put aside are read back: with layers that stream
-    /// they are set aside already.
-    #[must_use]
-    pub fn reread_bytes(&self) -> u64 {
-        if self.streams { 0 } else { self.uploads as u64 * PART_BYTES }
-    }
-
     /// Divides `wish.memory_bytes` for a source as surveyed. Where all layers can be held, none is set aside for
     /// streaming.
     ///
@@ -79,9 +78,18 @@ impl Budget {
             Ok(budget) if largest <= budget.hold_bytes_max => budget,
             _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
         };
-        let layers = if budget.streams || wish.uploads_may_lag { (budget.workers + budget.uploads) as u64 } else { 0 };
+        let puts_aside = wish.registries > 0;
+        let layers = if budget.streams || puts_aside { (budget.workers + budget.uploads) as u64 } else { 0 };
         let needed = layers * largest.min(SCRATCH_LAYER_BYTES_MAX);
-        Ok(Self { scratch_bytes_max: wish.scratch_bytes.unwrap_or(needed), ..budget })
+        let scratch_bytes_max = wish.scratch_bytes.unwrap_or(needed);
+        let parts = if budget.streams { 0 } else { (budget.uploads * (wish.registries + wish.layouts)) as u64 };
+        Ok(Self {
+            scratch_bytes_max,
+            puts_aside,
+            aside_bytes_max: if budget.streams { scratch_bytes_max / 2 } else { scratch_bytes_max },
+            reread_bytes_max: parts * largest.min(PART_BYTES),
+            ..budget
+        })
     }
 
     /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
@@ -103,6 +111,9 @@ impl Budget {
                 stream_threads,
                 scratch_bytes_max: 0,
                 streams: streaming_bytes > 0,
+                puts_aside: false,
+                aside_bytes_max: 0,
+                reread_bytes_max: 0,
                 encoders_bytes_max,
             };
             let fixed = budget.memory_bytes_max();
@@ -148,8 +159,10 @@ pub struct Wish {
     pub scratch_bytes: Option<u64>,
     /// `--uploads`.
     pub uploads: usize,
-    /// Whether layers go over a network: those that wait for it are put into scratch space.
-    pub uploads_may_lag: bool,
+    /// Outputs that are registries: layers that wait for a slow one are put into scratch space.
+    pub registries: usize,
+    /// Outputs that are layouts.
+    pub layouts: usize,
     /// Processor cores.
     pub cores: usize,
     /// The compression of layers.
@@ -163,7 +176,7 @@ mod tests {
 
     fn wish(memory_bytes: u64) -> Wish {
         let method = Method::new(Compression::Zstd, None).unwrap();
-        Wish { memory_bytes, scratch_bytes: None, uploads: 4, uploads_may_lag: false, cores: 2, method }
+        Wish { memory_bytes, scratch_bytes: None, uploads: 4, registries: 0, layouts: 0, cores: 2, method }
     }
 
     fn survey(tar_bytes: u64) -> Survey {
@@ -190,9 +203,15 @@ mod tests {
             |tar_bytes| Budget::plan(&wish(256 << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
         assert_eq!(plan(2_300 << 20).scratch_bytes_max, 0);
         assert!(plan(20 << 30).scratch_bytes_max > 0);
-        let lagging = Wish { uploads_may_lag: true, ..wish(256 << 20) };
-        let budget = Budget::plan(&lagging, &survey(2_300 << 20), LayerSize::for_tar(2_300 << 20)).unwrap();
-        assert_eq!(budget, Budget { scratch_bytes_max: 6 * (64 << 20), ..plan(2_300 << 20) });
+        let far = |tar_bytes| {
+            let wish = Wish { registries: 2, layouts: 1, ..wish(256 << 20) };
+            Budget::plan(&wish, &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap()
+        };
+        let (scratch_bytes_max, reread_bytes_max) = (6 * (64 << 20), 4 * 3 * PART_BYTES);
+        let aside = Budget { puts_aside: true, aside_bytes_max: scratch_bytes_max, ..plan(2_300 << 20) };
+        assert_eq!(far(2_300 << 20), Budget { scratch_bytes_max, reread_bytes_max, ..aside });
+        let (large, scratch_bytes_max) = (far(20 << 30), plan(20 << 30).scratch_bytes_max);
+        assert_eq!((large.aside_bytes_max, large.reread_bytes_max), (scratch_bytes_max / 2, 0));
     }
 
     #[test]

@@ -79,14 +79,16 @@ impl Memory {
         self.take(&mut state, true)
     }
 
-    /// Keeps `bytes`, in whole buffers, for [`Self::reread`] until the guard is dropped. What is out by now stays out.
+    /// Keeps `bytes`, in whole buffers, for [`Self::reread`] until the guard is dropped; none if that is more than half of
+    /// all. What is out by now stays out.
     #[must_use]
-    pub fn reserve(&self, bytes: u64) -> Reserved {
+    pub fn reserve(&self, bytes: u64) -> Option<Reserved> {
         let buffers = usize::try_from(bytes.div_ceil(BUFFER_BYTES as u64)).unwrap_or(usize::MAX);
-        // Somebody always gets on.
-        let buffers = buffers.min(self.0.most_out / 2);
+        if buffers > self.0.most_out / 2 {
+            return None;
+        }
         self.0.lock().reserved += buffers;
-        Reserved { buffers, home: Arc::clone(&self.0) }
+        Some(Reserved { buffers, home: Arc::clone(&self.0) })
     }
 
     /// The bytes that are out, in whole buffers.
@@ -220,7 +222,8 @@ mod tests {
         let memory = Memory::new(4 * BUFFER_BYTES as u64, stop.clone());
         // Who has to wait now is told of the stop.
         stop.stop(Error::interrupted());
-        let reserved = memory.reserve(8 * BUFFER_BYTES as u64);
+        assert!(memory.reserve(3 * BUFFER_BYTES as u64).is_none());
+        let reserved = memory.reserve(2 * BUFFER_BYTES as u64).unwrap();
         let first = memory.buffer().unwrap();
         let _second = memory.buffer().unwrap();
         assert!(memory.buffer().is_err());

@@ -65,8 +65,9 @@ impl Line {
             sinks: Arc::clone(&self.sinks),
             keeper: self.sinks.iter().position(|sink| sink.keeps(self.method.compression)),
             memory: memory.clone(),
-            reread_bytes: self.budget.reread_bytes(),
+            budget: self.budget,
             scratch: Arc::clone(&self.scratch),
+            stop: self.stop.clone(),
             meters: Arc::clone(&self.meters),
             observer: Arc::clone(&self.observer),
         }
@@ -151,7 +152,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
         .collect();
     drop((outgoing_end, feeds));
 
-    let mut uploads = Uploads::new(way, line.budget.uploads);
+    let mut uploads = Uploads::new(way);
     let sent = tokio::select! {
         sent = uploads.run(&mut outgoing) => sent,
         () = stop.stopped() => Err(Error::hung_up("the freeze")),

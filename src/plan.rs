@@ -176,7 +176,8 @@ impl Plan {
             memory_bytes: options.memory_bytes,
             scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
             uploads: options.uploads,
-            uploads_may_lag: options.outputs.iter().any(|output| matches!(output, OutputSpec::Registry(_))),
+            registries: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Registry(_))).count(),
+            layouts: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Layout { .. })).count(),
             cores,
             method,
         };

@@ -1,4 +1,4 @@
-//! Scratch space: unlinked files, bounded in sum, for layers that memory can't hold.
+//! Scratch space: unlinked files, bounded in sum, for layers that memory can't hold or that wait for a slow registry.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -32,6 +32,11 @@ impl Scratch {
     #[must_use]
     pub fn bytes_peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that are used.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     fn reserve(&self, bytes: u64) -> bool {
@@ -68,7 +73,7 @@ impl Drop for Share {
 impl ScratchFile {
     /// A new file, or none where the budget is too small for even `first_bytes`.
     pub(crate) fn create(scratch: &Arc<Scratch>, first_bytes: u64) -> Result<Option<Self>> {
-        if first_bytes > scratch.bytes_max.saturating_sub(scratch.used.load(Ordering::Relaxed)) {
+        if first_bytes > scratch.bytes_max.saturating_sub(scratch.used_bytes()) {
             return Ok(None);
         }
         let file = tempfile::tempfile_in(&scratch.folder).map_err(|error| failed(scratch, error))?;

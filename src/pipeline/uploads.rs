@@ -9,27 +9,26 @@ use tokio::sync::mpsc;
 use tokio::task::{self, JoinSet};
 
 use super::{Delivered, panicked};
+use crate::budget::{Budget, PART_BYTES};
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Layer, LiveLayer};
+use crate::gather::{FileRange, Layer, LiveLayer};
 use crate::memory::{Memory, Reserved};
 use crate::pack::{Outgoing, Packed};
 use crate::progress::{Activity, Meters, Observer, Row, Track};
 use crate::scratch::{Scratch, ScratchFile};
 use crate::sink::{Put, Sink};
+use crate::stop::Stop;
 
 /// How long uploads may take to leave once stopped; a sink's own patience with a request under way is a little shorter.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(700);
 /// A layer that takes longer to send is put aside.
 const SLOW_UPLOAD: Duration = Duration::from_millis(500);
-/// An upload of fewer bytes says nothing of a network's speed.
-const TELLING_BYTES: u64 = 1 << 20;
 /// Layers that wait for their turn; what they hold of memory is counted against its bound.
 const WAITING_LAYERS: usize = 128;
 
 /// All layers of a run, from the packers to every sink.
 pub(super) struct Uploads {
     way: Way,
-    most_at_once: usize,
     /// Complete layers, or live ones, for which there was no upload yet.
     waiting: VecDeque<Waiting>,
     /// Layers that a sink keeps while they are made, and such that are put aside.
@@ -37,7 +36,7 @@ pub(super) struct Uploads {
     /// What reading back layers that were put aside will take, as long as there are any.
     reserved: Weak<Reserved>,
     tasks: JoinSet<Result<(Track, Uploaded)>>,
-    /// When each upload under way began.
+    /// When each upload of a complete layer that is under way began.
     begun: HashMap<task::Id, Instant>,
     /// The bytes of the last upload that were enough to tell its speed, and how long they took.
     last: Option<(u64, Duration)>,
@@ -57,10 +56,10 @@ pub(super) struct Way {
     pub(super) keeper: Option<usize>,
     /// Where buffers to read kept layers come from.
     pub(super) memory: Memory,
-    /// What reading layers back takes of it.
-    pub(super) reread_bytes: u64,
+    pub(super) budget: Budget,
     /// Where layers wait that can't be sent yet.
     pub(super) scratch: Arc<Scratch>,
+    pub(super) stop: Stop,
     pub(super) meters: Arc<Meters>,
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -78,10 +77,9 @@ enum Uploaded {
 }
 
 impl Uploads {
-    pub(super) fn new(way: Way, most_at_once: usize) -> Self {
+    pub(super) fn new(way: Way) -> Self {
         Self {
             way,
-            most_at_once,
             waiting: VecDeque::new(),
             keeping: JoinSet::new(),
             reserved: Weak::new(),
@@ -95,11 +93,11 @@ impl Uploads {
         }
     }
 
-    /// Sends what comes, `most_at_once` layers at a time, until nothing comes any more.
+    /// Sends what comes, as many layers at a time as the budget says, until nothing comes any more.
     pub(super) async fn run(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> Result<()> {
         let mut open = true;
         loop {
-            while self.tasks.len() < self.most_at_once
+            while self.tasks.len() < self.way.budget.uploads
                 && let Some(next) = self.next()
             {
                 self.send(next);
@@ -139,7 +137,7 @@ impl Uploads {
                 self.delivered.push((packed.index, deliver(packed, true, puts)));
             }
             // While it is sent, its memory is for those that are made.
-            Outgoing::Whole(layer) if self.is_slow(&layer) => self.put_aside(layer),
+            Outgoing::Whole(layer) if self.way.budget.puts_aside && self.is_slow(&layer) => self.put_aside(layer),
             Outgoing::Whole(layer) => self.waiting.push_back(Waiting::Whole(layer)),
             Outgoing::Live(layers) => self.waiting.push_back(Waiting::Live(layers)),
             Outgoing::LiveEnded(packed) => self.live.push(packed),
@@ -162,8 +160,10 @@ impl Uploads {
     }
 
     fn learn(&mut self, begun: Option<Instant>, delivered: &Delivered) {
-        let sent = delivered.puts.iter().map(|put| put.bytes_sent()).max().unwrap_or(0);
-        if let Some(begun) = begun.filter(|_| sent >= TELLING_BYTES) {
+        let puts = delivered.puts.iter().enumerate().filter(|(at, _)| self.way.keeper != Some(*at));
+        let sent = puts.map(|(_, put)| put.bytes_sent()).max().unwrap_or(0);
+        // Fewer say nothing of a network's speed.
+        if let Some(begun) = begun.filter(|_| sent >= PART_BYTES) {
             self.last = Some((sent, begun.elapsed()));
         }
     }
@@ -178,21 +178,29 @@ impl Uploads {
 
     /// Into the sink that keeps layers, or into scratch space, if that has room. Else it waits in memory.
     fn put_aside(&mut self, layer: Arc<Layer>) {
-        let reserved =
-            self.reserved.upgrade().unwrap_or_else(|| Arc::new(self.way.memory.reserve(self.way.reread_bytes)));
+        let budget = &self.way.budget;
+        let reserve = || self.way.memory.reserve(budget.reread_bytes_max).map(Arc::new);
+        let Some(reserved) = self.reserved.upgrade().or_else(reserve) else {
+            return self.waiting.push_back(Waiting::Whole(layer));
+        };
         self.reserved = Arc::downgrade(&reserved);
         let way = self.way.clone();
         self.keeping.spawn(async move {
             if let Some(keeper) = way.keeper.and_then(|at| way.sinks.get(at)).filter(|_| !layer.workspace) {
                 return keeper.keep_whole(&layer, way.memory, reserved).await.map(|kept| Waiting::Kept(Arc::new(kept)));
             }
-            let spilled = tokio::task::spawn_blocking(move || spill(&layer, &way, reserved).unwrap_or(layer));
+            let Way { budget, memory, scratch, stop, .. } = way;
+            let room = budget.aside_bytes_max;
+            let spilled = tokio::task::spawn_blocking(move || {
+                spill(&layer, &scratch, room, &stop, |file| file.finish_with(memory, reserved)).unwrap_or(layer)
+            });
             spilled.await.map(Waiting::Whole).map_err(|_| panicked("putting a layer aside"))
         });
     }
 
     fn send(&mut self, waiting: Waiting) {
         let (way, row) = (self.way.clone(), self.row());
+        let is_live = matches!(waiting, Waiting::Live(_));
         let upload = self.tasks.spawn(async move {
             let sending = row.enter(Activity::Sends);
             let uploaded = match waiting {
@@ -203,7 +211,10 @@ impl Uploads {
             drop(sending);
             Ok((row, uploaded))
         });
-        self.begun.insert(upload.id(), Instant::now());
+        // A live layer takes as long as it takes to make.
+        if !is_live {
+            self.begun.insert(upload.id(), Instant::now());
+        }
     }
 
     /// A row for one more upload.
@@ -252,17 +263,27 @@ async fn keep(layer: LiveLayer, way: Way) -> Result<Waiting> {
     keeper.keep(layer, way.memory).await.map(|layer| Waiting::Kept(Arc::new(layer)))
 }
 
-/// The layer with all of it in files; none where scratch space has no room, or a disk fails: memory has the layer still.
-fn spill(layer: &Layer, way: &Way, reserved: Arc<Reserved>) -> Option<Arc<Layer>> {
+/// The layer with all of it in files; none where scratch space has no `room`, a disk fails, or the freeze is stopped: memory
+/// has the layer still.
+fn spill(
+    layer: &Layer,
+    scratch: &Arc<Scratch>,
+    room: u64,
+    stop: &Stop,
+    finish: impl FnOnce(ScratchFile) -> FileRange,
+) -> Option<Arc<Layer>> {
     let chunks = layer.body.in_memory();
     let head_bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-    let mut file = ScratchFile::create(&way.scratch, head_bytes).ok()?.filter(|_| head_bytes > 0)?;
+    if head_bytes == 0 || scratch.used_bytes() + head_bytes > room {
+        return None;
+    }
+    let mut file = ScratchFile::create(scratch, head_bytes).ok()??;
     for chunk in chunks {
-        if !file.append(chunk).ok()? {
+        if stop.is_stopped() || !file.append(chunk).ok()? {
             return None;
         }
     }
-    let body = layer.body.moved_to(file.finish_with(way.memory.clone(), reserved));
+    let body = layer.body.moved_to(finish(file));
     let Layer { index, diff_id, tar_bytes, workspace, .. } = *layer;
     Some(Arc::new(Layer { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace, body }))
 }
