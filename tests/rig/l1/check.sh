@@ -45,8 +45,8 @@ freeze_and_compare() {
 # thaw_and_compare MACHINE FROM NEW COMPARE-OPTIONS... - its image has been unpacked and listed
 thaw_and_compare() {
     local machine=$1 new=$3 code=0
-    timed "thaw $new" ./smolfreeze thaw "$2" --name "$new" --cpus 1 --memory 512MiB --quiet "${kept[@]}" > "out/$new.thaw" 2>&1
-    cat "out/$new.thaw"
+    timed "thaw $new" patiently "$new" ./smolfreeze thaw "$2" --name "$new" --cpus 1 --memory 512MiB --quiet "${kept[@]}"
+    cat "out/$new.log"
     check "$new: the user" "$(inside "$machine" id -u)" "$(inside "$new" id -u)"
     timed "list $new" list_guest "$new" "out/$new.guest"
     # smolvm loses capabilities of an artifact's layers, and writes into these by itself.

@@ -32,15 +32,18 @@ as_root() {
 start() {
     timed "create $1" smolvm machine create --name "$1" --cpus 1 --mem 512 "${@:2}" > "out/$1.log" 2>&1
     tail -n 1 "out/$1.log"
-    timed "start $1" start_patiently "$1"
+    timed "start $1" patiently "$1" smolvm machine start --name "$1"
 }
 
-# smolvm gives a guest 180 s to come up, which a host with other work can take away: then it gets a second chance.
-start_patiently() {
-    smolvm machine start --name "$1" > "out/$1.log" 2>&1 && return
-    grep -q 'did not become ready' "out/$1.log" || { cat "out/$1.log"; return 1; }
-    echo "retry start $1: its agent was not ready within 180 s"
-    smolvm machine start --name "$1" > "out/$1.log" 2>&1 || { cat "out/$1.log"; return 1; }
+# patiently MACHINE COMMAND... - its words are in out/MACHINE.log. smolvm gives a guest some time to come up (180 s with an
+# image, less with an artifact), which a host with other work can take away: then it gets a second chance.
+patiently() {
+    local log=out/$1.log
+    shift
+    "$@" > "$log" 2>&1 && return
+    grep -q 'did not become ready' "$log" || { cat "$log"; return 1; }
+    echo "again: $(tail -n 1 "$log")"
+    "$@" > "$log" 2>&1 || { cat "$log"; return 1; }
 }
 
 start_registry() {
