@@ -4,7 +4,8 @@
 //! a buffer comes home when the last slice of it is gone, wherever that is. So a slow registry makes the source wait,
 //! with nothing between them that counts. A packer takes its output buffers as [`Memory::overdraft`]: it is about to
 //! give back at least as much input, so waiting would be a deadlock, and not waiting costs one buffer a worker. So does
-//! who copies small slices together ([`crate::stage::compact`]).
+//! who copies small slices together ([`crate::stage::compact`]). Bytes that wait in a file are read into buffers that
+//! don't wait either ([`Memory::reread`]); what they take can be kept from the source ([`Memory::reserve`]).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -46,6 +46,8 @@ pub trait Observer: Send + Sync {
     fn layer_known(&self, _index: usize, _tar_bytes: u64, _blob_bytes: u64) {}
     /// A sink confirmed this many more bytes of layer `index`. Bytes sent twice count once.
     fn part_sent(&self, _index: usize, _bytes: u64) {}
+    /// Layer `index` waits in a file for slow uploads, and takes no memory meanwhile.
+    fn layer_put_aside(&self, _index: usize) {}
     /// Every sink has layer `index`.
     fn layer_sent(&self, _index: usize) {}
     /// An operation failed and is tried again after `delay`.

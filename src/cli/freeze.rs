@@ -140,7 +140,8 @@ struct LayerArguments {
     /// Most resident memory.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
     memory: u64,
-    /// Most scratch space in TMPDIR, for layers that memory can't hold or that wait for a slow registry; by default what the plan says.
+    /// Most scratch space in TMPDIR, for layers that memory can't hold or that wait for a slow registry; by default what
+    /// the plan says.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     scratch: Option<u64>,
     /// Most bytes a second that registries are sent, all uploads together (20MiB); layouts and artifacts have no bound.

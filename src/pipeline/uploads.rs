@@ -187,14 +187,20 @@ impl Uploads {
         let way = self.way.clone();
         self.keeping.spawn(async move {
             if let Some(keeper) = way.keeper.and_then(|at| way.sinks.get(at)).filter(|_| !layer.workspace) {
-                return keeper.keep_whole(&layer, way.memory, reserved).await.map(|kept| Waiting::Kept(Arc::new(kept)));
+                let kept = keeper.keep_whole(&layer, way.memory, reserved).await?;
+                way.observer.layer_put_aside(kept.index);
+                return Ok(Waiting::Kept(Arc::new(kept)));
             }
-            let Way { budget, memory, scratch, stop, .. } = way;
-            let room = budget.aside_bytes_max;
+            let Way { budget, memory, scratch, stop, observer, .. } = way;
+            let (room, held) = (budget.aside_bytes_max, Arc::clone(&layer));
             let spilled = tokio::task::spawn_blocking(move || {
-                spill(&layer, &scratch, room, &stop, |file| file.finish_with(memory, reserved)).unwrap_or(layer)
+                spill(&held, &scratch, room, &stop, |file| file.finish_with(memory, reserved))
             });
-            spilled.await.map(Waiting::Whole).map_err(|_| panicked("putting a layer aside"))
+            let spilled = spilled.await.map_err(|_| panicked("putting a layer aside"))?;
+            if spilled.is_some() {
+                observer.layer_put_aside(layer.index);
+            }
+            Ok(Waiting::Whole(spilled.unwrap_or(layer)))
         });
     }
 

@@ -1,12 +1,13 @@
 //! Several uploads are several: each has a connection of its own, and one that hangs is alone in it. And `--bandwidth`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use smolfreeze::error::Kind;
 use smolfreeze::freeze::freeze;
 use smolfreeze::oci::Compression;
-use smolfreeze::plan::{FreezeOptions, Plan};
+use smolfreeze::plan::{FreezeOptions, OutputSpec, Plan};
 use smolfreeze::progress::{Observer, Silent};
 use smolfreeze::report::Snapshot;
 use smolfreeze::stop::Stop;
@@ -37,6 +38,16 @@ struct Arrivals(watch::Sender<usize>);
 impl Observer for Arrivals {
     fn layer_sent(&self, _: usize) {
         self.0.send_modify(|sent| *sent += 1);
+    }
+}
+
+/// Counts layers that waited in a file.
+#[derive(Default)]
+struct Aside(AtomicUsize);
+
+impl Observer for Aside {
+    fn layer_put_aside(&self, _: usize) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -113,21 +124,31 @@ async fn an_upload_that_hangs_stops_no_other_with_layers_in_scratch() {
 async fn layers_that_wait_for_a_slow_network_are_put_aside() {
     const MANY: &str = "for i in {1..18}; do head -c 3000000 /dev/urandom >$i; done";
     let host = Host::new();
-    let source = format!("dir:{}", host.tree("tree", MANY).display());
+    host.tree("tree", MANY);
     let registry = DockerRegistry::start();
     let shape = Shape { bytes_per_second: Some(4_000_000), ..Shape::default() };
     let network = Network::start(registry.address, shape).unwrap();
-    let agent = sidecar::agent(&host.path(".")).display().to_string();
-    let pack = host.text("a");
-    let words = [&*source, "--no-known", "--memory", "96MiB", "--layer-size", "2MiB"];
+    let agent_rootfs = Some(sidecar::agent(&host.path(".")));
+    let artifact = OutputSpec::Artifact(host.path("a.smolmachine"));
     // Stored as they are where there is no artifact: those that are kept there have to be zstd.
-    for (tag, more) in
-        [("scratch", &["--compression", "none"][..]), ("kept", &["--pack", &*pack, "--agent-rootfs", &agent])]
+    for (tag, compression, artifact) in
+        [("scratch", Compression::None, None), ("kept", Compression::Zstd, Some(artifact))]
     {
         let name = format!("{}/space/name:{tag}", network.address);
-        let snapshot = host.freeze(&[&words[..], &["--to", &name], more].concat());
+        let options = options(&host, "tree", &name);
+        let options = FreezeOptions {
+            memory_bytes: 96 << 20,
+            compression: Some(compression),
+            agent_rootfs: artifact.is_some().then(|| agent_rootfs.clone()).flatten(),
+            outputs: options.outputs.iter().cloned().chain(artifact).collect(),
+            ..options
+        };
+        let stop = Stop::new();
+        let plan = Plan::make(options, &stop).await.unwrap();
+        let aside = Arc::new(Aside::default());
+        let snapshot = freeze(plan, aside.clone(), stop).await.unwrap();
         assert!(snapshot.layers.len() >= 18);
-        assert!(snapshot.held_bytes_peak < snapshot.memory_bytes_max - (48 << 20), "what was put aside is held too");
+        assert!(aside.0.load(Ordering::Relaxed) > 0, "none was put aside");
         assert_eq!(snapshot.scratch_bytes_peak > 0, tag == "scratch", "{} of scratch", snapshot.scratch_bytes_peak);
         host.verify(&name);
     }
