@@ -49,8 +49,11 @@ put_smolvm_in() {
     mkdir -p l1/opt/smol l1/opt/agent-rootfs
     cp --sparse=always smolvm/* l1/opt/smol/
     tar --zstd -C l1/opt/agent-rootfs -xf smolvm/agent-rootfs.tar.zst
+    # As root, smolvm runs a VMM under a uid of its own, which may not connect to the socket where a guest says that it is
+    # ready. What is left is a ping that has 5 ms for an answer: here that takes seconds, or minutes, or fails.
     install -m 755 /dev/stdin l1/usr/local/bin/smolvm <<'SMOLVM'
 #!/bin/sh
+export SMOLVM_VM_UID_DROP=off
 export SMOLVM_LIB_DIR=/opt/smol SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs
 exec /opt/smol/smolvm "$@"
 SMOLVM
