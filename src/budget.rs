@@ -38,7 +38,8 @@ pub struct Budget {
     pub hold_bytes_max: u64,
     /// Bytes of a streaming layer's output that stay in memory.
     pub gather_bytes_max: u64,
-    /// Threads of the compressor of a streaming layer: all cores for an only layer, else one for each worker.
+    /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where a layer is huge, else
+    /// none: its worker compresses it, and the others are busy with layers of their own.
     pub stream_threads: u32,
     /// Bytes of scratch files.
     pub scratch_bytes_max: u64,
@@ -62,7 +63,7 @@ impl Budget {
     pub fn memory_bytes_max(&self) -> u64 {
         let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER_BYTES as u64;
         let parts = if self.streams { self.uploads as u64 * PART_BYTES } else { 0 };
-        let kept = if self.streams { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
+        let kept = if self.streams && self.stream_threads > 0 { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
     }
 
@@ -73,10 +74,14 @@ impl Budget {
     /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
     pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
         let largest = largest_layer_bytes(survey, layer_size);
-        let only_layer = layer_size == LayerSize::One;
-        let budget = match Self::divide(wish, only_layer, 0) {
+        let helped = match layer_size {
+            LayerSize::One => Helped::OnlyLayer,
+            _ if survey.largest_entry_bytes > SCRATCH_LAYER_BYTES_MAX => Helped::HugeLayer,
+            _ => Helped::None,
+        };
+        let budget = match Self::divide(wish, helped, 0) {
             Ok(budget) if largest <= budget.hold_bytes_max => budget,
-            _ => Self::divide(wish, only_layer, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
+            _ => Self::divide(wish, helped, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
         };
         let puts_aside = wish.registries > 0;
         let layers = if budget.streams || puts_aside { (budget.workers + budget.uploads) as u64 } else { 0 };
@@ -93,13 +98,17 @@ impl Budget {
     }
 
     /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
-    fn divide(wish: &Wish, only_layer: bool, streaming_bytes: u64) -> Result<Self> {
+    fn divide(wish: &Wish, helped: Helped, streaming_bytes: u64) -> Result<Self> {
         let (mut workers, mut uploads) = (wish.cores.clamp(1, WORKERS_MAX), wish.uploads.max(1));
         loop {
-            let stream_threads = if only_layer { u32::try_from(workers).unwrap_or(1) } else { 1 };
+            let stream_threads = match helped {
+                Helped::OnlyLayer => u32::try_from(workers).unwrap_or(1),
+                Helped::HugeLayer => 1,
+                Helped::None => 0,
+            };
             let encoders_bytes_max = match streaming_bytes {
                 0 => workers as u64 * encoder_bytes_max(wish.method),
-                _ if only_layer => stream_encoder_bytes_max(wish.method, stream_threads),
+                _ if helped == Helped::OnlyLayer => stream_encoder_bytes_max(wish.method, stream_threads),
                 _ => workers as u64 * stream_encoder_bytes_max(wish.method, stream_threads),
             };
             let mut budget = Self {
@@ -149,6 +158,16 @@ fn largest_layer_bytes(survey: &Survey, layer_size: LayerSize) -> u64 {
 
 /// A layer larger than this is sent while it is made rather than gathered in scratch space.
 const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
+
+/// Which layers have compressor threads beside their worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Helped {
+    OnlyLayer,
+    /// One may take longer than all others together.
+    HugeLayer,
+    /// None: there are as many layers at work as workers.
+    None,
+}
 
 /// What the user and the machine want of a budget.
 #[derive(Debug, Clone, Copy)]
@@ -212,6 +231,18 @@ mod tests {
         assert_eq!(far(2_300 << 20), Budget { scratch_bytes_max, reread_bytes_max, ..aside });
         let (large, scratch_bytes_max) = (far(20 << 30), plan(20 << 30).scratch_bytes_max);
         assert_eq!((large.aside_bytes_max, large.reread_bytes_max), (scratch_bytes_max / 2, 0));
+    }
+
+    #[test]
+    fn only_an_only_layer_or_a_huge_one_has_compressor_threads() {
+        let threads = |largest_entry_bytes, layer_size| {
+            let survey = Survey { largest_entry_bytes, ..survey(20 << 30) };
+            let budget = Budget::plan(&wish(256 << 20), &survey, layer_size).unwrap();
+            assert!(budget.streams && budget.memory_bytes_max() <= 256 << 20, "{budget:?}");
+            budget.stream_threads
+        };
+        let usual = LayerSize::for_tar(20 << 30);
+        assert_eq!((threads(1, usual), threads(4 << 30, usual), threads(1, LayerSize::One)), (0, 1, 2));
     }
 
     #[test]

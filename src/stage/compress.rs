@@ -220,7 +220,9 @@ pub fn encoder_bytes_max(method: Method) -> u64 {
 pub fn stream_encoder_bytes_max(method: Method, threads: u32) -> u64 {
     let one = encoder_bytes_max(method);
     match method.compression {
-        Compression::Zstd => u64::from(threads) * one + u64::from(JOB_BYTES) * (3 * u64::from(threads) + 4),
+        Compression::Zstd if threads > 0 => {
+            u64::from(threads) * one + u64::from(JOB_BYTES) * (3 * u64::from(threads) + 4)
+        }
         _ => one,
     }
 }

@@ -52,7 +52,7 @@ async fn a_registry_that_fails_in_mid_stream_is_the_cause_and_a_failed_clean_up_
     let host = Host::new();
     let source = format!("dir:{}", host.tree("tree", NOISE).display());
     for cleanup_fails in [false, true] {
-        let mut rules = vec![for_good("PATCH", 2, Fault::Answer(400, "", ""))];
+        let mut rules = vec![for_good("PUT", 1, Fault::Answer(400, "", ""))];
         rules.extend(cleanup_fails.then(|| for_good("DELETE", 0, Fault::Answer(403, "", ""))));
         let proxy = Proxy::start(registry.address, Habits::default(), rules).await;
         let (name, layout) = (format!("{}/space/name:tag", proxy.address), format!("oci:{}", host.text("layout")));
@@ -74,7 +74,7 @@ async fn a_bad_gateway_for_good_names_the_registry() {
     let registry = DockerRegistry::start();
     let host = Host::new();
     let source = format!("dir:{}", host.tree("tree", NOISE).display());
-    let rules = vec![for_good("PATCH", 2, Fault::Answer(502, "", "<html>"))];
+    let rules = vec![for_good("PUT", 1, Fault::Answer(502, "", "<html>"))];
     let proxy = Proxy::start(registry.address, Habits::default(), rules).await;
     let words = [&*source, "--to", &format!("{}/space/name:tag", proxy.address)];
     let line = host.refuses(4, &proxy.address.to_string(), &words);
@@ -129,8 +129,8 @@ async fn small_entries_and_small_reads_still_give_full_parts() {
         .filter(|seen| seen.method == "PATCH" && seen.length > 0)
         .map(|seen| seen.length)
         .collect();
-    let full = parts.iter().filter(|length| **length == 8 << 20).count();
-    assert!(full >= 2 && parts.len() <= full + 2, "{parts:?}");
+    let full = parts.iter().filter(|length| **length >= 8 << 20).count();
+    assert!(full >= 1 && parts.len() <= full + 1, "{parts:?}");
     assert_eq!(snapshot.entries, 20_000);
 
     // One byte a write.
@@ -152,10 +152,10 @@ async fn progress_equals_size_after_any_script() {
     let tree = host.tree("tree", NOISE);
     let scripts = [
         vec![],
-        vec![nth("PATCH", 1, Fault::CutInBody), nth("PATCH", 4, Fault::Answer(429, "Retry-After: 1\r\n", ""))],
+        vec![nth("PUT", 1, Fault::CutInBody), nth("PUT", 4, Fault::Answer(429, "Retry-After: 1\r\n", ""))],
         vec![
-            nth("PATCH", 2, Fault::Forget),
-            nth("PUT", 2, Fault::CutAnswer),
+            nth("PUT", 1, Fault::Forget),
+            nth("PUT", 3, Fault::CutAnswer),
             nth("POST", 2, Fault::Answer(502, "", "")),
         ],
     ];

@@ -133,7 +133,7 @@ async fn a_freeze_that_fails_leaves_a_whole_trace() {
     let (host, registry) = (Host::new(), DockerRegistry::start());
     let source = format!("dir:{}", host.tree("tree", TREE).display());
     let trace = host.text("trace.json");
-    let refusal = Rule { method: "PATCH", skip: 2, times: usize::MAX, fault: Fault::Answer(400, "", "") };
+    let refusal = Rule { method: "PUT", skip: 0, times: usize::MAX, fault: Fault::Answer(400, "", "") };
     let proxy = Proxy::start(registry.address, Habits::default(), vec![refusal]).await;
     let name = format!("{}/space/name:tag", proxy.address);
     host.refuses(4, &proxy.address.to_string(), &[&source, "--to", &name, "--profile", &trace, "--no-known"]);

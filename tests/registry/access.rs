@@ -18,7 +18,13 @@ const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.N
 
 fn options() -> RegistryOptions {
     let patience = Patience { first_delay: Duration::from_millis(5), random: Arc::new(|| 0.5), ..Patience::default() };
-    RegistryOptions { part_bytes: 1 << 20, auth_files: Some(Vec::new()), patience, ..RegistryOptions::default() }
+    RegistryOptions {
+        part_bytes: 1 << 20,
+        part_bytes_max: 0,
+        auth_files: Some(Vec::new()),
+        patience,
+        ..RegistryOptions::default()
+    }
 }
 
 async fn refused(name: &str, options: RegistryOptions) -> Error {

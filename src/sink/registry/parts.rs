@@ -48,10 +48,12 @@ impl Parts<'_> {
         }
     }
 
-    /// `part_bytes` from `offset` on, or as many as there are. Waits for a live layer's stage.
-    pub(super) async fn part(&mut self, offset: u64, part_bytes: u64) -> Result<Part> {
+    /// `part_bytes` from `offset` on, or as many as there are; of what lies in memory anyway, `memory_part_bytes` if those are
+    /// more. Waits for a live layer's stage.
+    pub(super) async fn part(&mut self, offset: u64, part_bytes: u64, memory_part_bytes: u64) -> Result<Part> {
         match self {
             Self::Gathered { body, .. } => {
+                let part_bytes = body.in_memory_from(offset).min(memory_part_bytes).max(part_bytes);
                 let is_last = offset.saturating_add(part_bytes) >= body.len();
                 Ok(Part::new(body.slice(offset, part_bytes).await?, is_last))
             }
@@ -154,6 +156,9 @@ impl Live {
 mod tests {
     use super::*;
     use crate::gather::LiveEnd;
+    use crate::memory::Memory;
+    use crate::scratch::{Scratch, ScratchFile};
+    use crate::stop::Stop;
 
     fn end(size: u64) -> LivePiece {
         let name = format!("sha256:{}", "0".repeat(64));
@@ -184,6 +189,30 @@ mod tests {
         assert!(live.part(3, 4).await.unwrap_err().to_string().contains("--scratch"));
         let part = live.part(10, 4).await.unwrap();
         assert_eq!((part.length, part.is_last), (0, true));
+    }
+
+    #[tokio::test]
+    async fn only_a_part_of_what_is_in_memory_is_larger() {
+        let scratch = Scratch::new(&std::env::temp_dir(), 1 << 20);
+        let mut file = ScratchFile::create(&scratch, 1).unwrap().unwrap();
+        assert!(file.append(&Bytes::from_static(b"ghijkl")).unwrap());
+        let filed = file.finish(Memory::new(4 << 20, Stop::new()));
+        let body = Body::with_file(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")], filed);
+        let LivePiece::End(LiveEnd { descriptor, .. }) = end(12) else { unreachable!() };
+        let mut parts = Parts::Gathered { descriptor: &descriptor, body: &body };
+        for (offset, memory_part_bytes, wanted) in [
+            (0, 0, "ab"),
+            (0, 1, "ab"),
+            (0, 4, "abcd"),
+            (0, 100, "abcdef"),
+            (5, 100, "fg"),
+            (6, 100, "gh"),
+            (10, 100, "kl"),
+        ] {
+            let part = parts.part(offset, 2, memory_part_bytes).await.unwrap();
+            assert_eq!(part.bytes.concat(), wanted.as_bytes(), "{offset} {memory_part_bytes}");
+            assert_eq!(part.is_last, offset == 10);
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Pace;
@@ -62,8 +63,10 @@ pub struct RegistryOptions {
     pub ca_cert: Option<PathBuf>,
     /// Http without TLS. Loopback hosts need no such choice.
     pub plain_http: bool,
-    /// The least size of a part but the last, in bytes; a registry may want more. 8 MiB.
+    /// The size of a part but the last, in bytes; a registry may want more. 8 MiB.
     pub part_bytes: u64,
+    /// The most for a part of what is in memory, where a second moves so much. 64 MiB.
+    pub part_bytes_max: u64,
     /// A request in which nothing moves for so long has failed. 60 s.
     pub stall_timeout: Duration,
     /// Files to find credentials in; none for those of Docker and Podman.
@@ -80,6 +83,7 @@ impl Default for RegistryOptions {
             ca_cert: None,
             plain_http: false,
             part_bytes: 8 << 20,
+            part_bytes_max: 64 << 20,
             stall_timeout: Duration::from_secs(60),
             auth_files: None,
             pace: None,
@@ -95,15 +99,50 @@ pub(super) struct Report {
     /// Where the credentials came from.
     pub(super) credentials: String,
     pub(super) part_bytes: u64,
+    pub(super) part_bytes_max: u64,
+    pub(super) speed: Arc<Speed>,
     pub(super) patience: Patience,
     pub(super) stop: Stop,
     context: SinkContext,
 }
 
+/// How fast bodies went lately, over all uploads to a registry.
+#[derive(Debug, Default)]
+pub(super) struct Speed {
+    /// Bytes that the last part of some size moved in a second; 0 before that.
+    second_bytes: AtomicU64,
+}
+
+impl Speed {
+    /// Smaller parts tell how fast a registry answers, and not how fast bytes go.
+    const TELLING_BYTES_MIN: u64 = 1 << 20;
+
+    /// `bytes` took `time`, up to the answer.
+    pub(super) fn learn(&self, bytes: u64, time: Duration) {
+        if bytes >= Self::TELLING_BYTES_MIN {
+            let second_bytes = u128::from(bytes) * 1_000_000 / time.as_micros().max(1);
+            self.second_bytes.store(u64::try_from(second_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that a second is likely to move; 0 where nothing is known.
+    pub(super) fn second_bytes(&self) -> u64 {
+        self.second_bytes.load(Ordering::Relaxed)
+    }
+}
+
 impl Report {
     pub(super) fn new(options: &RegistryOptions, context: SinkContext, registry: String, credentials: String) -> Self {
-        let (part_bytes, patience) = (options.part_bytes.max(1), options.patience.clone());
-        Self { registry, credentials, part_bytes, patience, stop: context.stop.clone(), context }
+        Self {
+            registry,
+            credentials,
+            part_bytes: options.part_bytes.max(1),
+            part_bytes_max: options.part_bytes_max,
+            speed: Arc::default(),
+            patience: options.patience.clone(),
+            stop: context.stop.clone(),
+            context,
+        }
     }
 
     /// For the first request: a typo in a name must not cost minutes.

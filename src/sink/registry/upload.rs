@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::Report;
 use super::failure::{Cause, Failure, Io, Step};
@@ -68,6 +69,8 @@ pub(super) struct Upload<'a, W> {
     part_bytes: u64,
     held: Option<Held>,
     must_ask: bool,
+    /// A request failed: whatever the speed, no part is larger than it has to be from then on.
+    had_failure: bool,
     /// The most that was ever acknowledged, over all sessions.
     reported: u64,
     bytes_sent: u64,
@@ -85,6 +88,7 @@ impl<'a, W: Wire> Upload<'a, W> {
             part_bytes,
             held: None,
             must_ask: false,
+            had_failure: false,
             reported: 0,
             bytes_sent: 0,
         }
@@ -156,7 +160,9 @@ impl<'a, W: Wire> Upload<'a, W> {
         let before = held.confirmed;
         held.sent = held.sent.max(before + part.length);
         self.bytes_sent += part.length;
+        let began = Instant::now();
         let Accepted { session, received } = self.wire.patch(&held.session, before, part.bytes).await?;
+        self.report.speed.learn(part.length, began.elapsed());
         self.believe(held, Step::Patch, session, received.unwrap_or(before + part.length))?;
         if held.confirmed <= before {
             let words = format!("a part was accepted, and the session still has {} bytes", held.confirmed);
@@ -171,7 +177,9 @@ impl<'a, W: Wire> Upload<'a, W> {
         };
         held.sent = held.sent.max(held.confirmed + part.length);
         self.bytes_sent += part.length;
+        let began = Instant::now();
         self.wire.finish(&held.session, &descriptor.digest, part.bytes).await?;
+        self.report.speed.learn(part.length, began.elapsed());
         self.sessions.remove(held.id);
         self.confirm(descriptor.size);
         Ok(descriptor)
@@ -183,6 +191,12 @@ impl<'a, W: Wire> Upload<'a, W> {
         Ok(same(found, &descriptor).then_some(descriptor))
     }
 
+    /// What a second moves, within bounds: each part costs the registry a request and, likely, a write to its disk. A part
+    /// of what is in memory takes no more of it.
+    fn memory_part_bytes(&self) -> u64 {
+        if self.had_failure { 0 } else { self.report.speed.second_bytes().min(self.report.part_bytes_max) }
+    }
+
     /// Goes on in `held` until the blob is complete.
     async fn send(&mut self, held: &mut Held) -> Result<Descriptor, Failure> {
         loop {
@@ -191,7 +205,7 @@ impl<'a, W: Wire> Upload<'a, W> {
                 self.ask(held).await?;
                 self.must_ask = false;
             }
-            let part = self.parts.part(held.confirmed, self.part_bytes).await;
+            let part = self.parts.part(held.confirmed, self.part_bytes, self.memory_part_bytes()).await;
             let part = part.map_err(|error| Failure::local(Step::Patch, error))?;
             // What fits into one part needs no PATCH; in a session that has bytes already, PUT comes empty.
             if part.is_last && (held.confirmed == 0 || part.length == 0) {
@@ -206,6 +220,7 @@ impl<W: Wire> Attempt for Upload<'_, W> {
     type Output = (Descriptor, Put);
 
     async fn attempt(&mut self, recovery: Recovery) -> Result<Self::Output, Failure> {
+        self.had_failure |= recovery != Recovery::GoOn;
         match recovery {
             Recovery::GoOn => {}
             Recovery::Resume => self.must_ask = self.held.is_some(),
