@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::sink::registry;
 
 /// What the names of artifacts end in.
 const ARTIFACT_EXTENSION: &str = "smolmachine";
@@ -73,6 +74,14 @@ pub enum OutputSpec {
 }
 
 impl OutputSpec {
+    /// Whether its name can be one; registries have a grammar for them.
+    pub(super) fn check_name(&self) -> Result<()> {
+        match self {
+            Self::Registry(reference) => registry::check_name(reference),
+            Self::Layout { .. } | Self::Artifact(_) | Self::Packed { .. } => Ok(()),
+        }
+    }
+
     /// An artifact, named as smolvm names what it packs: of its `-o PATH` the sidecar is `PATH.smolmachine`. A path that
     /// ends so is taken as it is.
     ///

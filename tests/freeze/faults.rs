@@ -153,11 +153,7 @@ async fn progress_equals_size_after_any_script() {
     let scripts = [
         vec![],
         vec![nth("PUT", 1, Fault::CutInBody), nth("PUT", 4, Fault::Answer(429, "Retry-After: 1\r\n", ""))],
-        vec![
-            nth("PUT", 1, Fault::Forget),
-            nth("PUT", 3, Fault::CutAnswer),
-            nth("POST", 2, Fault::Answer(502, "", "")),
-        ],
+        vec![nth("PUT", 1, Fault::Forget), nth("PUT", 3, Fault::CutAnswer), nth("POST", 2, Fault::Answer(502, "", ""))],
     ];
     for (at, script) in scripts.into_iter().enumerate() {
         let least_retries = script.len() as u64;

@@ -80,15 +80,7 @@ impl RegistrySink {
     /// [`Kind::Sink`](crate::error::Kind::Sink) when the registry can't be reached;
     /// [`Kind::Unauthorized`](crate::error::Kind::Unauthorized) when it refuses the credentials.
     pub async fn connect(reference: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
-        let parsed = parse(reference)?;
-        if parsed.digest().is_some() || parsed.tag().is_none() {
-            return Err(Error::usage(
-                "reading a reference",
-                reference,
-                "an image is written under a tag, not a digest",
-            )
-            .hint("give HOST/NAME:TAG"));
-        }
+        let parsed = parse_name(reference)?;
         let Reached { reference, client, report } = reach(parsed, "pull,push", options, context).await?;
         Ok(Self(Arc::new(Inner { reference, client, report, sessions: Sessions::default() })))
     }
@@ -193,6 +185,25 @@ impl RegistrySink {
     fn upload<'a>(&'a self, parts: Parts<'a>) -> Upload<'a, Client> {
         Upload::new(&self.0.client, &self.0.sessions, &self.0.report, parts)
     }
+}
+
+/// Whether an image can be written under `reference`, as far as its letters say. The first time takes some 60 ms of
+/// processor time: the library makes its grammar ready.
+///
+/// # Errors
+/// Those that [`RegistrySink::connect`] has for it.
+pub(crate) fn check_name(reference: &str) -> Result<()> {
+    parse_name(reference).map(drop)
+}
+
+/// A name to write under.
+fn parse_name(reference: &str) -> Result<Reference> {
+    let parsed = parse(reference)?;
+    if parsed.digest().is_some() || parsed.tag().is_none() {
+        let reason = "an image is written under a tag, not a digest";
+        return Err(Error::usage("reading a reference", reference, reason).hint("give HOST/NAME:TAG"));
+    }
+    Ok(parsed)
 }
 
 fn parse(reference: &str) -> Result<Reference> {
