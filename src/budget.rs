@@ -6,7 +6,7 @@ use crate::source::Survey;
 use crate::stage::compress::{Method, encoder_bytes_max, stream_encoder_bytes_max};
 use crate::stage::cut::LayerSize;
 
-/// Bytes of one part of an upload.
+/// Bytes of one part of an upload: the least, and the most that is read from a file.
 pub const PART_BYTES: u64 = 8 << 20;
 
 /// Code, stacks, TLS, the runtime, the allocator's slack: what a freeze needs before it holds a byte.
@@ -38,7 +38,7 @@ pub struct Budget {
     pub hold_bytes_max: u64,
     /// Bytes of a streaming layer's output that stay in memory.
     pub gather_bytes_max: u64,
-    /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where a layer is huge, else
+    /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where usual layers stream, else
     /// none: its worker compresses it, and the others are busy with layers of their own.
     pub stream_threads: u32,
     /// Bytes of scratch files.
@@ -57,8 +57,8 @@ pub struct Budget {
 
 impl Budget {
     /// A freeze's most resident memory: base + held + compressors + for each worker, source and cut one buffer of overdraft;
-    /// and if layers stream, for each upload a part read back from a file, and for each worker but one what the allocator
-    /// keeps.
+    /// and if layers stream, for each upload a part read back from a file, and with compressor threads for each worker but one
+    /// what the allocator keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
         let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER_BYTES as u64;
@@ -74,14 +74,10 @@ impl Budget {
     /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
     pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
         let largest = largest_layer_bytes(survey, layer_size);
-        let helped = match layer_size {
-            LayerSize::One => Helped::OnlyLayer,
-            _ if survey.largest_entry_bytes > SCRATCH_LAYER_BYTES_MAX => Helped::HugeLayer,
-            _ => Helped::None,
-        };
+        let helped = if layer_size == LayerSize::One { Helped::OnlyLayer } else { Helped::None };
         let budget = match Self::divide(wish, helped, 0) {
             Ok(budget) if largest <= budget.hold_bytes_max => budget,
-            _ => Self::divide(wish, helped, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
+            _ => Self::stream(wish, helped, layer_size, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
         };
         let puts_aside = wish.registries > 0;
         let layers = if budget.streams || puts_aside { (budget.workers + budget.uploads) as u64 } else { 0 };
@@ -97,13 +93,24 @@ impl Budget {
         })
     }
 
+    /// For layers of which some are longer than may be held. Where that is said of usual ones, memory has no room for a
+    /// second one beside it: what one worker does then goes to two threads.
+    fn stream(wish: &Wish, helped: Helped, layer_size: LayerSize, streaming_bytes: u64) -> Result<Self> {
+        let budget = Self::divide(wish, helped, streaming_bytes)?;
+        let usual = layer_size.layer_bytes_max().unwrap_or(0);
+        if usual <= budget.hold_bytes_max {
+            return Ok(budget);
+        }
+        Ok(Self::divide(wish, Helped::LongLayers, streaming_bytes).unwrap_or(budget))
+    }
+
     /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
     fn divide(wish: &Wish, helped: Helped, streaming_bytes: u64) -> Result<Self> {
         let (mut workers, mut uploads) = (wish.cores.clamp(1, WORKERS_MAX), wish.uploads.max(1));
         loop {
             let stream_threads = match helped {
                 Helped::OnlyLayer => u32::try_from(workers).unwrap_or(1),
-                Helped::HugeLayer => 1,
+                Helped::LongLayers => 1,
                 Helped::None => 0,
             };
             let encoders_bytes_max = match streaming_bytes {
@@ -163,9 +170,9 @@ const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Helped {
     OnlyLayer,
-    /// One may take longer than all others together.
-    HugeLayer,
-    /// None: there are as many layers at work as workers.
+    /// All that stream: usual layers do.
+    LongLayers,
+    /// None: few layers stream, and other workers have others meanwhile.
     None,
 }
 
@@ -234,15 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn only_an_only_layer_or_a_huge_one_has_compressor_threads() {
-        let threads = |largest_entry_bytes, layer_size| {
-            let survey = Survey { largest_entry_bytes, ..survey(20 << 30) };
+    fn compressor_threads_are_for_an_only_layer_and_where_usual_ones_stream() {
+        let threads = |tar_bytes, largest_entry_bytes, layer_size| {
+            let survey = Survey { largest_entry_bytes, ..survey(tar_bytes) };
             let budget = Budget::plan(&wish(256 << 20), &survey, layer_size).unwrap();
             assert!(budget.streams && budget.memory_bytes_max() <= 256 << 20, "{budget:?}");
             budget.stream_threads
         };
-        let usual = LayerSize::for_tar(20 << 30);
-        assert_eq!((threads(1, usual), threads(4 << 30, usual), threads(1, LayerSize::One)), (0, 1, 2));
+        let usual = |tar_bytes, largest| threads(tar_bytes, largest, LayerSize::for_tar(tar_bytes));
+        assert_eq!((usual(2 << 30, 200 << 20), usual(2 << 30, 1 << 30)), (0, 0), "an entry streams");
+        assert_eq!((usual(20 << 30, 1), usual(20 << 30, 1 << 30)), (1, 1), "usual layers stream");
+        assert_eq!(threads(2 << 30, 1, LayerSize::One), 2);
     }
 
     #[test]

@@ -148,11 +148,9 @@ impl Plan {
         name_output(&mut options, &id)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
         let run = fastrand::u64(..);
-        // Beside the source's opening: a typo is told of early, and the outputs need not wait for it later.
-        let names = tokio::task::spawn_blocking({
-            let outputs = options.outputs.clone();
-            move || outputs.iter().try_for_each(OutputSpec::check_name)
-        });
+        // Beside the source's opening, so that outputs need not wait for it later.
+        let outputs = options.outputs.clone();
+        let names = tokio::task::spawn_blocking(move || outputs.iter().try_for_each(OutputSpec::check_name));
         let Packing { agent, smolvm_version, remark } = packing::decide(&mut options).await?;
         let method = Method::new(packing::compression(&options), options.level)?;
         let mut opened = if let SourceSpec::Machine(name) = options.source.clone() {

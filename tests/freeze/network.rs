@@ -119,10 +119,10 @@ async fn an_upload_that_hangs_stops_no_other_with_layers_in_scratch() {
     assert!(snapshot.scratch_bytes_peak > 0);
 }
 
-/// More than memory holds, each layer on its way for longer than half a second.
+/// More than memory holds, and when a short layer was sent, a long one has been on its way for longer than half a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn layers_that_wait_for_a_slow_network_are_put_aside() {
-    const MANY: &str = "for i in {1..18}; do head -c 3000000 /dev/urandom >$i; done";
+    const MANY: &str = "for i in {1..18}; do head -c $((i % 2 ? 4000000 : 1500000)) /dev/urandom >$i; done";
     let host = Host::new();
     host.tree("tree", MANY);
     let registry = DockerRegistry::start();

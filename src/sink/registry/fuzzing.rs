@@ -40,6 +40,8 @@ struct State {
     sessions: u64,
     stored: Option<Vec<u8>>,
     requests: u64,
+    /// Bytes of the bodies that came, one after the other.
+    bodies: Vec<usize>,
 }
 
 /// What becomes of a request.
@@ -152,6 +154,7 @@ impl Wire for Scripted {
                 return Err(State::lost(Step::Patch));
             }
             let (fate, body) = (state.fate(), body.concat());
+            state.bodies.push(body.len());
             if let Fate::Failed(cause) = fate {
                 return Err(failed(Step::Patch, cause));
             }
@@ -183,12 +186,13 @@ impl Wire for Scripted {
             if !state.is_current(at) {
                 return Err(State::lost(Step::Finish));
             }
-            let fate = state.fate();
+            let (fate, body) = (state.fate(), body.concat());
+            state.bodies.push(body.len());
             if let Fate::Failed(cause) = fate {
                 return Err(failed(Step::Finish, cause));
             }
             let mut blob = state.session.take().unwrap_or_default();
-            blob.extend(body.concat());
+            blob.extend(body);
             if hash(&blob) != *digest {
                 return Err(failed(Step::Finish, Cause::Status { status: 400, code: Some(Code::DigestInvalid) }));
             }
@@ -237,14 +241,10 @@ impl Observer for Sum {
 /// # Panics
 /// When the upload's word and the registry's state differ, progress is wrong, or the upload does not end.
 pub async fn drive(blob: &[u8], script: &[u8], held_bytes: Option<usize>) -> bool {
-    let wire = Scripted(Mutex::new(State { script: script.iter().copied().collect(), ..State::default() }));
-    let seen = Arc::new(Sum::default());
-    let context = SinkContext { observer: seen.clone(), meters: Arc::new(Meters::default()), stop: Stop::new() };
-    let patience = Patience { first_delay: Duration::ZERO, longest_delay: Duration::ZERO, ..Patience::default() };
-    let options = RegistryOptions { part_bytes: 10, patience, ..RegistryOptions::default() };
-    let report = Report::new(&options, context, "registry.example".to_owned(), String::new());
+    let (wire, seen) = (scripted(script), Arc::new(Sum::default()));
+    let report = report(&seen);
     if script.first().is_some_and(|byte| byte % 2 == 1) {
-        report.speed.learn(1 << 20, Duration::from_secs(1)); // any blob in one part
+        report.speed.learn(1 << 20, Duration::from_millis(500)); // any blob in one part
     }
     let (descriptor, sessions) =
         (Descriptor { media_type: String::new(), digest: hash(blob), size: blob.len() as u64 }, Sessions::default());
@@ -279,9 +279,21 @@ pub async fn drive(blob: &[u8], script: &[u8], held_bytes: Option<usize>) -> boo
     if outcome {
         assert_eq!(progress, descriptor.size, "done, but progress is wrong");
         wire.with(|state| assert_eq!(state.stored.as_deref(), Some(blob), "done, but the registry has something else"));
-        assert!(sessions.take().len() <= usize::try_from(options.patience.restarts_max).unwrap_or(usize::MAX));
+        assert!(sessions.take().len() <= usize::try_from(report.patience.restarts_max).unwrap_or(usize::MAX));
     }
     outcome
+}
+
+fn scripted(script: &[u8]) -> Scripted {
+    Scripted(Mutex::new(State { script: script.iter().copied().collect(), ..State::default() }))
+}
+
+/// For parts of 10 bytes, without delays.
+fn report(seen: &Arc<Sum>) -> Report {
+    let context = SinkContext { observer: seen.clone(), meters: Arc::new(Meters::default()), stop: Stop::new() };
+    let patience = Patience { first_delay: Duration::ZERO, longest_delay: Duration::ZERO, ..Patience::default() };
+    let options = RegistryOptions { part_bytes: 10, patience, ..RegistryOptions::default() };
+    Report::new(&options, context, "registry.example".to_owned(), String::new())
 }
 
 fn run<'a>(
@@ -297,6 +309,44 @@ fn run<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The bodies that an upload of 35 bytes in memory sends.
+    async fn bodies(report: &Report, script: &[u8]) -> Vec<usize> {
+        let (wire, blob, sessions) = (scripted(script), [7; 35], Sessions::default());
+        let descriptor = Descriptor { media_type: String::new(), digest: hash(&blob), size: 35 };
+        let body = Body::from_chunks(blob.chunks(8).map(Bytes::copy_from_slice).collect());
+        assert!(run(&wire, &sessions, report, Parts::Gathered { descriptor: &descriptor, body: &body }).await);
+        wire.with(|state| std::mem::take(&mut state.bodies))
+    }
+
+    #[tokio::test]
+    async fn parts_grow_with_the_speed_until_one_is_refused() {
+        let report = report(&Arc::default());
+        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0], "nothing is known");
+        report.speed.learn(1 << 20, Duration::from_secs(1 << 15));
+        assert_eq!(bodies(&report, &[]).await, [16, 16, 3, 0]);
+        report.speed.learn(1000, Duration::from_secs(1));
+        assert_eq!(bodies(&report, &[]).await, [16, 16, 3, 0], "few bytes tell nothing");
+        report.speed.learn(1 << 20, Duration::from_secs(1));
+        assert_eq!(bodies(&report, &[]).await, [35]);
+        // HEAD and POST are honest, then comes 413.
+        assert_eq!(bodies(&report, &[0, 0, 13, 113]).await, [35, 10, 10, 10, 5, 0]);
+        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0], "that it was too large stays known");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_too_large_though_it_is_not_enlarged_is_an_error() {
+        assert!(!drive(&[7; 35], &[0, 0, 13, 113], None).await);
+    }
+
+    #[tokio::test]
+    async fn an_enlarged_part_without_an_answer_is_the_last_one() {
+        let report = report(&Arc::default());
+        report.speed.learn(1 << 20, Duration::from_secs(1));
+        assert_eq!(bodies(&report, &[0, 0, 9]).await, [35, 35], "a token that expired has nothing to do with it");
+        assert_eq!(bodies(&report, &[0, 0, 4]).await, [35], "it was there, though");
+        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0]);
+    }
 
     #[tokio::test]
     async fn any_script_ends_in_the_right_bytes_or_an_error() {

@@ -8,7 +8,8 @@
 //!                                                                pace    how fast bodies go
 //! ```
 //!
-//! A running `put` holds one part: [`RegistryOptions::part_bytes`], 8 MiB, or what the registry wants, at most 64 MiB.
+//! A running `put` holds one part of what is in a file or live: [`RegistryOptions::part_bytes`], 8 MiB, or what the registry
+//! wants, at most 64 MiB. Parts of what is in memory are larger where that is fast.
 
 mod auth;
 mod failure;

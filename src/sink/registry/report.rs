@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Pace;
@@ -65,7 +65,7 @@ pub struct RegistryOptions {
     pub plain_http: bool,
     /// The size of a part but the last, in bytes; a registry may want more. 8 MiB.
     pub part_bytes: u64,
-    /// The most for a part of what is in memory, where a second moves so much. 64 MiB.
+    /// The most for a part of what is in memory, where half a second moves so much. 64 MiB.
     pub part_bytes_max: u64,
     /// A request in which nothing moves for so long has failed. 60 s.
     pub stall_timeout: Duration,
@@ -106,28 +106,37 @@ pub(super) struct Report {
     context: SinkContext,
 }
 
-/// How fast bodies went lately, over all uploads to a registry.
+/// How large parts of what is in memory may be, over all uploads to a registry.
 #[derive(Debug, Default)]
 pub(super) struct Speed {
-    /// Bytes that the last part of some size moved in a second; 0 before that.
-    second_bytes: AtomicU64,
+    /// Bytes that the last part of some size moved in [`Self::PART_TIME`]; 0 before that.
+    part_bytes: AtomicU64,
+    /// One that was enlarged failed. A proxy may not like it, and that is not to be found out once a layer.
+    is_bad_idea: AtomicBool,
 }
 
 impl Speed {
+    /// A stop lets a part that is under way end, if it takes no longer than that.
+    const PART_TIME: Duration = Duration::from_millis(500);
     /// Smaller parts tell how fast a registry answers, and not how fast bytes go.
     const TELLING_BYTES_MIN: u64 = 1 << 20;
 
     /// `bytes` took `time`, up to the answer.
     pub(super) fn learn(&self, bytes: u64, time: Duration) {
         if bytes >= Self::TELLING_BYTES_MIN {
-            let second_bytes = u128::from(bytes) * 1_000_000 / time.as_micros().max(1);
-            self.second_bytes.store(u64::try_from(second_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let part_bytes = u128::from(bytes) * Self::PART_TIME.as_micros() / time.as_micros().max(1);
+            self.part_bytes.store(u64::try_from(part_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 
-    /// Bytes that a second is likely to move; 0 where nothing is known.
-    pub(super) fn second_bytes(&self) -> u64 {
-        self.second_bytes.load(Ordering::Relaxed)
+    /// No part is enlarged from now on.
+    pub(super) fn give_up(&self) {
+        self.is_bad_idea.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes for a part; 0 where nothing is known.
+    pub(super) fn part_bytes(&self) -> u64 {
+        if self.is_bad_idea.load(Ordering::Relaxed) { 0 } else { self.part_bytes.load(Ordering::Relaxed) }
     }
 }
 

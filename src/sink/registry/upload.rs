@@ -69,8 +69,6 @@ pub(super) struct Upload<'a, W> {
     part_bytes: u64,
     held: Option<Held>,
     must_ask: bool,
-    /// A request failed: whatever the speed, no part is larger than it has to be from then on.
-    had_failure: bool,
     /// The most that was ever acknowledged, over all sessions.
     reported: u64,
     bytes_sent: u64,
@@ -88,7 +86,6 @@ impl<'a, W: Wire> Upload<'a, W> {
             part_bytes,
             held: None,
             must_ask: false,
-            had_failure: false,
             reported: 0,
             bytes_sent: 0,
         }
@@ -162,12 +159,13 @@ impl<'a, W: Wire> Upload<'a, W> {
         self.bytes_sent += part.length;
         let began = Instant::now();
         let Accepted { session, received } = self.wire.patch(&held.session, before, part.bytes).await?;
-        self.report.speed.learn(part.length, began.elapsed());
+        let took = began.elapsed();
         self.believe(held, Step::Patch, session, received.unwrap_or(before + part.length))?;
         if held.confirmed <= before {
             let words = format!("a part was accepted, and the session still has {} bytes", held.confirmed);
             return Err(Failure::new(Step::Patch, Cause::TookNothing, words));
         }
+        self.report.speed.learn(held.confirmed - before, took);
         Ok(())
     }
 
@@ -191,10 +189,19 @@ impl<'a, W: Wire> Upload<'a, W> {
         Ok(same(found, &descriptor).then_some(descriptor))
     }
 
-    /// What a second moves, within bounds: each part costs the registry a request and, likely, a write to its disk. A part
+    /// What moves in a moment, within bounds: each part costs the registry a request and, likely, a write to its disk. A part
     /// of what is in memory takes no more of it.
     fn memory_part_bytes(&self) -> u64 {
-        if self.had_failure { 0 } else { self.report.speed.second_bytes().min(self.report.part_bytes_max) }
+        self.report.speed.part_bytes().min(self.report.part_bytes_max)
+    }
+
+    /// An enlarged part failed. Whether it would have gone through in smaller ones is found out where it was only its size.
+    fn was_too_large(&mut self, failure: &Failure) -> bool {
+        if !matches!(failure.cause, Cause::Status { status: 401 | 429, .. }) {
+            self.report.speed.give_up();
+        }
+        self.must_ask = true;
+        matches!(failure.cause, Cause::Status { status: 413, .. })
     }
 
     /// Goes on in `held` until the blob is complete.
@@ -208,10 +215,19 @@ impl<'a, W: Wire> Upload<'a, W> {
             let part = self.parts.part(held.confirmed, self.part_bytes, self.memory_part_bytes()).await;
             let part = part.map_err(|error| Failure::local(Step::Patch, error))?;
             // What fits into one part needs no PATCH; in a session that has bytes already, PUT comes empty.
-            if part.is_last && (held.confirmed == 0 || part.length == 0) {
-                return self.finish(held, part).await;
+            let (is_all, is_enlarged) =
+                (part.is_last && (held.confirmed == 0 || part.length == 0), part.length > self.part_bytes);
+            let sent = if is_all {
+                self.finish(held, part).await.map(Some)
+            } else {
+                self.patch(held, part).await.map(|()| None)
+            };
+            match sent {
+                Ok(Some(descriptor)) => return Ok(descriptor),
+                Ok(None) => {}
+                Err(failure) if is_enlarged && self.was_too_large(&failure) => {}
+                Err(failure) => return Err(failure),
             }
-            self.patch(held, part).await?;
         }
     }
 }
@@ -220,7 +236,6 @@ impl<W: Wire> Attempt for Upload<'_, W> {
     type Output = (Descriptor, Put);
 
     async fn attempt(&mut self, recovery: Recovery) -> Result<Self::Output, Failure> {
-        self.had_failure |= recovery != Recovery::GoOn;
         match recovery {
             Recovery::GoOn => {}
             Recovery::Resume => self.must_ask = self.held.is_some(),
