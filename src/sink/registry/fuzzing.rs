@@ -235,7 +235,7 @@ impl Observer for Sum {
     }
 }
 
-/// Uploads `blob` in small parts to a registry that answers by `script`, as a gathered layer, or live with the first
+/// Uploads `blob` in small parts, or all at once to a registry that answers by `script`, as a gathered layer, or live with the first
 /// `held_bytes` held. Whether it arrived. Wants a runtime of tokio's with time; there are no delays.
 ///
 /// # Panics
