@@ -24,6 +24,9 @@ use crate::stage::digest::DigestHasher;
 /// After a cut, the request that was cut off needs a moment to see it.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A request that only looks at a session has it for a moment.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// A session while a request has it.
 pub type Held = OwnedMutexGuard<Option<Upload>>;
 
@@ -99,6 +102,12 @@ impl Session {
     pub fn hold(&self) -> Option<Held> {
         self.touch();
         Arc::clone(&self.upload).try_lock_owned().ok()
+    }
+
+    /// As [`Self::hold`], past one that only looks at it.
+    pub async fn hold_in_turn(&self) -> Option<Held> {
+        self.touch();
+        tokio::time::timeout(LOOK_TIMEOUT, Arc::clone(&self.upload).lock_owned()).await.ok()
     }
 
     /// How many bytes it has, so far if a request is adding to it; none if it is over.

@@ -155,14 +155,14 @@ async fn next_part(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(Session, Held, Part), Fault> {
-    let taken = || {
+    let taken = async {
         let session = registry.sessions.find(repository, id)?;
         let range = part_range(headers)?;
         let elsewhere = |words: &str| {
             let location = location(repository, &session);
             Fault::new(Code::BlobUploadInvalid, words).with_header(LOCATION, location)
         };
-        let held = session.hold().ok_or_else(|| elsewhere("another request adds to this upload"))?;
+        let held = session.hold_in_turn().await.ok_or_else(|| elsewhere("another request adds to this upload"))?;
         let received = held.as_ref().ok_or_else(|| Session::is_over(id))?.received();
         if range.as_ref().is_some_and(|range| range.start != received) {
             let fault = elsewhere(&format!("the upload has {received} bytes, so the next part begins there"));
@@ -170,7 +170,7 @@ async fn next_part(
         }
         Ok((session, held, range))
     };
-    match taken() {
+    match taken.await {
         Ok((session, held, range)) => Ok((session, held, Part { body, range })),
         Err(fault) => Err(refuse(fault, body).await),
     }
