@@ -93,12 +93,12 @@ impl Budget {
         })
     }
 
-    /// For layers of which some are longer than may be held. Where that is said of usual ones, memory has no room for a
-    /// second one beside it: what one worker does then goes to two threads.
+    /// For layers of which some are longer than may be held. Where usual ones are longer than all memory for layers, a second
+    /// one never comes beside the first: what one worker does then goes to two threads.
     fn stream(wish: &Wish, helped: Helped, layer_size: LayerSize, streaming_bytes: u64) -> Result<Self> {
         let budget = Self::divide(wish, helped, streaming_bytes)?;
         let usual = layer_size.layer_bytes_max().unwrap_or(0);
-        if usual <= budget.hold_bytes_max {
+        if usual <= budget.held_bytes_max {
             return Ok(budget);
         }
         Ok(Self::divide(wish, Helped::LongLayers, streaming_bytes).unwrap_or(budget))
