@@ -38,8 +38,8 @@ pub struct Budget {
     pub hold_bytes_max: u64,
     /// Bytes of a streaming layer's output that stay in memory.
     pub gather_bytes_max: u64,
-    /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where usual layers stream, else
-    /// none: its worker compresses it, and the others are busy with layers of their own.
+    /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where usual layers are longer
+    /// than `held_bytes_max`, else none: its worker compresses it, and the others are busy with layers of their own.
     pub stream_threads: u32,
     /// Bytes of scratch files.
     pub scratch_bytes_max: u64,
@@ -170,7 +170,7 @@ const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Helped {
     OnlyLayer,
-    /// All that stream: usual layers do.
+    /// All that stream: usual layers are longer than all memory for layers.
     LongLayers,
     /// None: few layers stream, and other workers have others meanwhile.
     None,

@@ -2,8 +2,8 @@
 //!
 //! uncompressed bytes ▸ SHA-256 (diff_id) ▸ known? ▸ compress ▸ SHA-256 (digest) ▸ gather. A worker is a plain function
 //! on a thread of its own; layers are independent, so all cores are busy without any stage being parallel inside.
-//! A layer that is longer than a worker may hold is compressed as it streams, with threads of the compressor's own where
-//! usual layers are so long.
+//! A layer that is longer than a worker may hold is compressed as it streams, by its worker, or with threads of the
+//! compressor's own (`Budget::stream_threads`).
 
 use std::cell::Cell;
 use std::collections::VecDeque;
