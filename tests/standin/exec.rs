@@ -51,7 +51,7 @@ fn enter(machine: &Machine, holder: u32, arguments: &ExecArguments) -> Result<Co
         let number = |word: &str| word.parse().map_err(|_| Failure::agent(format!("exec: unable to find user {word}")));
         (uid, gid) = (number(name)?, number(group)?);
     }
-    let mut command = Command::new("nsenter");
+    let mut command = Command::new("/usr/bin/nsenter");
     command.args(["-t", &holder.to_string(), "-m", "-p", "-r", "-S", &uid.to_string(), "-G", &gid.to_string()]);
     command.arg(format!("-W{}", arguments.workdir.as_ref().unwrap_or(&machine.workdir)));
     command.arg("--").args(&arguments.command).env_clear().process_group(0);
@@ -73,9 +73,8 @@ fn carry(machine: &Machine, child: &mut Child, arguments: &ExecArguments) -> Res
     let limit = arguments.timeout.as_deref().map(seconds).transpose()?;
     let began = Instant::now();
     let mut timed_out = false;
-    let mut status = None;
-    while !(out.is_finished() && err.is_finished()) || status.is_none() {
-        status = child.try_wait()?;
+    // Without a limit there is nothing to look at now and then.
+    while limit.is_some() && !(out.is_finished() && err.is_finished() && child.try_wait()?.is_some()) {
         if !timed_out && limit.is_some_and(|limit| began.elapsed() > limit) {
             timed_out = true;
             kill_group(child.id());
@@ -83,7 +82,8 @@ fn carry(machine: &Machine, child: &mut Child, arguments: &ExecArguments) -> Res
         std::thread::sleep(Duration::from_millis(2));
     }
     let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
-    let code = if timed_out { 124 } else { status.map_or(1, exit_code) };
+    let status = child.wait()?;
+    let code = if timed_out { 124 } else { exit_code(status) };
     if code == 127 && String::from_utf8_lossy(&err.kept).starts_with("nsenter: failed to execute") {
         let name = arguments.command.first().map_or("", String::as_str);
         let mut failure =
@@ -163,7 +163,7 @@ struct Guard(Child);
 impl Guard {
     fn over(child: &Child) -> Result<Self, Failure> {
         let script = "read -r word || kill -KILL -- -\"$1\"";
-        let mut shell = Command::new("sh");
+        let mut shell = Command::new("/bin/sh");
         shell.args(["-c", script, "sh", &child.id().to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
         Ok(Self(shell.stderr(Stdio::null()).process_group(0).spawn()?))
     }
