@@ -27,9 +27,9 @@ use crate::stop::Stop;
 /// Buffers between the folder and the spool.
 const MEMORY_BUFFERS: u64 = 16;
 /// How long to wait before looking again whether a slot is free.
-const SLOT_PAUSE: Duration = Duration::from_millis(2);
+const SLOT_PAUSE: Duration = Duration::from_millis(8);
 /// How long to wait before looking again whether there is a new item.
-const ITEM_PAUSE: Duration = Duration::from_millis(4);
+const ITEM_PAUSE: Duration = Duration::from_millis(8);
 /// The first chunk is no larger: the host has something to do while the second one is filled.
 const FIRST_CHUNK_BYTES: u64 = 4 << 20;
 
