@@ -103,7 +103,7 @@ struct MachineArguments {
     /// What stands before NAME in the machine's name, for programs that name machines by a rule.
     #[arg(long, value_name = "PREFIX", default_value = "")]
     machine_prefix: String,
-    /// Bytes of one chunk, of which three are under way at a time; by default 32 MiB, or less where space is short.
+    /// Bytes of one chunk, of which two are on this host at a time; by default 48 MiB, or less where space is short.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     chunk_size: Option<u64>,
     /// Chunks that may lie in the guest at once.

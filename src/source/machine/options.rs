@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::answer::PIECE_BYTES;
 use super::relay::HOST_CHUNKS_MAX;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
 
 /// Bytes of a chunk where nothing is short.
-const CHUNK_BYTES_DEFAULT: u64 = 32 << 20;
+const CHUNK_BYTES_DEFAULT: u64 = 48 << 20;
 /// Bytes of a chunk at least, if nobody asked for fewer.
 const CHUNK_BYTES_LEAST: u64 = 1 << 20;
 
@@ -17,7 +18,7 @@ const CHUNK_BYTES_LEAST: u64 = 1 << 20;
 pub struct Options {
     /// The smolvm executable. Default: `$SMOLFREEZE_SMOLVM`, else `smolvm` on the `PATH`.
     pub smolvm: PathBuf,
-    /// Bytes of one chunk, a multiple of 64 KiB. Default: 32 MiB, or less where the guest's disk or this host's memory
+    /// Bytes of one chunk, a multiple of 64 KiB. Default: 48 MiB, or less where the guest's disk or this host's memory
     /// is short.
     pub chunk_bytes: Option<u64>,
     /// Chunks that may lie in the guest at once, at least 1. Default: 4.
@@ -80,7 +81,8 @@ impl Options {
             if bytes == CHUNK_BYTES_LEAST || fits(&tried) {
                 self.chunk_bytes = Some(bytes);
             }
-            bytes /= 2;
+            // In whole pieces of our reader's.
+            bytes = (bytes / 2 / PIECE_BYTES * PIECE_BYTES).max(CHUNK_BYTES_LEAST);
         }
     }
 
@@ -104,7 +106,7 @@ impl Options {
             return refused("chunk size", "it is a multiple of 64 KiB, and not 0");
         }
         if self.chunk_bytes() > 1 << 30 {
-            return refused("chunk size", "it is at most 1 GiB: three chunks lie in this host's memory");
+            return refused("chunk size", "it is at most 1 GiB: two chunks lie in this host's memory");
         }
         if self.window_chunks == 0 {
             return refused("window", "it is at least 1 chunk");
@@ -123,12 +125,12 @@ mod tests {
     #[test]
     fn chunks_fit_where_they_go() {
         for (guest_mib, host_mib, window, chunk_mib) in [
-            (10_000, 10_000, 3, 32),
-            (64, 10_000, 3, 8),
-            (10_000, 64, 3, 8),
-            (10, 10_000, 3, 2),
+            (10_000, 10_000, 3, 48),
+            (64, 10_000, 3, 12),
+            (10_000, 64, 3, 12),
+            (10, 10_000, 3, 1),
             (1, 1, 3, 1),
-            (300, 900, 8, 16),
+            (300, 900, 8, 24),
         ] {
             let mut options = Options { window_chunks: window, ..Options::default() };
             options.decide_chunk_bytes(guest_mib << 20, host_mib << 20);
