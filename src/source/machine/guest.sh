@@ -6,17 +6,18 @@
 #   look                                         everything else the host wants to know before it makes a plan
 #   survey PLAN                                  entries and bytes that PLAN selects
 #   prepare SPOOL NEEDED_KIB                     makes the spool folder, if there is room and no other freeze
-#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE lists, archives, cuts, waits; run detached
+#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE READER
+#                                                lists, archives, cuts, waits; run detached
 #   next SPOOL ACK_FROM ACK_TO FROM WAIT SIGN    acknowledges, waits, answers with what is ready
 #   stop SPOOL                                   ends it and removes every trace
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
-# what our own reader is to read), reader (there if it can run here; does the work of find, tar, dd and cksum, and waits
-# for what `next` waits for), c.S (a chunk; chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until
-# it is acknowledged nothing touches it), m.N (its line, there once the chunk is complete), state, sign (changes with every
-# `next`), beat (changes while the producer lives), words (what tar and find said on stderr), verdict (their exit codes),
-# stop (asks it to end).
+# what our own reader is to read), reader (stays if it can run here and calls itself READER; does the work of find, tar, dd
+# and cksum, and waits for what `next` waits for), c.S (a chunk; chunk N lies in slot S = N modulo the window), u.N (chunk N
+# has its slot: until it is acknowledged nothing touches it), m.N (its line, there once the chunk is complete), state, sign
+# (changes with every `next`), beat (changes while the producer lives), words (what tar and find said on stderr), verdict
+# (their exit codes), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
 set -u
@@ -27,6 +28,8 @@ export LC_ALL PATH
 unset TAR_OPTIONS POSIXLY_CORRECT CDPATH GZIP ZSTD_CLEVEL
 
 words_kib=256
+newline='
+'
 verb=${1:?a verb}
 shift
 
@@ -93,7 +96,13 @@ look() {
 
 # The plan's lines of one kind for base $1: `<base> <kind> <value>`. Leaves them in $values, one a line.
 plan_values() {
-	values=$(printf '%s\n' "$plan" | sed -n "s/^$1 $2 //p")
+	values=''
+	while IFS= read -r plan_line; do
+		case $plan_line in "$1 $2 "*) values=$values${plan_line#"$1 $2 "}$newline ;; esac
+	done <<-END
+		$plan
+	END
+	values=${values%"$newline"}
 }
 
 # Runs find over base $1 with the action in the other arguments; the plan says where, and what is not descended into.
@@ -286,6 +295,14 @@ archives() {
 	done
 }
 
+# Whether our own reader is there, whole, and runs here; what can't run must not stay.
+is_ours() {
+	[ -e reader ] || return
+	{ chmod 700 reader && [ "$(./reader --version)" = "$version" ]; } 2>/dev/null && return
+	rm -f reader
+	return 1
+}
+
 # Everything, through our own reader: one archive. It fills slots as `cut_up` does, and leaves their number.
 read_whole() {
 	gently ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
@@ -383,7 +400,7 @@ keep_watch() {
 }
 
 produce() {
-	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4
+	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 version=$5
 	cd "$spool" || exit 1
 	if ! ln -sn "$id" "$lock" 2>/dev/null; then
 		# A start that was made twice, because its answer was lost, must not disturb the first.
@@ -406,7 +423,7 @@ produce() {
 			cat >/dev/null
 		} <words.pipe &
 		reader=$!
-		if [ -x reader ]; then read_whole; else archives; fi 2>words.pipe
+		if is_ours; then read_whole; else archives; fi 2>words.pipe
 		wait "$reader"
 		read -r index <index
 		set_state "end $index"

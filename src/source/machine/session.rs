@@ -182,12 +182,14 @@ impl<'a> Session<'a> {
             () = stop.stopped() => return Err(Error::hung_up("the freeze")),
         }
         self.to_its_end(stop, self.prepare(stop)).await?;
+        let mut reader = "";
         let programs = async {
-            let (script, reader) = tokio::join!(self.put_script(), self.offer_reader());
-            script.and(reader)
+            let (script, version) = tokio::join!(self.put_script(), self.put_reader());
+            reader = version;
+            script
         };
         self.to_its_end(stop, programs).await?;
-        self.to_its_end(stop, self.produce()).await
+        self.to_its_end(stop, self.produce(reader)).await
     }
 
     /// One step that makes something in the guest. A call that is cut off could still be at it there when we have
@@ -279,7 +281,7 @@ impl<'a> Session<'a> {
     }
 
     /// Starts the producer, which lives on whatever happens to the call.
-    async fn produce(&self) -> Result<()> {
+    async fn produce(&self, reader: &str) -> Result<()> {
         let (options, script) = (&self.machine.options, self.script());
         let squeeze = match options.guest_compression {
             Compression::None => "none",
@@ -289,7 +291,7 @@ impl<'a> Session<'a> {
         let numbers = [options.window_chunks, options.chunk_bytes() >> 10, options.lease.as_secs()]
             .map(|number| number.to_string());
         let [window, chunk_kib, lease] = &numbers;
-        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease];
+        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease, reader];
         if self.machine.look.tools.contains("setsid") {
             command.insert(0, "setsid");
         }
@@ -301,22 +303,14 @@ impl<'a> Session<'a> {
             .await
     }
 
-    /// Copies our own reader in, if there is one for this guest; it stays in the spool only if it runs there.
-    async fn offer_reader(&self) -> Result<()> {
-        let options = &self.machine.options;
-        let Some(reader) = self.machine.reader(self.capture) else { return Ok(()) };
+    /// Copies our own reader in, if there is one for this guest. Gives the words by which the guest knows it, which
+    /// decides whether it can run there; none where no whole copy arrived.
+    async fn put_reader(&self) -> &'static str {
+        let Some(reader) = self.machine.reader(self.capture) else { return "" };
         let there = format!("{}/{READER_NAME}", self.spool);
-        let copied = self.machine.link.put(reader, &there, options.call_limit).await;
         // It shares the spool's disk with the chunks: where that is too small, the guest's own tools need no room.
-        let script = "[ \"$3\" = whole ] && chmod 700 \"$1\" && [ \"$(\"$1\" --version)\" = \"$2\" ] || rm -f \"$1\"";
-        let copied = if copied.is_ok() { "whole" } else { "broken" };
-        let command = ["sh", "-c", script, "sh", &there, VERSION, copied];
-        self.trying()
-            .until_it_works("offering the reader", async || {
-                let answer = self.machine.link.run(As::Root, &command, options.call_limit).await?;
-                if answer.code == Some(0) { Ok(()) } else { Err(answer.trouble()) }
-            })
-            .await
+        let copied = self.machine.link.put(reader, &there, self.machine.options.call_limit).await;
+        if copied.is_ok() { VERSION } else { "" }
     }
 
     /// Ends the producer and removes the spool. Nothing to do is fine, too.
