@@ -391,6 +391,9 @@ impl Standing {
             if count != self.known() {
                 return Err(format!("the guest has {count} chunks and told of {}", self.known()));
             }
+            if self.seams == 0 {
+                return Err("the guest ended, and no archive of it did".to_owned());
+            }
             self.end = Some(next);
         }
         Ok(())

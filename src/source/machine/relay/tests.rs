@@ -38,3 +38,13 @@ fn a_guest_that_is_further_ahead_than_its_window_is_refused() {
     assert!(refusal.contains("4 chunks ahead"), "{refusal}");
     assert_eq!(standing.places.len(), 5, "what is refused is not taken in");
 }
+
+#[test]
+fn an_end_without_an_archive_is_refused() {
+    let options = Options::default();
+    let ended = |items: &str, count| Next { state: State::End(count), ..answer(0, items) };
+    let refusal = Standing::new().told(ended("", 0), 0, &options).unwrap_err();
+    assert!(refusal.contains("no archive"), "{refusal}");
+    assert!(Standing::new().told(ended("chunk", 1), 0, &options).is_err());
+    Standing::new().told(ended("seam", 1), 0, &options).unwrap();
+}
