@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::rig::{Kind, Rig};
 
@@ -46,4 +47,31 @@ fn the_real_smolvm_answers_as_the_table_says() {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
     let kind = variable("SMOLFREEZE_CALLS_KIND").chars().next().unwrap();
     check(Path::new(&variable("SMOLFREEZE_CALLS_SMOLVM")), kind, &variable("SMOLFREEZE_CALLS_MACHINE"));
+}
+
+/// As the real one's: whatever kills the host's side of an exec, what runs in the guest ends too.
+#[test]
+fn a_killed_exec_takes_its_command_along() {
+    let rig = Rig::start(Kind::Debian);
+    let mark = rig.root().join("var/tmp/mark");
+    let script = "while :; do date +%s%N >/var/tmp/mark; sleep 0.02; done";
+    let mut exec = Command::new(rig.smolvm_path());
+    let mut exec =
+        exec.args(["machine", "exec", "--name", rig.name, "-u", "0", "--", "sh", "-c", script]).spawn().unwrap();
+    let written = || std::fs::read_to_string(&mark).unwrap_or_default();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while written().is_empty() {
+        assert!(Instant::now() < deadline, "it never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    exec.kill().unwrap();
+    exec.wait().unwrap();
+    loop {
+        let before = written();
+        std::thread::sleep(Duration::from_millis(500));
+        if written() == before {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it runs on");
+    }
 }

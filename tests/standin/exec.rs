@@ -162,7 +162,8 @@ struct Guard(Child);
 
 impl Guard {
     fn over(child: &Child) -> Result<Self, Failure> {
-        let script = "read -r word || kill -KILL -- -\"$1\"";
+        // With `--` before the group, dash's kill understands nothing.
+        let script = "read -r word || kill -KILL -\"$1\"";
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", script, "sh", &child.id().to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
         Ok(Self(shell.stderr(Stdio::null()).process_group(0).spawn()?))
