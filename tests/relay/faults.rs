@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use smolfreeze::error::Kind as ErrorKind;
+use smolfreeze::exclude::Exclude;
 use smolfreeze::progress::NoticeKind;
 use smolfreeze::source::Selection;
 use smolfreeze::source::machine::Options;
@@ -38,6 +39,28 @@ fn a_freeze_recovers() {
     let options = Options { call_limit: Duration::from_secs(2), ..rig.options() };
     assert_eq!(frozen(&rig, options).unwrap().retries, 1);
     rig.assert_clean();
+}
+
+/// The answers to both copies in are lost: of the script, which is copied again, and of the reader, which is not.
+#[test]
+fn a_reader_that_may_not_be_whole_does_not_read() {
+    let rig = Rig::start(Kind::Debian);
+    let exclude = Exclude::new(&["/usr/*".to_owned()]).unwrap();
+    let selection = Selection { exclude, ..Selection::default() };
+    let expected = std::fs::read(rig.freeze(rig.options(), &selection).unwrap().tar.path()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("empty", ""), ("silent", "#!/bin/sh\nexit 0\n"), ("fails", "#!/bin/sh\nexit 1\n")] {
+        let reader = folder.path().join(name);
+        std::fs::write(&reader, content).unwrap();
+        for faults in ["", "cp-in-lost 2"] {
+            rig.faults(faults);
+            let options = Options { reader: Some(reader.clone()), ..rig.options() };
+            let frozen = rig.freeze(options, &selection).unwrap();
+            assert!(std::fs::read(frozen.tar.path()).unwrap() == expected, "{name}, {faults}: other bytes");
+            assert_eq!(frozen.retries, u64::from(!faults.is_empty()), "{name}, {faults}");
+            rig.assert_clean();
+        }
+    }
 }
 
 #[test]

@@ -140,6 +140,9 @@ fn into(state: &State, machine: &Machine, path: &str, arguments: &CopyArguments)
     if arguments.uid.is_some() || arguments.gid.is_some() {
         std::os::unix::fs::fchown(&to, arguments.uid, arguments.gid)?;
     }
+    if faults::take(state, "cp-in-lost")?.is_some() {
+        return Err(Failure::agent("write file: connection closed"));
+    }
     Ok(())
 }
 

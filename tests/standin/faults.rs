@@ -8,6 +8,7 @@
 //! | `cp-short` | only half arrives, exit code 0 |
 //! | `cp-flip` | one byte is another, exit code 0 |
 //! | `cp-slow` | ARGUMENT milliseconds more for each copy out |
+//! | `cp-in-lost` | the copy in arrives whole, and ends with `connection closed` |
 //! | `stop-at-cp` | not this copy: the COUNTth one from here kills the machine first |
 //! | `create-slow` | ARGUMENT milliseconds more for each `machine create`, while smolvm does not list it yet |
 //! | `start-fail` | the machine's boot process ends before it is ready |

@@ -13,8 +13,8 @@
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
-# what our own reader is to read), reader (stays if it can run here and calls itself READER; does the work of find, tar, dd
-# and cksum, and waits for what `next` waits for), c.S (a chunk; chunk N lies in slot S = N modulo the window), u.N (chunk N
+# what our own reader is to read), reader.new (a program that may be our reader), reader (that program, if it runs here and
+# calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk; chunk N lies in slot S = N modulo the window), u.N (chunk N
 # has its slot: until it is acknowledged nothing touches it), m.N (its line, there once the chunk is complete), state, sign
 # (changes with every `next`), beat (changes while the producer lives), words (what tar and find said on stderr), verdict
 # (their exit codes), stop (asks it to end).
@@ -295,11 +295,13 @@ archives() {
 	done
 }
 
-# Whether our own reader is there, whole, and runs here; what can't run must not stay.
+# Whether our own reader is there, and runs here. Only what was tried gets its name; without words to call itself, the host
+# does not know that it is whole.
 is_ours() {
-	[ -e reader ] || return
-	{ chmod 700 reader && [ "$(./reader --version)" = "$version" ]; } 2>/dev/null && return
-	rm -f reader
+	[ -e reader.new ] || return
+	{ [ -n "$version" ] && chmod 700 reader.new && [ "$(./reader.new --version)" = "$version" ]; } 2>/dev/null &&
+		mv reader.new reader && return
+	rm -f reader.new
 	return 1
 }
 
@@ -400,7 +402,7 @@ keep_watch() {
 }
 
 produce() {
-	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 version=$5
+	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 version=${5:-}
 	cd "$spool" || exit 1
 	if ! ln -sn "$id" "$lock" 2>/dev/null; then
 		# A start that was made twice, because its answer was lost, must not disturb the first.
@@ -452,12 +454,10 @@ next() {
 	# At most that many seconds, counted in pauses: a guest's clock may jump.
 	turns=0 state='' seconds=$((turns_max + 1))
 	if [ "$short" != 1 ]; then turns_max=$((turns_max * 10 + 20)); fi
-	# One process, where each look of ours takes one.
-	if [ -x reader ] && ./reader guest-wait --spool "$spool" --index "$index" --seconds "$seconds"; then
-		turns_max=0
-	fi 2>/dev/null
 	while [ ! -e "m.$index" ] && [ -d "$spool" ] && [ "$turns" -lt "$turns_max" ]; do
 		read -r state <state && [ "$state" != running ] && break
+		# One process, where each look of ours takes one; it may come to be while we look.
+		if [ -e reader ] && ./reader guest-wait --spool "$spool" --index "$index" --seconds "$seconds"; then break; fi
 		pause "$turns"
 		turns=$((turns + 1))
 	done 2>/dev/null

@@ -36,9 +36,9 @@ const STEP_STOPPED: Duration = Duration::from_secs(1);
 /// How often a machine that another freeze has is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Our own reader's name in a spool.
-const READER_NAME: &str = "reader";
-/// What it answers when it is asked who it is.
+/// The name in a spool of what may become our own reader there.
+const READER_NAME: &str = "reader.new";
+/// What our reader answers when it is asked who it is.
 const VERSION: &str = concat!("smolfreeze ", env!("CARGO_PKG_VERSION"));
 
 type Found = Vec<(NoticeKind, Vec<u8>)>;
