@@ -1,6 +1,6 @@
 //! The relay: chunks out of the guest, checked, in order, each tried again until it is right.
 //!
-//! One loop holds all of it: at most one `next` and two chunks under way, a bounded number of chunks on the host, and
+//! One loop holds all of it: at most one `next` under way, two chunks on the host, complete or under way, and
 //! everything that fails tried again with growing, jittered pauses until the options' patience ends. Nothing here blocks:
 //! while the other end of the edge is slow, the loop keeps telling the guest that its host lives.
 
@@ -28,8 +28,6 @@ use crate::oci::Compression;
 use crate::progress::NoticeKind;
 use crate::smolvm::Trouble;
 
-/// Chunks under way at once.
-const FETCHES_MAX: usize = 2;
 /// Chunks on the host at once, under way or waiting for their turn. `Options::host_bytes_max` tells users.
 pub(super) const HOST_CHUNKS_MAX: usize = 2;
 /// Archives of one transfer: two bases, each with single and with linked entries. The edge has room for so many seams, so
@@ -80,7 +78,6 @@ struct Standing {
     acknowledged: u64,
     /// Archives that ended.
     seams: usize,
-    fetching: usize,
     asking: bool,
     asked_at: Instant,
     began: Instant,
@@ -265,7 +262,6 @@ impl Standing {
             unproven: BTreeSet::new(),
             acknowledged: 0,
             seams: 0,
-            fetching: 0,
             asking: false,
             asked_at: now,
             began: now,
@@ -317,15 +313,14 @@ impl Standing {
         if self.end.is_none() && self.may_grow(options) { NEXT_WAIT_SECONDS.min(lease_part) } else { 0 }
     }
 
-    /// The first item that is still in the guest, while fewer than [`FETCHES_MAX`] are under way.
+    /// The first chunk that is still in the guest.
     fn wanted(&self) -> Option<u64> {
         let place = self.places.iter().position(|place| matches!(place, Place::InGuest(..)))?;
-        (self.fetching < FETCHES_MAX).then_some(self.handed_on + place as u64)
+        Some(self.handed_on + place as u64)
     }
 
     fn start(&mut self, index: u64) -> Option<Announced> {
         let place = self.places.get_mut(usize::try_from(index - self.handed_on).ok()?)?;
-        self.fetching += 1;
         match std::mem::replace(place, Place::UnderWay) {
             Place::InGuest(size, sum) => Some(Announced { index, size, sum }),
             _ => None,
@@ -338,7 +333,6 @@ impl Standing {
     }
 
     fn arrived(&mut self, index: u64, chunk: Chunk) {
-        self.fetching -= 1;
         if chunk.unproven.is_some() {
             self.unproven.insert(index);
         }
