@@ -74,12 +74,14 @@ fn carry(machine: &Machine, child: &mut Child, arguments: &ExecArguments) -> Res
     let began = Instant::now();
     let mut timed_out = false;
     // Without a limit there is nothing to look at now and then.
-    while limit.is_some() && !(out.is_finished() && err.is_finished() && child.try_wait()?.is_some()) {
-        if !timed_out && limit.is_some_and(|limit| began.elapsed() > limit) {
-            timed_out = true;
-            kill_group(child.id());
+    if let Some(limit) = limit {
+        while !(out.is_finished() && err.is_finished() && child.try_wait()?.is_some()) {
+            if !timed_out && began.elapsed() > limit {
+                timed_out = true;
+                kill_group(child.id());
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_millis(2));
     }
     let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
     let status = child.wait()?;

@@ -235,8 +235,8 @@ impl Observer for Sum {
     }
 }
 
-/// Uploads `blob` in small parts, or all at once to a registry that answers by `script`, as a gathered layer, or live with the first
-/// `held_bytes` held. Whether it arrived. Wants a runtime of tokio's with time; there are no delays.
+/// Uploads `blob`, in small parts or all at once, to a registry that answers by `script`, as a gathered layer, or live with
+/// the first `held_bytes` held. Whether it arrived. Wants a runtime of tokio's with time; there are no delays.
 ///
 /// # Panics
 /// When the upload's word and the registry's state differ, progress is wrong, or the upload does not end.

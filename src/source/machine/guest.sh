@@ -13,11 +13,11 @@
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
-# what our own reader is to read), reader.new (a program that may be our reader), reader (that program, if it runs here and
-# calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk; chunk N lies in slot S = N modulo the window), u.N (chunk N
-# has its slot: until it is acknowledged nothing touches it), m.N (its line, there once the chunk is complete), state, sign
-# (changes with every `next`), beat (changes while the producer lives), words (what tar and find said on stderr), verdict
-# (their exit codes), stop (asks it to end).
+# what our own reader is to read), reader.new (a program that may be our reader), reader (that program, if it runs here
+# and calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk;
+# chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
+# m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
+# producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
 set -u
@@ -295,8 +295,8 @@ archives() {
 	done
 }
 
-# Whether our own reader is there, and runs here. Only what was tried gets its name; without words to call itself, the host
-# does not know that it is whole.
+# Whether our own reader is there, and runs here. Only what was tried gets its name; where the host gave no words for it
+# to call itself, it may not be whole.
 is_ours() {
 	[ -e reader.new ] || return
 	{ [ -n "$version" ] && chmod 700 reader.new && [ "$(./reader.new --version)" = "$version" ]; } 2>/dev/null &&

@@ -182,19 +182,17 @@ impl<'a> Session<'a> {
             () = stop.stopped() => return Err(Error::hung_up("the freeze")),
         }
         self.to_its_end(stop, self.prepare(stop)).await?;
-        let mut reader = "";
         let programs = async {
-            let (script, version) = tokio::join!(self.put_script(), self.put_reader());
-            reader = version;
-            script
+            let (script, reader) = tokio::join!(self.put_script(), self.put_reader());
+            script.map(|()| reader)
         };
-        self.to_its_end(stop, programs).await?;
+        let reader = self.to_its_end(stop, programs).await?;
         self.to_its_end(stop, self.produce(reader)).await
     }
 
     /// One step that makes something in the guest. A call that is cut off could still be at it there when we have
     /// already cleaned up; so once stopped, a step gets the time that it needs, within reason.
-    async fn to_its_end(&self, stop: &Stop, work: impl Future<Output = Result<()>>) -> Result<()> {
+    async fn to_its_end<T>(&self, stop: &Stop, work: impl Future<Output = Result<T>>) -> Result<T> {
         stop.check()?;
         let mut running = std::pin::pin!(work);
         tokio::select! {
