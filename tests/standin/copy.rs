@@ -106,19 +106,21 @@ fn open_in(holder: u32, path: &str, flags: OFlags) -> rustix::io::Result<File> {
 }
 
 fn open_source(machine: &Machine, holder: u32, path: &str) -> Result<File, Failure> {
+    let inside = match machine.image {
+        None => String::new(),
+        Some(_) => format!("failed to read {path} in the workload container: "),
+    };
+    let failed = |reason: String| Failure::agent(format!("read file: {inside}{reason}"));
     let from = open_in(holder, path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|errno| {
-        let error = std::io::Error::from(errno);
-        Failure::agent(match machine.image {
-            None => format!("read file: failed to open {path}: {error}"),
-            Some(_) => format!("read file: failed to read {path} in the workload container: open {path}: {error}"),
-        })
+        let doing = if inside.is_empty() { "failed to open" } else { "open" };
+        failed(format!("{doing} {path}: {}", std::io::Error::from(errno)))
     })?;
     let kind = from.metadata()?.file_type();
     if kind.is_dir() {
-        return Err(Failure::agent(format!("read file: is a directory: {path}")));
+        return Err(failed(format!("is a directory: {path}")));
     }
     if kind.is_fifo() || kind.is_char_device() || !kind.is_file() {
-        return Err(Failure::agent(format!("read file: not a regular file: {path}")));
+        return Err(failed(format!("not a regular file: {path}")));
     }
     Ok(from)
 }
