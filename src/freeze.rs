@@ -6,15 +6,15 @@ use futures_util::future::try_join_all;
 
 use crate::error::{Error, Result};
 use crate::image::{self, ImageLayer};
-use crate::known::KnownStore;
 use crate::oci::Compression;
-use crate::pipeline::{self, Flowed, Line};
+use crate::pipeline::known::KnownStore;
+use crate::pipeline::run::{self, Flowed, Line};
+use crate::pipeline::scratch::Scratch;
 use crate::plan::{OutputSpec, Plan};
 use crate::progress::processor::Usage;
 use crate::progress::{Meters, Observer};
 use crate::record::Recording;
 use crate::report::Snapshot;
-use crate::scratch::Scratch;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
 use crate::sink::layout::LayoutSink;
 use crate::sink::packed::{PackedOptions, PackedSink};
@@ -70,7 +70,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         stop: stop.clone(),
     };
     let frozen = async {
-        let flowed = pipeline::run(line).await?;
+        let flowed = run::run(line).await?;
         let layers: Vec<_> = flowed
             .layers
             .iter()

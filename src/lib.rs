@@ -16,13 +16,12 @@
 //! 1. [`plan`] and [`freeze`](mod@freeze): the story, options to [`report::Snapshot`].
 //! 2. [`source`]: a machine, a folder, a tar; `smolvm` runs smolvm, `place` is a folder for what a run needs only while it lives.
 //! 3. [`stage`]: cut, digest, compress; pure.
-//! 4. `pack`, [`gather`], [`scratch`], [`memory`], [`budget`], [`known`]: a layer becomes a blob, and where bytes wait.
+//! 4. [`pipeline`]: what moves bytes: a layer becomes a blob, where bytes wait and how many may; it starts all threads.
 //! 5. [`sink`]: registry, layout, artifact, one that smolvm packs; [`layout`]: what all who write a layout folder share.
-//! 6. `pipeline`: the plumbing, which starts all threads and finds the root cause.
-//! 7. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
-//! 8. [`record`], [`state`]: what is remembered of freezes, and where.
-//! 9. [`serve`]: a registry over a layout folder.
-//! 10. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//! 6. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
+//! 7. [`record`], [`state`]: what is remembered of freezes, and where.
+//! 8. [`serve`]: a registry over a layout folder.
+//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
 //!
 //! # What is not here
 //! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
@@ -53,20 +52,13 @@ mod smolvm;
 pub mod source;
 pub mod stage;
 
-pub mod budget;
-pub mod gather;
-pub mod known;
-pub mod memory;
-mod pack;
-pub mod scratch;
+pub mod pipeline;
 
 pub mod layout;
 
 pub mod sink;
 
 pub mod serve;
-
-mod pipeline;
 
 pub mod image;
 pub mod stored;

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 
-use crate::budget::{Budget, Wish};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::{ImageOptions, host_architecture};
 use crate::oci::Compression;
-use crate::pipeline::StreamFn;
+use crate::pipeline::budget::{Budget, Wish};
+use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::source::Survey;
 use crate::source::machine;

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::budget::Budget;
 use crate::oci::{Compression, Descriptor, DiffId};
-use crate::pipeline::Flowed;
+use crate::pipeline::budget::Budget;
+use crate::pipeline::run::Flowed;
 use crate::plan::FreezeOptions;
 use crate::progress::processor::Used;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};

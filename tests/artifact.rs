@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smolfreeze::error::Kind;
-use smolfreeze::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::oci::Compression;
+use smolfreeze::pipeline::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::sink::artifact::{ArtifactOptions, ArtifactSink, Lookup, MachineSettings};
 use smolfreeze::sink::{Image, Put};
 use tempfile::TempDir;

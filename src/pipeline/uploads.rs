@@ -8,14 +8,14 @@ use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinSet};
 
-use super::{Delivered, panicked};
-use crate::budget::{Budget, PART_BYTES};
+use super::run::{Delivered, panicked};
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{FileRange, Layer, LiveLayer};
-use crate::memory::{Memory, Reserved};
-use crate::pack::{Outgoing, Packed};
+use crate::pipeline::budget::{Budget, PART_BYTES};
+use crate::pipeline::gather::{FileRange, Layer, LiveLayer};
+use crate::pipeline::memory::{Memory, Reserved};
+use crate::pipeline::pack::{Outgoing, Packed};
+use crate::pipeline::scratch::{Scratch, ScratchFile};
 use crate::progress::{Activity, Meters, Observer, Row, Track};
-use crate::scratch::{Scratch, ScratchFile};
 use crate::sink::{Put, Sink};
 use crate::stop::Stop;
 

@@ -10,7 +10,7 @@ use super::{FreezeOptions, OutputSpec, SourceSpec};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::ImageOptions;
-use crate::pipeline::StreamFn;
+use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{MachineSettings, unfinished};
 use crate::sink::packed::temporary_folder;
 use crate::source::archive::Archive;

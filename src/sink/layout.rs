@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{Committed, Image, Put};
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::layout::{self, Layout, REF_NAME, io_failed};
 use crate::oci::{Descriptor, Digest};
+use crate::pipeline::gather::{Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::progress::Observer;
 use crate::stage::digest::DigestHasher;
 

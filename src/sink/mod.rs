@@ -15,9 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Layer, LiveLayer};
-use crate::memory::{Memory, Reserved};
 use crate::oci::{Compression, Descriptor, Digest};
+use crate::pipeline::gather::{Layer, LiveLayer};
+use crate::pipeline::memory::{Memory, Reserved};
 use crate::progress::{Meters, Observer};
 use crate::stop::Stop;
 

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::{Outlet, Survey};
 use crate::error::{Error, Result};
-use crate::memory::BUFFER_BYTES;
+use crate::pipeline::memory::BUFFER_BYTES;
 use crate::progress::Notices;
 use crate::stage::header::BLOCK_BYTES;
 use crate::stage::scan::{Scanned, Scanner};

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::error::{Error, Result};
-use crate::memory::{Buffer, Memory};
+use crate::pipeline::memory::{Buffer, Memory};
 use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Row, Track};
 use crate::stage::compact::Compact;
 

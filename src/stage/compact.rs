@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::memory::{BUFFER_BYTES, Buffer, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Memory};
 use crate::stage::cut::CutPiece;
 
 /// What is passed on as it came may keep one in so many bytes from others.

@@ -6,8 +6,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use zstd::stream::raw::{CParameter, Encoder as ZstdEncoder, InBuffer, Operation, OutBuffer};
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::memory::{BUFFER_BYTES, Buffer, Memory};
 use crate::oci::Compression;
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Memory};
 
 /// Bytes of input in one gzip member. Fixed, so that the same tar gives the same blob however it arrives.
 const MEMBER_BYTES: usize = 1 << 20;

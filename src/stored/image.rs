@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::LivePiece;
 use crate::image::LAYER_ANNOTATION;
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
+use crate::pipeline::gather::LivePiece;
 use crate::sink::registry::RegistryReader;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 
 use super::{Images, ThawContext, Wishes};
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Body, LiveEnd, LiveLayer, LivePiece};
 use crate::oci::Descriptor;
+use crate::pipeline::gather::{Body, LiveEnd, LiveLayer, LivePiece};
 use crate::sink::Image;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings};
 use crate::stored::{OutlineLayer, StoredImage};

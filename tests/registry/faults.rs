@@ -10,8 +10,8 @@ use crate::support::layers::{Told, context, descriptor, layer, random_bytes};
 use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 use bytes::Bytes;
 use smolfreeze::error::Kind;
-use smolfreeze::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Descriptor, MANIFEST_MEDIA_TYPE};
+use smolfreeze::pipeline::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
 use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistryReader, RegistrySink};
 use smolfreeze::sink::{Image, Put};
 

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use clap::Parser;
-use smolfreeze::gather::Layer;
 use smolfreeze::oci::Compression;
+use smolfreeze::pipeline::gather::Layer;
 use smolfreeze::sink::artifact::{ArtifactOptions, ArtifactSink, Lookup, MachineSettings};
 
 /// Makes a `.smolmachine` of a root filesystem.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use smolfreeze::gather::{Body, Layer};
 use smolfreeze::oci::{Compression, Descriptor};
+use smolfreeze::pipeline::gather::{Body, Layer};
 use smolfreeze::progress::{Meters, Observer};
 use smolfreeze::sink::SinkContext;
 use smolfreeze::stop::Stop;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use smolfreeze::gather::{Body, Layer};
 use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Compression, Descriptor, Digest, MANIFEST_MEDIA_TYPE};
+use smolfreeze::pipeline::gather::{Body, Layer};
 use smolfreeze::sink::Image;
 
 /// So small that a layer of a test has several pieces, which is what the sinks get in earnest.

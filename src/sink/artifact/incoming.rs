@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use tokio::runtime::Handle;
 
-use crate::gather::Layer;
 use crate::oci::{Compression, Descriptor, DiffId};
+use crate::pipeline::gather::Layer;
 use crate::stop::Stop;
 
 /// Stored bytes that are taken from a gathered layer at a time.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::{Body, FileRange, Layer, LiveEnd, LiveLayer, LivePiece};
-use crate::memory::{Memory, Reserved};
 use crate::oci::Descriptor;
+use crate::pipeline::gather::{Body, FileRange, Layer, LiveEnd, LiveLayer, LivePiece};
+use crate::pipeline::memory::{Memory, Reserved};
 
 use super::incoming::Incoming;
 use super::side::SideFile;

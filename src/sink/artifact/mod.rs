@@ -29,8 +29,8 @@ pub use temporary::unfinished;
 pub(super) use writing::{checksum, failed, io_failed};
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::Layer;
 use crate::oci::DiffId;
+use crate::pipeline::gather::Layer;
 use crate::stop::Stop;
 
 use super::{Committed, Image, Put};

@@ -42,8 +42,8 @@ use self::upload::{Sessions, Upload};
 use self::wire::Wire;
 use super::{Committed, Image, Put, SinkContext};
 use crate::error::{Error, Result};
-use crate::gather::{Body, Layer, LiveLayer};
 use crate::oci::{CONFIG_MEDIA_TYPE, Descriptor};
+use crate::pipeline::gather::{Body, Layer, LiveLayer};
 use crate::stop::Stop;
 
 pub use self::pace::Pace;

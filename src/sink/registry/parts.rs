@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::gather::{Body, LiveLayer, LivePiece};
 use crate::oci::Descriptor;
+use crate::pipeline::gather::{Body, LiveLayer, LivePiece};
 
 /// The next request's body.
 #[derive(Debug)]
@@ -155,9 +155,9 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gather::LiveEnd;
-    use crate::memory::Memory;
-    use crate::scratch::{Scratch, ScratchFile};
+    use crate::pipeline::gather::LiveEnd;
+    use crate::pipeline::memory::Memory;
+    use crate::pipeline::scratch::{Scratch, ScratchFile};
     use crate::stop::Stop;
 
     fn end(size: u64) -> LivePiece {

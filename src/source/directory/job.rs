@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::meta::Meta;
 use crate::error::Result;
-use crate::memory::Buffer;
+use crate::pipeline::memory::Buffer;
 use crate::progress::NoticeKind;
 
 /// Something to tell about the entry at a path.

@@ -19,7 +19,7 @@ use super::walk::{Seen, Walk, step_into};
 use super::xattrs::Xattrs;
 use super::{Directory, unreadable};
 use crate::error::{Error, Result};
-use crate::memory::{BUFFER_BYTES, Buffer};
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer};
 use crate::progress::NoticeKind;
 use crate::source::Buffers;
 use crate::stop::Stop;

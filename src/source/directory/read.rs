@@ -13,7 +13,7 @@ use super::meta::{self, Kind, Meta};
 use super::unreadable;
 use super::xattrs::Xattrs;
 use crate::error::Result;
-use crate::memory::BUFFER_BYTES;
+use crate::pipeline::memory::BUFFER_BYTES;
 use crate::progress::NoticeKind;
 use crate::stop::Stop;
 

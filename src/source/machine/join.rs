@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::memory::BUFFER_BYTES;
+use crate::pipeline::memory::BUFFER_BYTES;
 
 /// Bytes of one block of a tar.
 const BLOCK_BYTES: u64 = 512;

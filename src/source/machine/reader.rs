@@ -18,7 +18,7 @@ use super::checksum::PieceSums;
 use super::verdict::notice_line;
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
-use crate::memory::{BUFFER_BYTES, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
 use crate::source::directory::Directory;
 use crate::source::{Outlet, Piece, Selection};

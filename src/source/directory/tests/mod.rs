@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{Directory, Moment};
 use crate::error::Result;
-use crate::memory::{BUFFER_BYTES, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
 use crate::source::{Outlet, Piece, Selection};
 use crate::stop::Stop;

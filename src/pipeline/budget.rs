@@ -1,7 +1,7 @@
 //! The memory and scratch space of a freeze, as a formula.
 
 use crate::error::{Error, Result};
-use crate::memory::BUFFER_BYTES;
+use crate::pipeline::memory::BUFFER_BYTES;
 use crate::source::Survey;
 use crate::stage::compress::{Method, encoder_bytes_max, stream_encoder_bytes_max};
 use crate::stage::cut::LayerSize;

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 
 /// Stored bytes that can be read from any offset, any number of times.
 #[derive(Debug, Clone, Default)]
@@ -185,7 +185,7 @@ pub struct LiveEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::{Scratch, ScratchFile};
+    use crate::pipeline::scratch::{Scratch, ScratchFile};
     use crate::stop::Stop;
 
     #[tokio::test]

@@ -15,12 +15,12 @@ use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
-use crate::memory::{BUFFER_BYTES, Memory};
 use crate::oci::{Descriptor, DiffId};
+use crate::pipeline::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory};
+use crate::pipeline::scratch::{Scratch, ScratchFile};
 use crate::progress::processor::thread_time;
 use crate::progress::{Activity, Meters, Observer, Track};
-use crate::scratch::{Scratch, ScratchFile};
 use crate::stage::compress::{Encoder, Idle, Method};
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 
@@ -87,7 +87,7 @@ fn index(bytes: u64) -> usize {
 /// One worker.
 pub(crate) struct Packer {
     pub(crate) method: Method,
-    /// Most bytes of a layer that are held before it is compressed; see [`crate::budget::Budget`].
+    /// Most bytes of a layer that are held before it is compressed; see [`crate::pipeline::budget::Budget`].
     pub(crate) hold_bytes_max: u64,
     /// Most bytes of a streaming layer's output that stay in memory.
     pub(crate) gather_bytes_max: u64,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::gather::FileRange;
-use crate::memory::Memory;
+use crate::pipeline::gather::FileRange;
+use crate::pipeline::memory::Memory;
 
 /// The scratch space of one freeze. Its files have no names: whatever ends the process frees them.
 #[derive(Debug)]

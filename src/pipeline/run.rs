@@ -1,0 +1,316 @@
+//! The plumbing: the only file that starts threads and tasks, and the one that finds the cause when something breaks.
+//!
+//! source thread ▸ edge ▸ cut thread ▸ one edge a layer ▸ packing threads ▸ edge ▸ upload tasks
+//!
+//! Everything that waits, waits for a neighbour or for memory. When one part fails, it throws the [`Stop`] with its
+//! error and leaves; its neighbours find their edges closed and leave too, and their hang-ups never hide the cause.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use futures_util::future::{join_all, try_join_all};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::uploads::{Uploads, Way};
+use crate::error::{Error, Kind, Result, Side};
+use crate::oci::{Descriptor, DiffId};
+use crate::pipeline::budget::Budget;
+use crate::pipeline::known::KnownStore;
+use crate::pipeline::memory::Memory;
+use crate::pipeline::pack::{KnownLayers, LayerFeed, LayerPiece, Packer};
+use crate::pipeline::scratch::Scratch;
+use crate::progress::{Activity, Meters, Notices, Observer, Row, Track};
+use crate::sink::{Put, Sink};
+use crate::source::{Outlet, Piece};
+use crate::stage::compact::Compact;
+use crate::stage::compress::Method;
+use crate::stage::cut::{CutOptions, CutPiece, CutSummary, Cutter};
+use crate::stop::Stop;
+
+/// Pieces between source and cut: of up to 1 MiB each, counted against the memory bound.
+const EDGE_PIECES: usize = 64;
+/// Pieces of one layer between cut and packer; their bytes are counted against the memory bound.
+const LAYER_PIECES: usize = 1024;
+/// Layers that wait for a packer; their bytes are counted against the memory bound, which is what stops the source.
+const LAYERS_AHEAD: usize = 16;
+/// Layers between packers and uploads; their bytes are counted against the memory bound.
+const OUTGOING_LAYERS: usize = 16;
+/// Streams a source into an outlet, on a thread of its own.
+pub(crate) type StreamFn = Box<dyn FnOnce(Outlet) -> Result<Notices> + Send>;
+
+/// Everything a run needs.
+pub(crate) struct Line {
+    pub(crate) stream: StreamFn,
+    /// How long threads may take to leave once stopped. One that still waits for a pipe or a disk then is left behind.
+    pub(crate) leave_timeout: Duration,
+    pub(crate) cut: CutOptions,
+    pub(crate) method: Method,
+    pub(crate) budget: Budget,
+    pub(crate) scratch: Arc<Scratch>,
+    pub(crate) known: Arc<KnownStore>,
+    pub(crate) sinks: Arc<Vec<Sink>>,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) stop: Stop,
+}
+
+impl Line {
+    fn way(&self, memory: &Memory) -> Way {
+        Way {
+            sinks: Arc::clone(&self.sinks),
+            keeper: self.sinks.iter().position(|sink| sink.keeps(self.method.compression)),
+            memory: memory.clone(),
+            budget: self.budget,
+            scratch: Arc::clone(&self.scratch),
+            stop: self.stop.clone(),
+            meters: Arc::clone(&self.meters),
+            observer: Arc::clone(&self.observer),
+        }
+    }
+}
+
+/// A layer that every sink has.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivered {
+    pub(crate) diff_id: DiffId,
+    pub(crate) tar_bytes: u64,
+    pub(crate) descriptor: Descriptor,
+    /// Every entry lies below `/workspace`.
+    pub(crate) workspace: bool,
+    /// Neither compressed nor sent.
+    pub(crate) known: bool,
+    /// What each sink did with it, in the order of the sinks.
+    pub(crate) puts: Vec<Put>,
+}
+
+/// What a run gave.
+pub(crate) struct Flowed {
+    pub(crate) layers: Vec<Delivered>,
+    pub(crate) notices: Notices,
+    pub(crate) summary: CutSummary,
+    pub(crate) held_bytes_peak: u64,
+}
+
+/// Runs the whole line: returns when every sink has every layer.
+///
+/// # Errors
+/// The first cause of whatever went wrong. Nothing of the line is left running then, unless it can't be woken.
+pub(crate) async fn run(line: Line) -> Result<Flowed> {
+    let stop = line.stop.clone();
+    let memory = Memory::new(line.budget.held_bytes_max, stop.clone());
+    let way = line.way(&memory);
+    let keeper = way.keeper;
+    let mut crew = Crew { stop: stop.clone(), leaving: Vec::new() };
+    let (outgoing_end, mut outgoing) = mpsc::channel(OUTGOING_LAYERS);
+    let (pieces_end, pieces) = bounded(EDGE_PIECES);
+    let (feeds_end, feeds) = bounded(LAYERS_AHEAD);
+
+    let outlet = Outlet::new(pieces_end, memory.clone(), Arc::clone(&line.meters), Arc::clone(&line.observer));
+    let (stream, options) = (line.stream, line.cut);
+    let meters = Arc::clone(&line.meters);
+    let notices = crew.spawn("source", move || meters.source.on_thread(|| stream(outlet)));
+    let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
+    let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
+    // Without exclusions, what comes in goes on, and nothing is ever copied.
+    let compact = (!options.exclude.patterns().is_empty()).then(|| Compact::new(memory.clone()));
+    let cut = CutThread { track: track(Row::Cut), meters, observer };
+    let summary =
+        crew.spawn("cut", move || cut.meters.cut.on_thread(|| cut.run((options, compact), &pieces, &feeds_end)));
+    let known = Arc::new(KnownAtSinks {
+        store: line.known,
+        method: line.method,
+        sinks: Arc::clone(&line.sinks),
+        runtime: Handle::current(),
+    });
+    let packer = |number| Packer {
+        method: line.method,
+        hold_bytes_max: line.budget.hold_bytes_max,
+        gather_bytes_max: line.budget.gather_bytes_max,
+        stream_threads: line.budget.stream_threads,
+        sinks: line.sinks.len(),
+        sinks_keep: keeper.is_some(),
+        memory: memory.clone(),
+        scratch: Arc::clone(&line.scratch),
+        known: Arc::<KnownAtSinks>::clone(&known),
+        outgoing: outgoing_end.clone(),
+        meters: Arc::clone(&line.meters),
+        observer: Arc::clone(&line.observer),
+        track: track(Row::Packer(number)),
+        hashing: Cell::default(),
+        idle: Cell::default(),
+    };
+    let packers: Vec<_> = (0..line.budget.workers)
+        .map(|number| {
+            let (packer, feeds) = (packer(number), feeds.clone());
+            crew.spawn("pack", move || packer.work(&feeds))
+        })
+        .collect();
+    drop((outgoing_end, feeds));
+
+    let mut uploads = Uploads::new(way);
+    let sent = tokio::select! {
+        sent = uploads.run(&mut outgoing) => sent,
+        () = stop.stopped() => Err(Error::hung_up("the freeze")),
+    };
+    if let Err(error) = sent {
+        stop.stop(error);
+    }
+    drop(outgoing);
+    if stop.is_stopped() {
+        tokio::join!(uploads.leave(), crew.leave(line.leave_timeout));
+        return Err(stop.take_cause().unwrap_or_else(|| Error::hung_up("the freeze")));
+    }
+    let ended = async { tokio::try_join!(notices, summary, try_join_all(packers)) }.await;
+    if let Some(cause) = stop.take_cause() {
+        return Err(cause);
+    }
+    let (notices, summary, _) = ended.map_err(|_| panicked("a thread"))?;
+    Ok(Flowed { layers: uploads.in_order()?, notices, summary, held_bytes_peak: memory.held_bytes_peak() })
+}
+
+/// The threads of a run.
+struct Crew {
+    stop: Stop,
+    leaving: Vec<oneshot::Receiver<()>>,
+}
+
+impl Crew {
+    /// Starts `work`; its result arrives on the edge that is returned. An error, or a panic, stops everything.
+    fn spawn<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (result_end, result) = oneshot::channel();
+        let (left_end, left) = oneshot::channel();
+        self.leaving.push(left);
+        let stop = self.stop.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let guard = PanicGuard { stop: &stop, name };
+            match work() {
+                Ok(value) => {
+                    let _ = result_end.send(value);
+                }
+                Err(error) => stop.stop(error),
+            }
+            std::mem::forget(guard);
+            let _ = left_end.send(());
+        });
+        if let Err(error) = thread {
+            self.stop.stop(Error::new(Kind::Internal, Side::Stage, "starting a thread", name, &error).because(error));
+        }
+        result
+    }
+
+    async fn leave(self, timeout: Duration) {
+        let _ = tokio::time::timeout(timeout, join_all(self.leaving)).await;
+    }
+}
+
+/// Stops the freeze when its thread panics: unwinding is the only way to drop it.
+struct PanicGuard<'a> {
+    stop: &'a Stop,
+    name: &'static str,
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        self.stop.stop(panicked(self.name));
+    }
+}
+
+pub(super) fn panicked(name: &str) -> Error {
+    Error::new(Kind::Internal, Side::Stage, "running a thread", name, "it panicked; this is a bug in smolfreeze")
+}
+
+/// The thread between source and packers.
+struct CutThread {
+    track: Track,
+    meters: Arc<Meters>,
+    observer: Arc<dyn Observer>,
+}
+
+/// What is cut with, and what copies together what an exclusion left.
+type HowToCut = (CutOptions, Option<Compact>);
+
+impl CutThread {
+    fn run(&self, how: HowToCut, pieces: &Receiver<Piece>, feeds: &Sender<LayerFeed>) -> Result<CutSummary> {
+        let (mut cutter, mut compact) = (Cutter::new(how.0), how.1);
+        let (mut index, mut layer): (usize, Option<Sender<LayerPiece>>) = (0, None);
+        let mut emit = |piece| {
+            match piece {
+                CutPiece::Begin { workspace } => {
+                    let (layer_end, pieces) = bounded(LAYER_PIECES);
+                    self.observer.layer_began(index);
+                    let feed = LayerFeed { index, workspace, pieces };
+                    let sent = self.track.during(Activity::WaitsForPackers, || feeds.send(feed));
+                    sent.map_err(|_| Error::hung_up("the packers"))?;
+                    (index, layer) = (index + 1, Some(layer_end));
+                }
+                CutPiece::Bytes(bytes) => {
+                    self.meters.cut.gave(bytes.len() as u64);
+                    self.pass(layer.as_ref(), LayerPiece::Bytes(bytes))?;
+                }
+                CutPiece::End => self.pass(layer.take().as_ref(), LayerPiece::End)?,
+            }
+            Ok(())
+        };
+        loop {
+            match self.track.during(Activity::WaitsForSource, || pieces.recv()) {
+                Ok(Piece::Bytes(bytes)) => {
+                    self.meters.cut.took(bytes.len() as u64);
+                    match &mut compact {
+                        Some(compact) => compact.take_cut(&bytes, cutter.pieces(&bytes)?, &mut emit)?,
+                        None => cutter.push(&bytes, &mut emit)?,
+                    }
+                }
+                Ok(Piece::End) => {
+                    if let Some(compact) = &mut compact {
+                        compact.flush(&mut |bytes| emit(CutPiece::Bytes(bytes)))?;
+                    }
+                    return cutter.finish(&mut emit);
+                }
+                Err(_) => return Err(Error::hung_up("the source")),
+            }
+        }
+    }
+
+    fn pass(&self, layer: Option<&Sender<LayerPiece>>, piece: LayerPiece) -> Result<()> {
+        let sent = layer.map(|layer| self.track.during(Activity::WaitsForPackers, || layer.send(piece)));
+        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::hung_up("a packer")) }
+    }
+}
+
+/// The local store, asked together with the sinks.
+struct KnownAtSinks {
+    store: Arc<KnownStore>,
+    method: Method,
+    sinks: Arc<Vec<Sink>>,
+    runtime: Handle,
+}
+
+impl KnownLayers for KnownAtSinks {
+    fn find(&self, diff_id: DiffId) -> Option<Descriptor> {
+        if self.sinks.iter().any(Sink::is_always_new) {
+            return None;
+        }
+        let blob = self.store.find(diff_id, self.method)?;
+        // A sink that does not answer does not have the layer: sending it will tell why.
+        let answers = self.runtime.block_on(join_all(self.sinks.iter().map(|sink| sink.has(&blob))));
+        answers.into_iter().all(|has| matches!(has, Ok(true))).then_some(blob)
+    }
+
+    fn expects(&self, prefix: DiffId) -> bool {
+        !self.sinks.iter().any(Sink::is_always_new) && self.store.expects(prefix, self.method)
+    }
+
+    fn learn(&self, diff_id: DiffId, prefix: Option<DiffId>, descriptor: &Descriptor) {
+        self.store.remember(diff_id, self.method, descriptor);
+        if let Some(prefix) = prefix {
+            self.store.expect(prefix, self.method);
+        }
+    }
+}
