@@ -1,8 +1,8 @@
 //! `tar:FILE` and `tar:-`: a tar that somebody else wrote, plain, gzip or zstd.
 //!
 //! A file is read twice: first for its links (headers only where it is plain), then for its bytes, with entries that are
-//! linked to each other at the end, so that they come to lie in one layer. Standard input can be read once: it becomes
-//! one layer, unless the user cuts it and no link reaches across.
+//! linked to each other at the end, so that they come to lie in one layer. Standard input, like any pipe, can be read
+//! once: it becomes one layer, unless the user cuts it and no link reaches across.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,21 +10,25 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::runtime::Handle;
 
 use super::{Outlet, Survey};
 use crate::error::{Error, Result};
-use crate::pipeline::memory::BUFFER_BYTES;
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer};
 use crate::progress::Notices;
 use crate::stage::header::BLOCK_BYTES;
 use crate::stage::scan::{Scanned, Scanner};
 use crate::stop::Stop;
 
+/// What is read of content that nobody wants, where it can't be passed over, and of headers.
+const STEP_BYTES: usize = 64 << 10;
+
 /// A tar to freeze.
 #[derive(Debug)]
 pub struct Archive {
+    /// As the user named it.
+    name: String,
     input: Input,
     packing: Packing,
     scanned: Option<Scanned>,
@@ -32,9 +36,10 @@ pub struct Archive {
 
 #[derive(Debug)]
 enum Input {
+    /// A regular file, which can be read twice.
     File(PathBuf),
-    /// Standard input, and the bytes that were read to sniff it.
-    Stdin(Vec<u8>),
+    /// Standard input, a pipe or a device, and the bytes that were read to sniff it.
+    Once(File, Vec<u8>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,36 +72,32 @@ impl Archive {
     /// # Errors
     /// When it can't be opened, or is compressed in a way that is not read here.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut magic = Vec::new();
-        let input = if path == Path::new("-") { None } else { Some(path.to_owned()) };
         let name = path.display().to_string();
-        let failed =
-            |error: std::io::Error| Error::source("opening the tar", format_args!("'{name}'"), &error).because(error);
-        match &input {
-            Some(path) if path.is_dir() => {
-                return Err(Error::source("opening the tar", format_args!("'{name}'"), "it is a folder")
-                    .hint(format!("freeze it as dir:{name}")));
-            }
-            Some(path) => File::open(path).and_then(|file| sniff_bytes(file, &mut magic)).map_err(failed)?,
-            None => stdin().and_then(|file| sniff_bytes(file, &mut magic)).map_err(failed)?,
+        let is_stdin = path == Path::new("-");
+        let opened = if is_stdin { stdin() } else { File::open(path) };
+        let mut file = opened.map_err(|error| failed("opening the tar", &name, error))?;
+        let kind = file.metadata().map_err(|error| failed("opening the tar", &name, error))?.file_type();
+        if kind.is_dir() {
+            return Err(Error::source("opening the tar", format_args!("'{name}'"), "it is a folder")
+                .hint(format!("freeze it as dir:{name}")));
         }
+        let magic = sniff(&mut file).map_err(|error| failed("opening the tar", &name, error))?;
         let packing = Packing::sniff(&magic)
             .map_err(|reason| Error::source("opening the tar", format_args!("'{name}'"), reason))?;
-        Ok(Self { input: input.map_or(Input::Stdin(magic), Input::File), packing, scanned: None })
+        let twice = kind.is_file() && !is_stdin;
+        let input = if twice { Input::File(path.to_owned()) } else { Input::Once(file, magic) };
+        Ok(Self { name, input, packing, scanned: None })
     }
 
-    /// How large the tar is, and where its links are: reads a file once. Standard input can't be known.
+    /// How large the tar is, and where its links are: reads a file once. What can be read once can't be known.
     ///
     /// # Errors
     /// When the tar is damaged or cut off.
     pub fn survey(&mut self, stop: &Stop, runtime: &Handle) -> Result<Survey> {
-        let Input::File(path) = &self.input else {
+        if matches!(self.input, Input::Once(..)) {
             return Ok(Survey { links_unordered: true, ..Survey::default() });
-        };
-        let scanned = match self.packing {
-            Packing::Plain => scan_plain(path, stop)?,
-            _ => self.scan_packed(path, stop, runtime)?,
-        };
+        }
+        let scanned = self.scan(stop, runtime)?;
         let survey = Survey {
             tar_bytes: Some(scanned.entry_bytes + 2 * BLOCK_BYTES as u64),
             entries: scanned.entries,
@@ -118,58 +119,38 @@ impl Archive {
     ///
     /// # Errors
     /// When the tar can't be read to its end, or the freeze is stopped.
-    pub fn stream(self, mut outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
-        let linked = self.scanned.as_ref().map_or(&[][..], |scanned| &scanned.linked);
-        if linked.is_empty() {
-            self.pass(&mut outlet, stop, runtime, &|range| vec![range])?;
-            return outlet.end();
+    pub fn stream(self, outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
+        let mut filling = Filling { outlet, buffer: None };
+        match self.scanned.as_ref().filter(|scanned| !scanned.linked.is_empty()) {
+            None => filling.take(&mut self.reader(runtime)?, u64::MAX, stop)?,
+            Some(scanned) => {
+                let whole = 0..scanned.entry_bytes;
+                self.pass(&mut filling, &outside(&scanned.linked, &whole), stop, runtime)?;
+                self.pass(&mut filling, &scanned.linked, stop, runtime)?;
+                filling.write(&[0; 2 * BLOCK_BYTES])?;
+            }
         }
-        let end = self.scanned.as_ref().map_or(0, |scanned| scanned.entry_bytes);
-        self.pass(&mut outlet, stop, runtime, &|range| outside(linked, &(range.start..range.end.min(end))))?;
-        self.pass(&mut outlet, stop, runtime, &|range| inside(linked, &range))?;
-        outlet.send(Bytes::from_static(&[0; 2 * BLOCK_BYTES]))?;
-        outlet.end()
+        filling.flush()?;
+        filling.outlet.end()
     }
 
-    /// Reads everything once and hands on the parts of it that `select` picks from each range of the tar.
-    fn pass(
-        &self,
-        outlet: &mut Outlet,
-        stop: &Stop,
-        runtime: &Handle,
-        select: &dyn Fn(Range<u64>) -> Vec<Range<u64>>,
-    ) -> Result<()> {
-        let mut reader = self.reader(runtime)?;
-        let mut compact = outlet.compact();
-        let mut offset = 0;
-        loop {
-            stop.check()?;
-            let mut buffer = outlet.buffer()?;
-            while buffer.room() > 0 {
-                if reader.read(buffer.bytes_mut())? == 0 {
-                    break;
-                }
-            }
-            let bytes = buffer.freeze();
-            if bytes.is_empty() {
-                return compact.flush(&mut |bytes| outlet.send(bytes));
-            }
-            let begin = offset;
-            offset += bytes.len() as u64;
-            let parts = select(begin..offset)
-                .into_iter()
-                .map(|range| bytes.slice(index(range.start - begin)..index(range.end - begin)));
-            compact.take(&bytes, parts.collect(), &mut |bytes| outlet.send(bytes))?;
+    /// Reads `extents`, which are sorted, and nothing else where that can be.
+    fn pass(&self, filling: &mut Filling, extents: &[Range<u64>], stop: &Stop, runtime: &Handle) -> Result<()> {
+        let (mut reader, mut at) = (self.reader(runtime)?, 0);
+        for extent in extents {
+            reader.skip(extent.start - at, stop)?;
+            filling.take(&mut reader, extent.end - extent.start, stop)?;
+            at = extent.end;
         }
+        Ok(())
     }
 
     fn reader(&self, runtime: &Handle) -> Result<Reader> {
-        let (name, file, before) = match &self.input {
-            Input::File(path) => (path.display().to_string(), File::open(path), Vec::new()),
-            Input::Stdin(magic) => ("-".to_owned(), stdin(), magic.clone()),
+        let (file, before) = match &self.input {
+            Input::File(path) => (File::open(path), Vec::new()),
+            Input::Once(file, magic) => (file.try_clone(), magic.clone()),
         };
-        let file =
-            file.map_err(|error| Error::source("opening the tar", format_args!("'{name}'"), &error).because(error))?;
+        let file = file.map_err(|error| failed("opening the tar", &self.name, error))?;
         let raw = RawInput { before: std::io::Cursor::new(before), file };
         let stream = match self.packing {
             Packing::Plain => Stream::Plain(raw),
@@ -187,58 +168,91 @@ impl Archive {
                 Stream::Packed(decoder, runtime.clone())
             }
         };
-        Ok(Reader { name, stream })
+        Ok(Reader { name: self.name.clone(), stream, unwanted: Vec::with_capacity(STEP_BYTES) })
     }
 
-    fn scan_packed(&self, path: &Path, stop: &Stop, runtime: &Handle) -> Result<Scanned> {
+    /// Headers only: content is passed over.
+    fn scan(&self, stop: &Stop, runtime: &Handle) -> Result<Scanned> {
         let mut reader = self.reader(runtime)?;
         let mut scanner = Scanner::default();
-        let mut bytes = Vec::with_capacity(BUFFER_BYTES);
-        while reader.read(&mut bytes)? > 0 {
+        let mut bytes = Vec::with_capacity(STEP_BYTES);
+        while reader.read(&mut bytes, usize::MAX)? > 0 {
             stop.check()?;
-            scanner.push(&bytes).map_err(|error| named(&error, path))?;
+            scanner
+                .push(&bytes)
+                .map_err(|error| Error::source("reading the tar", format_args!("'{}'", self.name), error))?;
             bytes.clear();
+            let skippable = scanner.skippable();
+            if skippable > STEP_BYTES as u64 {
+                reader.skip(skippable, stop)?;
+                scanner.skip(skippable);
+            }
         }
         scanner.finish()
     }
 }
 
-/// Headers only: content is passed over with seeks.
-fn scan_plain(path: &Path, stop: &Stop) -> Result<Scanned> {
-    let failed = |error: std::io::Error| {
-        Error::source("reading the tar", format_args!("'{}'", path.display()), &error).because(error)
-    };
-    let mut file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
-    let mut scanner = Scanner::default();
-    let mut bytes = vec![0; 64 << 10];
-    loop {
-        stop.check()?;
-        let read = file.read(&mut bytes).map_err(failed)?;
-        if read == 0 || scanner.ended() {
-            return scanner.finish();
-        }
-        scanner.push(&bytes[..read]).map_err(|error| named(&error, path))?;
-        let skippable = scanner.skippable();
-        if skippable > bytes.len() as u64 {
-            let at = file.seek(SeekFrom::Current(i64::try_from(skippable).unwrap_or(i64::MAX))).map_err(failed)?;
-            if at > length {
-                file.seek(SeekFrom::Start(length)).map_err(failed)?;
-                return scanner.finish();
-            }
-            scanner.skip(skippable);
-        }
-    }
+fn failed(operation: &str, name: &str, error: std::io::Error) -> Error {
+    let cut_off = error.kind() == std::io::ErrorKind::UnexpectedEof;
+    let reason = if cut_off { "it ends early; it was cut off".to_owned() } else { error.to_string() };
+    Error::source(operation, format_args!("'{name}'"), reason).because(error)
 }
 
-fn named(error: &Error, path: &Path) -> Error {
-    Error::source("reading the tar", format_args!("'{}'", path.display()), error)
+/// Fills buffers to the end, whatever comes in what pieces, so that what is counted is what is held.
+struct Filling {
+    outlet: Outlet,
+    buffer: Option<Buffer>,
+}
+
+impl Filling {
+    /// Hands on the next `bytes` of `reader`, or all there are for `u64::MAX`.
+    fn take(&mut self, reader: &mut Reader, bytes: u64, stop: &Stop) -> Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            stop.check()?;
+            let buffer = self.room()?;
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.room());
+            match reader.read(buffer.bytes_mut(), most)? {
+                0 if bytes == u64::MAX => return Ok(()),
+                0 => return Err(reader.failed(std::io::ErrorKind::UnexpectedEof.into())),
+                read => left -= read as u64,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let buffer = self.room()?;
+            let (now, later) = bytes.split_at(bytes.len().min(buffer.room()));
+            buffer.bytes_mut().extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// The buffer that is being filled, which has room.
+    fn room(&mut self) -> Result<&mut Buffer> {
+        if self.buffer.as_ref().is_some_and(|buffer| buffer.room() == 0) {
+            self.flush()?;
+        }
+        if self.buffer.is_none() {
+            self.buffer = Some(self.outlet.buffer()?);
+        }
+        self.buffer.as_mut().ok_or_else(|| Error::hung_up("memory"))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.buffer.take().map_or(Ok(()), |buffer| self.outlet.send(buffer.freeze()))
+    }
 }
 
 /// A tar's bytes, unpacked.
 struct Reader {
     name: String,
     stream: Stream,
+    /// Where bytes go that are not handed on.
+    unwanted: Vec<u8>,
 }
 
 enum Stream {
@@ -271,6 +285,14 @@ impl RawInput {
         self.before.set_position((position + read) as u64);
         Ok(read)
     }
+
+    fn skip(&mut self, bytes: u64) -> std::io::Result<()> {
+        let at = self.file.stream_position()?.checked_add(bytes);
+        match at.filter(|at| self.file.metadata().is_ok_and(|file| *at <= file.len())) {
+            Some(at) => self.file.seek(SeekFrom::Start(at)).map(|_| ()),
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// Standard input without the standard library's buffer, which would keep bytes back.
@@ -280,39 +302,56 @@ fn stdin() -> std::io::Result<File> {
 }
 
 impl Reader {
-    /// Adds what comes next to `bytes`, at most to its capacity; 0 at the end.
-    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<usize> {
+    /// Adds what comes next to `bytes`, at most `most` bytes and no more than fit; 0 at the end.
+    fn read(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<usize> {
+        let most = most.min(bytes.capacity() - bytes.len());
         let read = match &mut self.stream {
-            Stream::Packed(decoder, runtime) => runtime.block_on(read_to_capacity(decoder, bytes)),
-            Stream::Plain(raw) => raw.read(bytes),
+            Stream::Packed(decoder, runtime) => runtime.block_on(decoder.take(most as u64).read_buf(bytes)),
+            Stream::Plain(raw) if bytes.capacity() - bytes.len() == most => raw.read(bytes),
+            // Only what is wanted, which a system call into the room there is would not heed.
+            Stream::Plain(raw) => {
+                self.unwanted.resize(most.min(STEP_BYTES), 0);
+                raw.file.read(&mut self.unwanted).inspect(|read| bytes.extend_from_slice(&self.unwanted[..*read]))
+            }
         };
-        read.map_err(|error| {
-            let cut_off = error.kind() == std::io::ErrorKind::UnexpectedEof;
-            let reason =
-                if cut_off { "the compressed stream ends early; it was cut off".to_owned() } else { error.to_string() };
-            Error::source("reading the tar", format_args!("'{}'", self.name), reason).because(error)
-        })
+        read.map_err(|error| self.failed(error))
+    }
+
+    /// Passes over `bytes`, which are there: with a seek where that can be.
+    fn skip(&mut self, mut bytes: u64, stop: &Stop) -> Result<()> {
+        if let Stream::Plain(raw) = &mut self.stream {
+            let skipped = raw.skip(bytes);
+            return skipped.map_err(|error| self.failed(error));
+        }
+        while bytes > 0 {
+            stop.check()?;
+            let mut unwanted = std::mem::take(&mut self.unwanted);
+            unwanted.clear();
+            let read = self.read(&mut unwanted, usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.unwanted = unwanted;
+            match read? {
+                0 => return Err(self.failed(std::io::ErrorKind::UnexpectedEof.into())),
+                read => bytes -= read as u64,
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        failed("reading the tar", &self.name, error)
     }
 }
 
-async fn read_to_capacity(decoder: &mut (dyn AsyncRead + Send + Unpin), bytes: &mut Vec<u8>) -> std::io::Result<usize> {
-    let room = bytes.capacity() - bytes.len();
-    decoder.take(room as u64).read_buf(bytes).await
-}
-
-fn sniff_bytes(reader: impl Read, magic: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut reader = reader.take(BLOCK_BYTES as u64);
-    let mut block = [0; BLOCK_BYTES];
-    loop {
-        match reader.read(&mut block)? {
-            0 => return Ok(()),
-            read => magic.extend_from_slice(&block[..read]),
+fn sniff(file: &mut File) -> std::io::Result<Vec<u8>> {
+    let (mut magic, mut filled) = (vec![0; BLOCK_BYTES], 0);
+    while filled < BLOCK_BYTES {
+        match file.read(&mut magic[filled..])? {
+            0 => break,
+            read => filled += read,
         }
     }
-}
-
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
+    magic.truncate(filled);
+    Ok(magic)
 }
 
 /// The parts of `range` that lie in `extents`, which are sorted.
@@ -338,16 +377,4 @@ fn outside(extents: &[Range<u64>], range: &Range<u64>) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_split_at_extents() {
-        let extents = [10..20, 30..40];
-        assert_eq!(inside(&extents, &(0..100)), [10..20, 30..40]);
-        assert_eq!(outside(&extents, &(0..100)), [0..10, 20..30, 40..100]);
-        assert_eq!(outside(&extents, &(15..35)), vec![20..30]);
-        assert_eq!(inside(&extents, &(15..35)), [15..20, 30..35]);
-        assert!(inside(&extents, &(20..30)).is_empty());
-    }
-}
+mod tests;

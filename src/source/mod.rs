@@ -16,7 +16,6 @@ use crossbeam_channel::Sender;
 use crate::error::{Error, Result};
 use crate::pipeline::memory::{Buffer, Memory};
 use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Row, Track};
-use crate::stage::compact::Compact;
 
 /// What is known about a source before it is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,11 +89,6 @@ impl Outlet {
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
         self.buffers.take()
-    }
-
-    /// For a source that hands on parts of its buffers.
-    pub(crate) fn compact(&self) -> Compact {
-        Compact::new(self.buffers.memory.clone())
     }
 
     /// Hands on the next bytes of the tar; blocks while the edge is full.
