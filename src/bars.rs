@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 use smolfreeze::progress::{NoticeKind, Observer, Silent};
+use smolfreeze::text;
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -111,7 +112,7 @@ impl Observer for Bars {
     }
 
     fn retrying(&self, subject: &str, reason: &str, delay: Duration) {
-        let _ = self.screen.println(format!("again in {}: {subject}: {reason}", HumanDuration(delay)));
+        let _ = self.screen.println(text::line(&format!("again in {}: {subject}: {reason}", HumanDuration(delay))));
     }
 }
 
@@ -198,7 +199,7 @@ impl Observer for Lines {
         if self.json {
             line(&json!({ "event": "retry", "subject": subject, "reason": reason, "delay": seconds }).to_string());
         } else {
-            line(&format!("again in {seconds:.1} s: {subject}: {reason}"));
+            line(&text::line(&format!("again in {seconds:.1} s: {subject}: {reason}")));
         }
     }
 

@@ -5,9 +5,12 @@
 //! 2. A clean-up that fails is attached to the cause ([`Error::attach`]) and never replaces it.
 //! 3. An error names the [`Side`], the operation, the subject (machine, chunk, entry, layer, registry), the reason and,
 //!    where it was tried again, how hard. Text is for people; decisions look at [`Kind`] alone.
+//! 4. An error prints as one line, whatever a name or an answer in it holds ([`text`](crate::text)).
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use crate::text::Line;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -185,13 +188,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = &self.0;
-        write!(f, "{} failed: {}: {}", inner.operation, inner.subject, inner.reason)?;
+        let (inner, mut line) = (&self.0, Line(f));
+        write!(line, "{} failed: {}: {}", inner.operation, inner.subject, inner.reason)?;
         if let Some(hint) = &inner.hint {
-            write!(f, "; {hint}")?;
+            write!(line, "; {hint}")?;
         }
         for cleanup in &inner.attached {
-            write!(f, " (and cleaning up: {cleanup})")?;
+            write!(line, " (and cleaning up: {cleanup})")?;
         }
         Ok(())
     }
@@ -216,6 +219,16 @@ mod tests {
         assert_eq!(first.kind(), Kind::Sink);
         let first = Error::first_cause(Error::interrupted(), Error::hung_up("cut"));
         assert_eq!(first.kind(), Kind::Interrupted);
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        let error = Error::sink("sending", "'a\u{1b}[31m'", "said\r\nfrozen").hint("call\t'b'");
+        let error = error.attach(Error::sink("cancelling", "c\n", "d"));
+        assert_eq!(
+            error.to_string(),
+            r"sending failed: 'a\x1b[31m': said\r\nfrozen; call\t'b' (and cleaning up: cancelling failed: c\n: d)"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::error::{Error, Result};
+use crate::text;
 
 /// A compiled set of patterns. The default set matches nothing.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +67,29 @@ impl Exclude {
     }
 }
 
+/// What to do about the entry at `path`, which can't be read or kept: in words that can be pasted into a shell.
+#[must_use]
+pub fn hint(path: &[u8]) -> String {
+    format!("leave it out with --exclude '/{}'", pattern(path))
+}
+
+/// A pattern that matches this path. A byte that has no place in a line or between quotes is any byte.
+fn pattern(path: &[u8]) -> String {
+    let mut pattern = String::new();
+    for chunk in path.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '*' | '?' | '[' | ']' | '{' | '}' => pattern.extend(['[', char, ']']),
+                '\'' | '\\' => pattern.push('?'),
+                char if text::is_hidden(char) => pattern.extend(std::iter::repeat_n('?', char.len_utf8())),
+                char => pattern.push(char),
+            }
+        }
+        pattern.extend(std::iter::repeat_n('?', chunk.invalid().len()));
+    }
+    pattern
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +107,28 @@ mod tests {
         assert!(exclude.matches_within(b"var/cache/apt/archives/x.deb"));
         assert!(!exclude.matches_within(b"var/cache/apt2/archives"));
         assert!(!Exclude::default().matches_within(b"anything"));
+    }
+
+    #[test]
+    fn a_hint_matches_what_it_is_about() {
+        let mut random = fastrand::Rng::with_seed(17);
+        let parts: Vec<Vec<u8>> = (1..=255_u8)
+            .filter(|byte| *byte != b'/')
+            .map(|byte| vec![byte])
+            .chain(
+                ["ä", "日", "\u{202e}", "se[c]ret", "{a,b}", "**", "a'b", "k\\x1b"]
+                    .map(|text| text.as_bytes().to_vec()),
+            )
+            .collect();
+        for part in &parts {
+            let more = &parts[random.usize(..parts.len())];
+            let path = [b"a", &part[..], b"/", more, b"z"].concat();
+            let hint = hint(&path);
+            let pasted = hint.strip_prefix("leave it out with --exclude '").unwrap().strip_suffix('\'').unwrap();
+            assert!(!pasted.contains(|char: char| char == '\'' || text::is_hidden(char)), "{hint}");
+            assert!(Exclude::new(&[pasted]).unwrap().matches(&path), "{hint} for {path:?}");
+            assert!(!Exclude::new(&[pasted]).unwrap().matches(b"another"), "{hint}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@
 //! 6. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
 //! 7. [`record`], [`state`]: what is remembered of freezes, and where.
 //! 8. [`serve`]: a registry over a layout folder.
-//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data.
+//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data; [`text`]: how text of others is printed.
 //!
 //! # What is not here
 //! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
@@ -72,6 +72,7 @@ pub mod exclude;
 pub mod oci;
 pub mod progress;
 pub mod stop;
+pub mod text;
 
 /// The code in the page for embedders compiles.
 #[cfg(doctest)]

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use smolfreeze::error::Kind;
 use smolfreeze::stop::Stop;
+use smolfreeze::text;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod bars;
@@ -72,6 +73,6 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn complain(text: &str, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "smolfreeze: {text}");
+    let _ = writeln!(std::io::stderr(), "smolfreeze: {}", text::line(text));
     ExitCode::from(code)
 }

@@ -19,6 +19,7 @@ use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
 use crate::state::{Id, State};
 use crate::stop::Stop;
+use crate::text;
 
 mod open;
 mod packing;
@@ -297,7 +298,7 @@ fn created() -> Result<SystemTime> {
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
-        writeln!(f, "source       {}", self.options.source)?;
+        writeln!(f, "source       {}", text::line(&self.options.source.to_string()))?;
         match self.survey.tar_bytes {
             Some(bytes) => writeln!(
                 f,
@@ -309,7 +310,7 @@ impl std::fmt::Display for Plan {
             None => writeln!(f, "             of unknown size")?,
         }
         for output in &self.options.outputs {
-            writeln!(f, "output       {output}")?;
+            writeln!(f, "output       {}", text::line(&output.to_string()))?;
         }
         if let Some(agent) = &self.agent {
             writeln!(f, "             with smolvm's agent from {}", agent.path().display())?;

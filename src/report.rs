@@ -12,6 +12,7 @@ use crate::progress::processor::Used;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};
 use crate::sink::{Committed, Put};
 use crate::state::Id;
+use crate::text;
 
 mod bottleneck;
 
@@ -262,12 +263,12 @@ impl Snapshot {
                 .iter()
                 .filter(|notice| notice.kind == *kind)
                 .take(3)
-                .map(|notice| notice.path.as_str())
+                .map(|notice| text::name(notice.path.as_bytes()))
                 .collect();
             let more = if *count > names.len() as u64 { ", …" } else { "" };
             lines.push(format!("{count} {} ({}{more})", notice_words(*kind), names.join(", ")));
         }
-        lines.join("\n")
+        text::lines(lines)
     }
 }
 

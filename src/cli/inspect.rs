@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use smolfreeze::error::Result;
 use smolfreeze::stored::{Inspected, InspectedArtifact, InspectedImage, Stored};
+use smolfreeze::text;
 
 use super::RegistryArguments;
 
@@ -41,17 +42,19 @@ fn size(bytes: u64) -> String {
 }
 
 fn artifact_lines(artifact: &InspectedArtifact) -> String {
-    let text = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_debug().to_string() };
-    let words = |words: &[String]| if words.is_empty() { "-".to_owned() } else { format!("{words:?}") };
+    let shown = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let words = |words: &[String]| {
+        if words.is_empty() { "-".to_owned() } else { serde_json::to_string(words).unwrap_or_default() }
+    };
     let network = if artifact.network { "yes" } else { "no" };
     let mut lines = vec![
         format!("artifact      {} of {}", artifact.name, size(artifact.stored_bytes)),
-        format!("created       {} for smolvm {}", text(&artifact.created), text(&artifact.smolvm_version)),
-        format!("platform      {}", text(&artifact.platform)),
+        format!("created       {} for smolvm {}", shown(&artifact.created), shown(&artifact.smolvm_version)),
+        format!("platform      {}", shown(&artifact.platform)),
         format!("machine       {} CPUs, {} MiB, network: {network}", artifact.cpus, artifact.memory_mib),
-        format!("image         {}@{}", text(&artifact.image), text(&artifact.digest)),
-        format!("user          {}", text(artifact.user.as_deref().unwrap_or_default())),
-        format!("workdir       {}", text(artifact.workdir.as_deref().unwrap_or_default())),
+        format!("image         {}@{}", shown(&artifact.image), shown(&artifact.digest)),
+        format!("user          {}", shown(artifact.user.as_deref().unwrap_or_default())),
+        format!("workdir       {}", shown(artifact.workdir.as_deref().unwrap_or_default())),
         format!("env           {}", words(&artifact.env)),
         format!("entrypoint    {}", words(&artifact.entrypoint)),
         format!("cmd           {}", words(&artifact.cmd)),
@@ -60,22 +63,22 @@ fn artifact_lines(artifact: &InspectedArtifact) -> String {
     let total = artifact.layers.iter().fold(0, |total: u64, layer| total.saturating_add(layer.size));
     lines.push(format!("layers        {} of {} of tar in all", artifact.layers.len(), size(total)));
     for (at, layer) in artifact.layers.iter().enumerate() {
-        lines.push(format!("{:>5}  {}  {:>10}", at + 1, text(&layer.digest), size(layer.size)));
+        lines.push(format!("{:>5}  {}  {:>10}", at + 1, shown(&layer.digest), size(layer.size)));
     }
-    lines.join("\n")
+    text::lines(lines)
 }
 
 fn image_lines(image: &InspectedImage) -> String {
     let config = &image.config;
-    let text = |value: &serde_json::Value| match value {
+    let shown = |value: &serde_json::Value| match value {
         serde_json::Value::Null => "-".to_owned(),
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     let mut lines = vec![
         format!("image         {}@{}", image.name, image.manifest.digest),
-        format!("created       {}", text(&config["created"])),
-        format!("platform      {}/{}", text(&config["os"]), text(&config["architecture"])),
+        format!("created       {}", shown(&config["created"])),
+        format!("platform      {}/{}", shown(&config["os"]), shown(&config["architecture"])),
     ];
     for (label, key) in [
         ("user", "User"),
@@ -85,12 +88,12 @@ fn image_lines(image: &InspectedImage) -> String {
         ("cmd", "Cmd"),
         ("labels", "Labels"),
     ] {
-        lines.push(format!("{label:13} {}", text(&config["config"][key])));
+        lines.push(format!("{label:13} {}", shown(&config["config"][key])));
     }
     let total = image.layers.iter().map(|layer| layer.size).sum();
     lines.push(format!("layers        {} of {} in all", image.layers.len(), size(total)));
     for (at, layer) in image.layers.iter().enumerate() {
         lines.push(format!("{:>5}  {}  {:>10}  {}", at + 1, layer.digest, size(layer.size), layer.media_type));
     }
-    lines.join("\n")
+    text::lines(lines)
 }

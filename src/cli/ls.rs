@@ -10,6 +10,7 @@ use smolfreeze::error::Result;
 use smolfreeze::record::store::{Listing, Standing, list};
 use smolfreeze::record::{Output, OutputKind, Record};
 use smolfreeze::state::State;
+use smolfreeze::text;
 
 /// List the freezes of this host, the newest last.
 ///
@@ -68,7 +69,7 @@ fn table(listing: &Listing, records: &[&Record]) -> String {
             record.id.to_string(),
             record.started.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
             age(now.duration_since(record.started).as_secs()),
-            record.source.clone(),
+            text::line(&record.source).into_owned(),
             humansize::format_size(record.stored_bytes, humansize::BINARY),
             record.outputs.iter().map(|output| shown(listing, record, output)).collect::<Vec<_>>().join("  "),
         ]
@@ -79,7 +80,7 @@ fn table(listing: &Listing, records: &[&Record]) -> String {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  "));
         cells.collect::<String>() + &row[5]
     };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    text::lines(rows.iter().map(line))
 }
 
 fn shown(listing: &Listing, record: &Record, output: &Output) -> String {

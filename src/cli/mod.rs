@@ -14,6 +14,7 @@ use smolfreeze::sink::SinkContext;
 use smolfreeze::sink::registry::RegistryOptions;
 use smolfreeze::state::State;
 use smolfreeze::stop::Stop;
+use smolfreeze::text;
 
 mod freeze;
 mod guest_reader;
@@ -151,13 +152,18 @@ fn state() -> Result<State> {
 /// Names the files that are no records: they are left alone, and nothing fails because of them.
 fn warn_of(listing: &Listing) {
     for (path, reason) in &listing.unreadable {
-        let _ = writeln!(std::io::stderr(), "smolfreeze: left alone: '{}': {reason}", path.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "smolfreeze: left alone: '{}': {}",
+            text::line(&path.to_string_lossy()),
+            text::line(reason)
+        );
     }
 }
 
 /// A line for people, on standard error; it is no error.
 fn remark(text: &str) {
-    let _ = writeln!(std::io::stderr(), "smolfreeze: {text}");
+    let _ = writeln!(std::io::stderr(), "smolfreeze: {}", text::line(text));
 }
 
 /// What was removed, and what is still where.
@@ -168,7 +174,7 @@ fn removal_line(verb: &str, record: &Record, removed: &Removed) -> String {
     if !removed.left.is_empty() {
         line = line + "; still there: " + &removed.left.join(", ");
     }
-    line
+    text::line(&line).into_owned()
 }
 
 fn manual_page(command: Option<&str>) -> Result<String> {

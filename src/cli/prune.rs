@@ -9,6 +9,7 @@ use smolfreeze::record::Record;
 use smolfreeze::record::retention::{Count, Policy, Reason, Within};
 use smolfreeze::record::store::{Elsewhere, Listing, Removed, list};
 use smolfreeze::state::State;
+use smolfreeze::text;
 
 /// Remove all freezes but those that a rule keeps, with the artifacts that the state folder keeps for them.
 ///
@@ -149,6 +150,7 @@ impl Report {
             format!("{} {}  {}", if self.dry_run { "would keep" } else { "kept" }, kept.id, reasons.join(", "))
         });
         let removed = self.removed.iter().map(|gone| gone.line.clone());
-        kept.chain(removed).chain(self.swept.iter().map(|path| format!("swept {}", path.display())))
+        kept.chain(removed)
+            .chain(self.swept.iter().map(|path| text::line(&format!("swept {}", path.display())).into_owned()))
     }
 }

@@ -11,6 +11,7 @@ use smolfreeze::error::{Error, Result};
 use smolfreeze::plan::OutputSpec;
 use smolfreeze::progress::Observer;
 use smolfreeze::stop::Stop;
+use smolfreeze::text;
 use smolfreeze::thaw::{ThawContext, ThawOptions, ThawPlan, Wishes, resolve};
 
 use super::RegistryArguments;
@@ -89,7 +90,7 @@ impl Thaw {
         }
         let state = if thawed.running { "it runs" } else { "it was not started" };
         let line = format!("thawed       {} from {}, {} layers; {state}", thawed.machine, thawed.from, thawed.layers);
-        if quiet { Ok(ExitCode::SUCCESS) } else { super::print(&line) }
+        if quiet { Ok(ExitCode::SUCCESS) } else { super::print(&text::line(&line)) }
     }
 
     fn options(self) -> Result<ThawOptions> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use smolfreeze::error::{Kind, Result};
 use smolfreeze::stored::Stored;
+use smolfreeze::text;
 
 use super::RegistryArguments;
 
@@ -43,14 +44,14 @@ impl Verify {
             let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
             super::print(&format!(
                 "verified    {}: {} layers, {} entries, {} of tar in {} stored",
-                self.image,
+                text::line(&self.image),
                 verified.layers,
                 verified.entries,
                 size(verified.tar_bytes),
                 size(verified.stored_bytes)
             ))?;
         } else {
-            super::print(&verified.faults.join("\n"))?;
+            super::print(&text::lines(&verified.faults))?;
         }
         Ok(if verified.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Kind::Corrupt.exit_code()) })
     }

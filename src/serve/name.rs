@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::fault::{Code, Fault};
 use crate::oci::Digest;
+use crate::text;
 
 /// Bytes of a repository's name; with a registry's name in front most clients take no more than 255 in all.
 const REPOSITORY_BYTES_MAX: usize = 255;
@@ -117,7 +118,7 @@ pub fn query(text: Option<&str>, key: &str) -> Option<String> {
 
 /// Names may come back in an answer, but not all of them and not their control characters.
 pub fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
+    text::line(&text.chars().take(80).collect::<String>()).into_owned()
 }
 
 #[cfg(test)]

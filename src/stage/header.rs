@@ -3,6 +3,8 @@
 //! Only what the cut has to know is read; the bytes themselves are passed on as they came. What two readers could
 //! understand differently is refused, since a layer must mean the same to everyone.
 
+use crate::text;
+
 /// A tar block.
 pub const BLOCK_BYTES: usize = 512;
 
@@ -59,7 +61,7 @@ impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Damaged(what) => write!(f, "not a tar header ({what})"),
-            Self::UnknownType(flag) => write!(f, "unknown type '{}'", flag.escape_ascii()),
+            Self::UnknownType(flag) => write!(f, "unknown type {}", text::quoted(&[*flag])),
             Self::Contradiction(what) => write!(f, "the header contradicts itself ({what})"),
         }
     }

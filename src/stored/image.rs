@@ -18,6 +18,7 @@ use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::pipeline::gather::LivePiece;
 use crate::sink::registry::RegistryReader;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
+use crate::text;
 
 use super::Verified;
 use super::hashing::{Hashing, take};
@@ -175,7 +176,7 @@ impl StoredImage {
     ) -> Result<LayerRead> {
         let mut found = LayerRead::default();
         let Some(compression) = Compression::from_media_type(&layer.media_type) else {
-            let media_type = layer.media_type.escape_debug();
+            let media_type = text::line(&layer.media_type);
             found.faults.push(format!("layer {}: media type '{media_type}' is none of a layer", layer.digest));
             return Ok(found);
         };

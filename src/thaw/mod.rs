@@ -25,6 +25,7 @@ use crate::sink::artifact::{AgentRootfs, Lookup};
 use crate::sink::registry::RegistryOptions;
 use crate::stop::Stop;
 use crate::stored::{Outline, Stored, StoredArtifact, StoredImage, StoredName};
+use crate::text;
 
 pub use resolve::{Thing, resolve};
 
@@ -280,13 +281,15 @@ fn image_name(name: &StoredName) -> String {
 impl fmt::Display for ThawPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
-        write!(f, "thawing      {} into machine '{}', {} layers", self.name, self.machine.name, self.layers())?;
+        let (name, machine) = (self.name.to_string(), &self.machine.name);
+        write!(f, "thawing      {} into machine '{machine}', {} layers", text::line(&name), self.layers())?;
         let Origin::Image(_, target) = &self.from else { return Ok(()) };
         let (path, stays) = match &target.place {
             Where::Kept(path) => (path, "which stays"),
             Where::Below(folder) => (folder, "until the machine is made"),
         };
         let (needed, free) = (size(target.needed_bytes), size(target.free_bytes));
-        write!(f, "\nartifact     needs about {needed} of {free} in {}, {stays}", path.display())
+        let path = path.display().to_string();
+        write!(f, "\nartifact     needs about {needed} of {free} in {}, {stays}", text::line(&path))
     }
 }

@@ -18,5 +18,6 @@ mod host;
 mod interrupt;
 mod memory;
 mod network;
+mod printed;
 mod profile;
 mod trees;

@@ -10,6 +10,7 @@ use std::path::Path;
 use tar::{EntryType, Header};
 
 use super::side::SideFile;
+use crate::text;
 
 /// What is in front of every entry's path, in the image.
 const FOLDER: &[u8] = b"workspace";
@@ -150,7 +151,7 @@ impl Extensions {
         if header.entry_type() == EntryType::Link {
             let told = self.record(b"linkpath").map(<[u8]>::to_vec).or(self.long_link.take());
             let link = told.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
-            let outside = || invalid(&format!("{} links to {}", path.escape_ascii(), link.escape_ascii()));
+            let outside = || invalid(&format!("{} links to {}", text::name(&path), text::name(&link)));
             let new_link = below_folder(&link).ok_or_else(outside)?;
             self.remove(b"linkpath");
             set_name(&mut header.as_old_mut().linkname, &new_link, EntryType::GNULongLink, &mut front);

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 
 use super::Report;
 use crate::error::{Error, Kind, Side};
+use crate::text;
 
 /// The request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -248,10 +249,10 @@ fn error_of(body: &[u8]) -> (Option<Code>, String) {
     }
 }
 
-/// What a registry says goes to a terminal: one line, bounded, no control characters.
-fn printable(text: &str) -> String {
-    let line = text.split(['\r', '\n']).next().unwrap_or_default();
-    line.chars().filter(|character| !character.is_control()).take(200).collect::<String>().trim().to_owned()
+/// What a registry says: its first line, and not more of it than anybody reads.
+fn printable(said: &str) -> String {
+    let line = said.split(['\r', '\n']).next().unwrap_or_default();
+    text::line(&line.chars().take(200).collect::<String>()).trim().to_owned()
 }
 
 /// `Retry-After`: seconds, or a date of HTTP. A date that has passed asks for nothing.

@@ -56,7 +56,7 @@ impl Guard {
 
     /// Where `location`, found in an answer from `base`, leads.
     pub(super) fn follow(&self, base: &Url, location: &str) -> Result<Url, Refused> {
-        let refuse = |why: &str| Refused(format!("the registry sent us to '{}', {why}", location.escape_debug()));
+        let refuse = |why: &str| Refused(format!("the registry sent us to '{}', {why}", crate::text::line(location)));
         let mut url = base.join(location).map_err(|_| refuse("which is no address"))?;
         match (base.scheme(), url.scheme()) {
             ("https" | "http", "https") | ("http", "http") => {}

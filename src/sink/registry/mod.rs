@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::oci::{CONFIG_MEDIA_TYPE, Descriptor};
 use crate::pipeline::gather::{Body, Layer, LiveLayer};
 use crate::stop::Stop;
+use crate::text;
 
 pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
@@ -152,7 +153,7 @@ impl RegistrySink {
         let digest = image.manifest.0.digest;
         match stored {
             Some(stored) if stored != digest.to_string() => {
-                let words = format!("the registry stored {}, and {digest} was sent", stored.escape_debug());
+                let words = format!("the registry stored {}, and {digest} was sent", text::line(&stored));
                 Err(Error::sink("writing the manifest", self.name(), words))
             }
             _ => Ok(Committed { name: self.name(), digest, artifact_bytes: None, launcher: None }),
@@ -209,7 +210,7 @@ fn parse_name(reference: &str) -> Result<Reference> {
 
 fn parse(reference: &str) -> Result<Reference> {
     let refuse = |reason: &dyn std::fmt::Display| {
-        let subject = format!("'{}'", reference.escape_debug());
+        let subject = text::quoted(reference.as_bytes());
         Error::usage("reading a reference", subject, reason).hint("give HOST/NAME:TAG")
     };
     let parsed: Reference = reference.parse().map_err(|error| refuse(&error).because(error))?;

@@ -13,6 +13,7 @@ use super::retry::{self, Attempt, Recovery, Request};
 use super::{Reached, SinkContext};
 use crate::error::{Error, Kind, Result, Side};
 use crate::oci::{Descriptor, Digest, MANIFEST_MEDIA_TYPE};
+use crate::text;
 
 /// No manifest is larger (the specification's own limit).
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -122,7 +123,7 @@ impl RegistryReader {
         let asked = reference.contains(':').then(|| reference.to_owned());
         for wanted in [asked, stated].into_iter().flatten().filter(|wanted| wanted.starts_with("sha256:")) {
             if wanted != digest.to_string() {
-                let words = format!("it should be {}, and is {digest}", wanted.escape_debug());
+                let words = format!("it should be {}, and is {digest}", text::line(&wanted));
                 return Err(self.corrupt("reading the manifest", words));
             }
         }

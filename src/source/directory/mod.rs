@@ -40,9 +40,11 @@ use self::meta::Meta;
 use self::plan::{Edges, Planner};
 use self::rules::Rules;
 use crate::error::{Error, Kind, Result, Side};
+use crate::exclude;
 use crate::progress::Notices;
 use crate::source::{Outlet, Selection, Survey};
 use crate::stop::Stop;
+use crate::text;
 
 /// Reading is mostly copying out of the page cache, but a disk wants more than one request.
 const READERS_MIN: usize = 2;
@@ -189,13 +191,9 @@ fn send_zeros(outlet: &mut Outlet, bytes: u64, stop: &Stop) -> Result<()> {
 }
 
 fn unreadable(operation: &str, path: &[u8], error: Errno) -> Error {
-    let path = String::from_utf8_lossy(path);
-    let failed = Error::source(operation, format!("'./{path}'"), std::io::Error::from(error)).because(error);
-    if path.is_empty() {
-        failed
-    } else {
-        failed.hint(format!("leave it out with --exclude '/{}'", globset::escape(&path)))
-    }
+    let subject = format!("'./{}'", text::name(path));
+    let failed = Error::source(operation, subject, std::io::Error::from(error)).because(error);
+    if path.is_empty() { failed } else { failed.hint(exclude::hint(path)) }
 }
 
 fn panicked() -> Error {

@@ -2,7 +2,9 @@
 
 use super::path;
 use crate::error::Error;
+use crate::exclude;
 use crate::stage::header::{self, BLOCK_BYTES, Header, Kind, PaxRecords};
+pub(in crate::stage) use crate::text::quoted;
 
 /// Most bytes of extension headers (PAX records, long names) that one entry may have: xattrs of 64 KiB and a path of
 /// 64 KiB fit several times over.
@@ -76,22 +78,12 @@ impl Refusal {
         if self.name.is_empty() {
             return Error::source("reading the tar", format_args!("byte {offset}"), &self.reason);
         }
-        let name = quoted(&self.name);
-        Error::source("reading the tar", &name, &self.reason)
-            .hint(format!("leave it out with --exclude {}", hint_pattern(&self.name)))
+        let error = Error::source("reading the tar", quoted(&self.name), &self.reason);
+        match lenient(&self.name) {
+            b"" => error,
+            path => error.hint(exclude::hint(path)),
+        }
     }
-}
-
-/// A name for people: in quotes, control characters and bytes that are not UTF-8 escaped.
-pub(in crate::stage) fn quoted(name: &[u8]) -> String {
-    match std::str::from_utf8(name) {
-        Ok(text) if !text.chars().any(char::is_control) => format!("'{text}'"),
-        _ => format!("'{}'", name.escape_ascii()),
-    }
-}
-
-fn hint_pattern(name: &[u8]) -> String {
-    quoted(lenient(name))
 }
 
 /// A name without `./` or `/` in front, for matching `--exclude` even where the name itself is refused.

@@ -10,6 +10,7 @@ use super::walk::{Entry, Walk};
 use crate::oci::DiffId;
 use crate::stage::digest::DiffIdHasher;
 use crate::stage::header::Kind;
+use crate::text;
 
 /// The largest window that a frame may ask for: 128 MiB, the limit of zstd's own decoders.
 const WINDOW_LOG_MAX: u32 = 27;
@@ -68,7 +69,7 @@ pub(super) fn assets(
         checked.faults.push(format!("its assets can't be read past layer {}: {}", checked.layers, words(&error)));
     } else {
         let missing = expected.layers.keys().chain(expected.others.keys());
-        checked.faults.extend(missing.map(|path| format!("{} is missing", path.escape_ascii())));
+        checked.faults.extend(missing.map(|path| format!("{} is missing", text::name(path))));
     }
     limit(&mut checked.faults);
     Ok(checked)
@@ -81,7 +82,7 @@ impl Expected {
             match name_of(layer) {
                 Ok(diff_id) => {
                     if expected.layers.insert(layer.path.clone().into_bytes(), (diff_id, layer.size)).is_some() {
-                        faults.push(format!("layer {} is listed twice", layer.digest.escape_debug()));
+                        faults.push(format!("layer {} is listed twice", text::line(&layer.digest)));
                     }
                 }
                 Err(fault) => faults.push(fault),
@@ -103,7 +104,7 @@ impl Expected {
         checked: &mut Checked,
         told: &mut impl FnMut(&Checked),
     ) -> io::Result<()> {
-        let name = entry.name.escape_ascii();
+        let name = text::name(&entry.name);
         if let Some((diff_id, size)) = self.layers.remove(&entry.name) {
             check_layer(walk, (diff_id, size), checked)?;
             told(checked);
@@ -126,7 +127,7 @@ fn name_of(layer: &LayerEntry) -> Result<DiffId, String> {
     if layer.path == path {
         return Ok(diff_id);
     }
-    Err(format!("layer {diff_id} should be at {path}, and the manifest says {}", layer.path.escape_debug()))
+    Err(format!("layer {diff_id} should be at {path}, and the manifest says {}", text::line(&layer.path)))
 }
 
 fn is_layer_name(name: &[u8]) -> bool {
