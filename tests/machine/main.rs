@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod host;
 #[path = "../support/standin.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod standin;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]

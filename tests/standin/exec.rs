@@ -19,6 +19,9 @@ pub(crate) fn run(state: &State, arguments: &ExecArguments) -> Result<u8, Failur
     if faults::take(state, "exec-refuse")?.is_some() {
         return Err(Failure::agent("connect: Connection refused (os error 111)"));
     }
+    if faults::take(state, "exec-hang")?.is_some() {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
     if machine.image.is_none() && arguments.user.is_some() {
         return Err(Failure::new(
             "CONFIG_ERROR",
@@ -35,6 +38,10 @@ pub(crate) fn run(state: &State, arguments: &ExecArguments) -> Result<u8, Failur
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let mut guard = Guard::over(&child)?;
+    if let Some(millis) = faults::take(state, "exec-kill")? {
+        std::thread::sleep(Duration::from_millis(millis));
+        kill_group(child.id());
+    }
     let result = carry(&machine, &mut child, arguments);
     guard.release();
     result

@@ -3,6 +3,8 @@
 //! | fault | what happens, COUNT times |
 //! |---|---|
 //! | `exec-refuse` | the exec ends with `connection refused`, before anything runs |
+//! | `exec-hang` | the exec never ends, and nothing runs |
+//! | `exec-kill` | the exec's command is killed ARGUMENT milliseconds after it began |
 //! | `cp-fail` | the copy out ends with `connection closed` and removes its output |
 //! | `cp-hang` | the copy out never ends |
 //! | `cp-short` | only half arrives, exit code 0 |

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{fs, thread};
 
+const CONFIG: &str = "config.yml";
+
 /// A running registry; it ends when this is dropped.
 pub struct DockerRegistry {
     process: Child,
+    /// Its configuration.
     folder: tempfile::TempDir,
+    storage: PathBuf,
     pub address: SocketAddr,
 }
 
@@ -20,6 +24,8 @@ pub struct Setup {
     pub htpasswd: Option<String>,
     /// Certificate chain and key, PEM.
     pub tls: Option<(String, String)>,
+    /// The folder for what it stores; else it goes with the registry.
+    pub storage: Option<PathBuf>,
 }
 
 impl DockerRegistry {
@@ -29,18 +35,27 @@ impl DockerRegistry {
 
     pub fn start_with(setup: &Setup) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = configure(folder.path(), setup);
-        let mut process = Command::new("docker-registry")
-            .args([Path::new("serve"), &config])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker-registry has to be installed (apt install docker-registry)");
-        let mut log = BufReader::new(process.stderr.take().expect("its log"));
-        let address = listening(&mut log).expect("docker-registry does not start");
-        // It would stop when nobody reads its log.
-        thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-        Self { process, folder, address }
+        let storage = setup.storage.clone().unwrap_or_else(|| folder.path().join("storage"));
+        let config = configure(folder.path(), &storage, setup);
+        let (process, address) = serve(&config);
+        Self { process, folder, storage, address }
+    }
+
+    /// Kills it as it is.
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Nobody listens any more.
+    pub fn is_gone(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Starts it again over what it has stored, at another port.
+    pub fn restart(&mut self) {
+        self.kill();
+        (self.process, self.address) = serve(&self.folder.path().join(CONFIG));
     }
 
     /// The upload sessions it keeps for a repository. A cancelled one leaves a folder without a start.
@@ -51,15 +66,29 @@ impl DockerRegistry {
 
     /// Where it keeps what it knows of a repository: `_uploads`, `_manifests/tags`.
     pub fn repository(&self, repository: &str) -> PathBuf {
-        self.folder.path().join("storage/docker/registry/v2/repositories").join(repository)
+        self.storage.join("docker/registry/v2/repositories").join(repository)
     }
 }
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
+}
+
+/// Starts the process, and hears from it where it listens.
+fn serve(config: &Path) -> (Child, SocketAddr) {
+    let mut process = Command::new("docker-registry")
+        .args([Path::new("serve"), config])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("docker-registry has to be installed (apt install docker-registry)");
+    let mut log = BufReader::new(process.stderr.take().expect("its log"));
+    let address = listening(&mut log).expect("docker-registry does not start");
+    // It would stop when nobody reads its log.
+    thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+    (process, address)
 }
 
 /// The port it took, in its own words: a port chosen here could be somebody else's by the time it starts.
@@ -70,13 +99,12 @@ fn listening(log: &mut impl BufRead) -> Option<SocketAddr> {
     })
 }
 
-fn configure(folder: &Path, setup: &Setup) -> PathBuf {
+fn configure(folder: &Path, storage: &Path, setup: &Setup) -> PathBuf {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).expect("a file in the temporary folder");
         path.display().to_string()
     };
-    let storage = folder.join("storage");
     let http = match &setup.tls {
         Some((certificate, key)) => {
             let (certificate, key) = (write("chain.pem", certificate), write("key.pem", key));
@@ -90,5 +118,5 @@ fn configure(folder: &Path, setup: &Setup) -> PathBuf {
     };
     let storage = format!("{{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}", storage.display());
     let config = format!("version: 0.1\nlog: {{level: info}}\nstorage: {storage}\nhttp: {http}\nauth: {auth}\n");
-    PathBuf::from(write("config.yml", &config))
+    PathBuf::from(write(CONFIG, &config))
 }

@@ -90,7 +90,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    registry: SocketAddr,
+    registry: Mutex<SocketAddr>,
     address: SocketAddr,
     habits: Habits,
     rules: Mutex<Vec<Rule>>,
@@ -104,6 +104,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("the port's number");
         let (rules, seen, tokens) = (Mutex::new(rules), Mutex::default(), Mutex::default());
+        let registry = Mutex::new(registry);
         let shared = Arc::new(Shared { registry, address, habits, rules, seen, tokens });
         let proxy = Self { address, shared: shared.clone() };
         tokio::spawn(async move {
@@ -119,6 +120,16 @@ impl Proxy {
         self.shared.seen.lock().expect("the list").clone()
     }
 
+    /// The registry is there from now on.
+    pub fn redirect(&self, registry: SocketAddr) {
+        *self.shared.registry.lock().expect("the address") = registry;
+    }
+
+    /// Strikes no more.
+    pub fn lift(&self) {
+        self.shared.rules.lock().expect("the rules").clear();
+    }
+
     /// Body bytes of all requests of a method.
     pub fn bytes(&self, method: &str) -> u64 {
         self.seen().iter().filter(|seen| seen.method == method).map(|seen| seen.length).sum()
@@ -130,6 +141,10 @@ impl Proxy {
 }
 
 impl Shared {
+    fn registry(&self) -> SocketAddr {
+        *self.registry.lock().expect("the address")
+    }
+
     fn fault(&self, method: &str) -> Option<Fault> {
         for rule in self.rules.lock().expect("the rules").iter_mut().filter(|rule| rule.method == method) {
             if rule.skip > 0 {
@@ -278,7 +293,7 @@ async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Seen> {
 
 /// Opens a connection of its own, which the registry closes after its answer.
 async fn send_head(shared: &Shared, request: &Seen) -> io::Result<TcpStream> {
-    let mut registry = TcpStream::connect(shared.registry).await?;
+    let mut registry = TcpStream::connect(shared.registry()).await?;
     let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", request.method, request.target);
     // `Location: Elsewhere` makes requests that name another host; the registry builds its own answer from it.
     for (key, value) in request.headers.iter().filter(|(key, _)| !key.eq_ignore_ascii_case("connection")) {

@@ -127,16 +127,49 @@ impl Standin {
 
     /// Orders faults; see tests/standin/faults.rs.
     pub fn faults(&self, lines: &str) {
+        self.change_faults(|_| lines.to_owned());
+    }
+
+    /// Orders one more, whatever is left of the others.
+    pub fn one_more_fault(&self, line: &str) {
+        self.change_faults(|before| format!("{before}{line}\n"));
+    }
+
+    fn change_faults(&self, change: impl Fn(&str) -> String) {
         let path = self.state.path().join("faults");
         let lock = std::fs::File::create(path.with_extension("lock")).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        std::fs::write(path, lines).unwrap();
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, change(&before)).unwrap();
+    }
+
+    /// Calls of smolvm so far.
+    pub fn calls(&self) -> usize {
+        std::fs::read_to_string(self.state.path().join("calls")).map_or(0, |calls| calls.lines().count())
+    }
+
+    /// The pid, on the host, of the machine's first process.
+    pub fn holder(&self) -> u32 {
+        let text = std::fs::read_to_string(self.state.path().join(self.name).join("holder")).unwrap();
+        text.trim().parse().unwrap()
+    }
+
+    /// Processes in the machine but its first: pids on the host, and command lines.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let holder = self.holder().to_string();
+        let Some(ours) = space(&holder) else { return Vec::new() };
+        let pids = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        let pids = pids.filter_map(|name| name.into_string().ok()).filter(|name| name.parse::<i32>().is_ok());
+        let inside = pids.filter(|pid| *pid != holder && space(pid).as_ref() == Some(&ours));
+        let words = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let told = inside.map(|pid| (pid.parse().unwrap(), String::from_utf8_lossy(&words(&pid)).replace('\0', " ")));
+        told.filter(|(_, command)| !command.is_empty()).collect()
     }
 
     /// The machine's root, as the host sees it, mounts included; the slash makes it a folder and not a link to one.
     pub fn root(&self) -> PathBuf {
-        let holder = std::fs::read_to_string(self.state.path().join(self.name).join("holder")).unwrap();
-        PathBuf::from(format!("/proc/{holder}/root/"))
+        PathBuf::from(format!("/proc/{}/root/", self.holder()))
     }
 
     /// Neither spools nor locks nor processes of ours are left in the guest, within a second.
