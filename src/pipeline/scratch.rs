@@ -1,6 +1,7 @@
 //! Scratch space: unlinked files, bounded in sum, for layers that memory can't hold or that wait for a slow registry.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,23 +72,29 @@ impl Drop for Share {
 }
 
 impl ScratchFile {
-    /// A new file, or none where the budget is too small for even `first_bytes`.
+    /// A new file, or none where the budget, or the disk, is too small for even `first_bytes`.
     pub(crate) fn create(scratch: &Arc<Scratch>, first_bytes: u64) -> Result<Option<Self>> {
         if first_bytes > scratch.bytes_max.saturating_sub(scratch.used_bytes()) {
             return Ok(None);
         }
-        let file = tempfile::tempfile_in(&scratch.folder).map_err(|error| failed(scratch, error))?;
-        Ok(Some(Self { file, length: 0, share: Share { scratch: Arc::clone(scratch), bytes: 0 } }))
+        match tempfile::tempfile_in(&scratch.folder) {
+            Ok(file) => Ok(Some(Self { file, length: 0, share: Share { scratch: Arc::clone(scratch), bytes: 0 } })),
+            Err(error) if is_full(&error) => Ok(None),
+            Err(error) => Err(failed(scratch, error)),
+        }
     }
 
-    /// Writes `bytes` at the end; false, and nothing written, where the budget has no room for them.
+    /// Writes `bytes` at the end; false, and nothing added, where the budget, or the disk, has no room for them.
     pub(crate) fn append(&mut self, bytes: &Bytes) -> Result<bool> {
         if !self.share.scratch.reserve(bytes.len() as u64) {
             return Ok(false);
         }
         self.share.bytes += bytes.len() as u64;
-        self.file.write_all_at(bytes, self.length).map_err(|error| failed(&self.share.scratch, error))?;
-        self.length += bytes.len() as u64;
+        match self.file.write_all_at(bytes, self.length) {
+            Ok(()) => self.length += bytes.len() as u64,
+            Err(error) if is_full(&error) => return Ok(false),
+            Err(error) => return Err(failed(&self.share.scratch, error)),
+        }
         Ok(true)
     }
 
@@ -101,6 +108,11 @@ impl ScratchFile {
         let share = Arc::new((self.share, held));
         FileRange { file: Arc::new(self.file), start: 0, length: self.length, memory, _share: Some(share) }
     }
+}
+
+/// Somebody else took the room that the budget counts on: what does not fit goes where it goes without a budget.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn failed(scratch: &Scratch, error: std::io::Error) -> Error {

@@ -113,6 +113,21 @@ async fn a_slow_output_does_not_make_memory_grow() {
     assert!(resident_bytes <= 96 << 20, "{resident_bytes} resident");
 }
 
+#[test]
+fn where_scratch_has_no_room_a_long_layer_goes_out_while_it_is_made() {
+    let (host, registry) = (Host::new(), DockerRegistry::start());
+    let source = format!("dir:{}", host.tree("tree", "head -c 60000000 /dev/urandom >noise; seq 9 >numbers").display());
+    let (name, layout) = (format!("{}/space/name:tag", registry.address), format!("oci:{}", host.text("layout")));
+    // For no byte, and for the first ones.
+    for size in ["4k", "5m"] {
+        let _full = Tmpfs::mount(&host.path("scratch"), size);
+        for to in [&name, &layout] {
+            host.freeze(&[&source, "--to", to, "--memory", "96MiB", "--no-known"]);
+            host.verify(to);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_entries_and_small_reads_still_give_full_parts() {
     let registry = DockerRegistry::start();
