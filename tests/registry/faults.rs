@@ -322,3 +322,19 @@ async fn uploads_do_not_wait_for_each_other() {
     }
     assert!(began.elapsed() < one_by_one / 2, "{:?} at once, {one_by_one:?} one by one", began.elapsed());
 }
+
+/// docker-registry that is killed while it names a blob leaves an empty link, and says 500 to every look at the blob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_the_registry_cannot_look_at_is_sent_anew() {
+    let registry = DockerRegistry::start();
+    let layer = layer(0, 11, 3 * MIB);
+    let (sink, _) = connect(registry.address, options()).await;
+    sink.put(&layer).await.expect("to be sent");
+    let digest = layer.descriptor.digest.to_string().replace(':', "/");
+    std::fs::write(registry.repository("space/name").join("_layers").join(digest).join("link"), "").expect("a link");
+    assert!(!sink.has(&layer.descriptor).await.expect("an answer"));
+    assert!(matches!(sink.put(&layer).await.expect("to be sent"), Put::Sent { .. }));
+    assert!(sink.has(&layer.descriptor).await.expect("an answer"));
+    read_back(&registry, &layer.descriptor).await;
+    assert_eq!(registry.open_sessions("space/name"), 0);
+}

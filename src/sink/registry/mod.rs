@@ -38,7 +38,7 @@ use self::http::Client;
 use self::parts::{Live, Parts};
 use self::report::Report;
 use self::retry::Request;
-use self::upload::{Sessions, Upload};
+use self::upload::{Look, Sessions, Upload};
 use self::wire::Wire;
 use super::{Committed, Image, Put, SinkContext};
 use crate::error::{Error, Result};
@@ -99,9 +99,9 @@ impl RegistrySink {
     /// When the registry does not answer.
     pub async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
         let Inner { client, report, .. } = &*self.0;
-        let look = Request(|| client.head(&descriptor.digest));
-        let found = retry::run(client, report, &descriptor.digest.to_string(), look).await?;
-        Ok(upload::same(found, descriptor))
+        let look = Look::default();
+        let asked = Request(|| look.at(client, descriptor));
+        retry::run(client, report, &descriptor.digest.to_string(), asked).await
     }
 
     /// Sends a gathered layer, unless the registry has it. Either way its bytes are reported as confirmed, once.

@@ -4,7 +4,7 @@
 //! `retry`; here is only what they mean for an upload.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -47,6 +47,32 @@ impl Sessions {
     }
 }
 
+/// Asks whether a blob is there: a question that only saves an upload, so a registry that can't answer it is told the blob.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    failed: AtomicU32,
+}
+
+impl Look {
+    /// A registry that was killed while it named a blob says 500 to every look at it, until the blob is sent anew
+    /// (docker-registry 2.8 with an empty link).
+    const TRIES_MAX: u32 = 3;
+
+    /// Whether the registry has the blob. One that it has with another size counts as missing.
+    pub(super) async fn at(&self, wire: &impl Wire, descriptor: &Descriptor) -> Result<bool, Failure> {
+        match wire.head(&descriptor.digest).await {
+            Ok(Found::Present { size }) => Ok(size.is_none_or(|size| size == descriptor.size)),
+            Ok(Found::Absent) => Ok(false),
+            Err(Failure { cause: Cause::Status { status: 500, .. }, .. })
+                if self.failed.fetch_add(1, Ordering::Relaxed) + 1 >= Self::TRIES_MAX =>
+            {
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
 /// The session of the moment.
 #[derive(Debug)]
 struct Held {
@@ -67,6 +93,7 @@ pub(super) struct Upload<'a, W> {
     /// The layer's place in the image; a config has none.
     index: Option<usize>,
     part_bytes: u64,
+    look: Look,
     held: Option<Held>,
     must_ask: bool,
     /// The most that was ever acknowledged, over all sessions.
@@ -84,6 +111,7 @@ impl<'a, W: Wire> Upload<'a, W> {
             report,
             index: None,
             part_bytes,
+            look: Look::default(),
             held: None,
             must_ask: false,
             reported: 0,
@@ -185,8 +213,8 @@ impl<'a, W: Wire> Upload<'a, W> {
 
     async fn is_present(&mut self) -> Result<Option<Descriptor>, Failure> {
         let Some(descriptor) = self.parts.descriptor().cloned() else { return Ok(None) };
-        let found = self.wire.head(&descriptor.digest).await?;
-        Ok(same(found, &descriptor).then_some(descriptor))
+        let is_there = self.look.at(self.wire, &descriptor).await?;
+        Ok(is_there.then_some(descriptor))
     }
 
     /// What moves in a moment, within bounds: each part costs the registry a request and, likely, a write to its disk. A part
@@ -262,9 +290,4 @@ impl<W: Wire> Attempt for Upload<'_, W> {
     fn progress(&self) -> u64 {
         self.reported
     }
-}
-
-/// Whether what a registry found is the blob we mean, as far as it says.
-pub(super) fn same(found: Found, descriptor: &Descriptor) -> bool {
-    matches!(found, Found::Present { size } if size.is_none_or(|size| size == descriptor.size))
 }
