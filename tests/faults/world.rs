@@ -23,6 +23,9 @@ use crate::support::proxy::{Habits, Proxy};
 use crate::support::sidecar;
 use crate::trees::{Keeps, inventory};
 
+/// What fills the guest's disk.
+const FILLER: &str = "var/tmp/filler";
+
 pub const REPOSITORY: &str = "space/name";
 
 /// The registry behind the proxy.
@@ -50,7 +53,6 @@ pub struct World {
     /// How many events were there before the freeze.
     pub events_before: usize,
     tree: Option<PathBuf>,
-    filler: Option<PathBuf>,
     _runtime: Runtime,
     _disks: Vec<Tmpfs>,
 }
@@ -69,7 +71,7 @@ impl World {
         let upstream = Upstream::started(&host, &case.outputs);
         let proxy = upstream.as_ref().map(|upstream| runtime.block_on(proxied(upstream.address(), case)));
         let (machine, tree, keeps) = source(&host, case);
-        let mut world = Self {
+        Self {
             host,
             machine,
             upstream: upstream.map(Mutex::new),
@@ -78,19 +80,9 @@ impl World {
             had_crash: false,
             events_before: 0,
             tree,
-            filler: None,
             _runtime: runtime,
             _disks: disks,
-        };
-        if case.has(|fault| matches!(fault, Fault::FullGuest(..)))
-            && let Some(machine) = &world.machine
-        {
-            // It is there before, so that filling it changes no folder.
-            let filler = machine.root().join("var/tmp/filler");
-            fs::write(&filler, "").unwrap();
-            world.filler = Some(filler);
         }
-        world
     }
 
     /// All that the image has to hold.
@@ -185,8 +177,9 @@ impl World {
 
     /// Fills the guest's disk, or gives the room back.
     pub fn fill_guest(&self, is_full: bool) {
-        let Some(filler) = &self.filler else { return };
-        let mut file = fs::File::options().write(true).truncate(true).open(filler).unwrap();
+        let Some(machine) = &self.machine else { return };
+        let filler = fs::File::options().write(true).truncate(true).open(machine.root().join(FILLER));
+        let Ok(mut file) = filler else { return };
         if is_full {
             let _ = std::io::copy(&mut std::io::repeat(1), &mut file);
         }
@@ -280,6 +273,10 @@ fn source(host: &Host, case: &Case) -> (Option<Standin>, Option<PathBuf>, Keeps)
         &machine.root().join(workspace),
         "seq 1 3000 >numbers; ln numbers hard; mkdir -p a/b; ln -s ../numbers a/link",
     );
+    if is_small {
+        // It is there before, so that filling it changes no folder.
+        fs::write(machine.root().join(FILLER), "").unwrap();
+    }
     if kind == Kind::Bare {
         // The spool lies there, and busybox can't give it parts of a second back.
         machine.sh("touch -d @1700000000 /var/tmp");
