@@ -3,11 +3,12 @@
 //! The folder holds a file that is locked (flock) as long as its run lives, whatever kills it. So what a dead run left
 //! behind is told from what another run is using, and is removed when the next run starts.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -65,11 +66,21 @@ fn sweep(parent: &Path, prefix: &str) {
         if !entry.file_name().to_string_lossy().starts_with(prefix) {
             continue;
         }
-        let Ok(lock) = OpenOptions::new().write(true).open(entry.path().join(LOCK)) else { continue };
+        let Some(lock) = lock_of(&entry.path()) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// The lock of a place of ours. Anybody may have put something else, of anybody's, where places are made.
+fn lock_of(folder: &Path) -> Option<File> {
+    let is_ours = |there: &fs::Metadata| there.uid() == rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(folder).ok().filter(|there| there.is_dir() && is_ours(there))?;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = File::from(rustix::fs::open(folder.join(LOCK), flags, Mode::empty()).ok()?);
+    lock.metadata().ok().filter(|there| there.is_file() && is_ours(there))?;
+    Some(lock)
 }
 
 /// Bytes that are free for us on the disk of `folder`, or of the nearest folder above it that is there.
@@ -105,6 +116,19 @@ mod tests {
         drop(living);
         other.close().unwrap();
         assert!(names(&folder).is_empty());
+    }
+
+    #[test]
+    fn what_others_put_there_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("sh")
+            .args(["-c", "mkdir x-1 x-2 elsewhere; mkfifo x-1/lock; touch elsewhere/lock; ln -s ../elsewhere/lock x-2; ln -s elsewhere x-3"])
+            .current_dir(home.path())
+            .status();
+        assert!(made.unwrap().success());
+        let place = Place::below(home.path(), "x-", 7).unwrap();
+        assert_eq!(names(home.path()).len(), 5, "and it did not wait for the FIFO's reader");
+        place.close().unwrap();
     }
 
     #[test]
