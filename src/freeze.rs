@@ -10,9 +10,9 @@ use crate::oci::Compression;
 use crate::pipeline::known::KnownStore;
 use crate::pipeline::run::{self, Flowed, Line};
 use crate::pipeline::scratch::Scratch;
-use crate::plan::{OutputSpec, Plan};
+use crate::plan::{OutputSpec, Plan, SourceSpec};
 use crate::progress::processor::Usage;
-use crate::progress::{Meters, Observer};
+use crate::progress::{Meters, NoticeKind, Observer};
 use crate::record::Recording;
 use crate::report::Snapshot;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
@@ -55,7 +55,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         .await?,
     );
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
-    let (options, method, budget) = (plan.options, plan.method, plan.budget);
+    let (options, method, budget, surveyed) = (plan.options, plan.method, plan.budget, plan.survey.entries);
     let line = Line {
         stream: plan.stream,
         leave_timeout: plan.leave_timeout,
@@ -71,6 +71,9 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     };
     let frozen = async {
         let flowed = run::run(line).await?;
+        if let SourceSpec::Machine(name) = &options.source {
+            is_what_was_surveyed(name, surveyed, &flowed)?;
+        }
         let layers: Vec<_> = flowed
             .layers
             .iter()
@@ -99,6 +102,21 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
             .used_scratch(scratch.bytes_peak())),
         Err(error) => Err(abort_all(&sinks, error).await),
     }
+}
+
+/// Fewer entries than this may be missing without an error, whatever the share.
+const MISSING_MIN: u64 = 100;
+
+/// A guest's tools that were killed may leave a good archive of nearly nothing.
+fn is_what_was_surveyed(machine: &str, surveyed: u64, flowed: &Flowed) -> Result<()> {
+    let there = flowed.summary.entries + flowed.notices.count(NoticeKind::Vanished);
+    let missing = surveyed.saturating_sub(there);
+    if missing <= MISSING_MIN || missing <= surveyed / 2 {
+        return Ok(());
+    }
+    let reason = format!("{there} entries came, and the survey had counted {surveyed}");
+    let error = Error::source("archiving in the guest", format!("machine '{machine}'"), reason);
+    Err(error.hint("if that many were removed meanwhile, freeze again"))
 }
 
 async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {

@@ -88,3 +88,17 @@ fn a_guest_that_compresses_gives_the_same_layers() {
     }
     desk.host.verify(&to);
 }
+
+/// Tools that end well and left most of it out.
+#[test]
+fn far_fewer_entries_than_were_surveyed_are_an_error() {
+    let desk = Desk::new(Kind::Debian);
+    desk.fill(
+        "usr/bin",
+        "mv sort sort.real; printf '#!/bin/sh\\nsort.real \"$@\" | head -z -n 20\\n' >sort; chmod 755 sort",
+    );
+    let causes = ["entries came, and the survey had counted", "archiving in the guest"];
+    desk.refuses(3, &causes, &["--to", &format!("oci:{}", desk.host.text("layout"))]);
+    desk.machine.assert_clean();
+    assert!(!desk.host.path("layout/index.json").exists());
+}
