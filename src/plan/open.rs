@@ -150,7 +150,7 @@ pub(super) fn open(
             let own_outputs = own_outputs.chain(kept).collect();
             let apart = own_layers(options).iter().map(|folder| OsStr::from_bytes(folder).into()).collect();
             let include_mounts = options.include_mounts.clone();
-            let selection = Selection { exclude, include_mounts, own_outputs, apart, ..Selection::default() };
+            let selection = Selection { exclude, include_mounts, own_outputs, apart };
             let directory = Directory::open(path, &selection)?;
             let survey = directory.survey(&stop)?;
             Ok(Opened::new(options, survey, Box::new(move |outlet| directory.stream(outlet, &stop))))

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod directory;
 pub mod machine;
+pub mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -146,8 +147,6 @@ pub struct Selection {
     pub exclude: crate::exclude::Exclude,
     /// Mounts whose contents are wanted, as paths relative to the root.
     pub include_mounts: Vec<PathBuf>,
-    /// Folders whose contents are not wanted, as paths relative to the root; they stay, empty.
-    pub hollow: Vec<PathBuf>,
     /// Files and folders of this very freeze (outputs, scratch) that must not become part of it.
     pub own_outputs: Vec<PathBuf>,
     /// Folders, relative to the root, that no hard link leads into or out of: a file with names on both sides becomes

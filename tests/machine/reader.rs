@@ -39,6 +39,45 @@ fn a_debian_machine_comes_back_without_a_difference() {
     assert!(!desk.freeze(&["--to", &to, "--guest-reader", "tar"]).own_reader);
 }
 
+/// Its /workspace is a link to another disk.
+#[test]
+fn a_bare_machine_comes_back_without_a_difference() {
+    let desk = bare_desk();
+    desk.fill("srv/awkward", &[MODEST, LONG, AWKWARD].concat());
+    desk.fill("storage/workspace/project", &[MODEST, LONG, AWKWARD].concat());
+    // Deeper than folders are kept open, with a link that is reached by its path.
+    desk.fill(
+        "storage/workspace",
+        "p=$(printf 'd/%.0s' {1..70}); mkdir -p $p; echo x >$p/x; ln $p/x $p/y; chmod 0710 .",
+    );
+    // The spool lies there, and busybox can't give it parts of a second back.
+    desk.machine.sh("touch -d @1700000000 /var/tmp");
+    let (paths, report) = comes_back(&desk, Keeps::Everything);
+    assert!(report.own_reader);
+    let has = |path: &str| paths.iter().any(|other| other == std::path::Path::new(path));
+    assert!(
+        has("workspace/project/zz/hard") && !has("storage/workspace") && !has("workspace/.smolvm-workspace-seeded")
+    );
+    // What leaves it out does so whoever reads.
+    let to = format!("oci:{}", desk.host.text("layout"));
+    for words in [&[][..], &["--guest-reader", "tar"]] {
+        desk.freeze(&[&["--to", &to, "--exclude", "/workspace"][..], words].concat());
+        let without = desk.unpacked(&to, Keeps::Everything);
+        assert!(!without.keys().any(|path| path.starts_with("workspace")), "{words:?}");
+        std::fs::remove_dir_all(desk.host.path("layout")).unwrap();
+    }
+}
+
+/// One with the libraries that a test's reader, which is not a static one, needs.
+fn bare_desk() -> Desk {
+    let desk = desk(Kind::Bare);
+    let binary = desk.host.binary.display().to_string();
+    let script = "ldd BINARY | sed -n 's/.*[ \t]\\(\\/[^ ]*\\) (.*/\\1/p' | while read -r library; do
+        mkdir -p .$(dirname $library); cp -L $library .$library; done";
+    desk.fill("", &script.replace("BINARY", &binary));
+    desk
+}
+
 #[test]
 fn a_chunk_that_came_wrong_is_taken_again() {
     let desk = desk(Kind::Debian);
@@ -79,8 +118,12 @@ fn what_is_left_out_is_left_out() {
         "mkdir cache; touch cache/a kept 'odd\nname.pyc' x.pyc; setfattr -n user.krun.note -v x kept",
     );
     desk.fill("tmp", "echo wanted >wanted");
+    desk.fill("var/tmp", "echo wanted >wanted");
+    desk.fill("run", "mkdir -p a/b c; touch a/b/x a/y c/z");
+    desk.machine.sh("mount --bind /run/a/b /run/a/b && mkdir /run/a/b/below && mount -t tmpfs none /run/a/b/below && touch /run/a/b/below/x");
     let to = format!("oci:{}", desk.host.text("layout"));
     let words = ["--to", &to, "--exclude", "*.pyc", "--exclude", "/srv/some/cache", "--include-mount", "/tmp"];
+    let words = [&words[..], &["--include-mount", "/var/tmp", "--include-mount", "run/a/b/"]].concat();
     assert!(desk.freeze(&words).own_reader);
     let ours = desk.unpacked(&to, Keeps::Everything);
     std::fs::remove_dir_all(desk.host.path("layout")).unwrap();
@@ -88,7 +131,18 @@ fn what_is_left_out_is_left_out() {
     let theirs = desk.unpacked(&to, Keeps::Everything);
     assert!(ours.contains_key(std::path::Path::new("srv/some/kept")));
     assert!(!ours.keys().any(|path| path.to_string_lossy().ends_with(".pyc") || path.ends_with("cache/a")));
-    assert!(ours.contains_key(std::path::Path::new("tmp/wanted")));
+    for (path, is_there) in [
+        ("tmp/wanted", true),
+        ("var/tmp/wanted", true),
+        ("run/a/b/x", true),
+        ("run/a/b/below", true),
+        ("run/a/b/below/x", false),
+        ("run/a/y", false),
+        ("run/c", false),
+    ] {
+        assert_eq!(ours.contains_key(std::path::Path::new(path)), is_there, "{path}");
+    }
+    assert!(!ours.keys().any(|path| path.to_string_lossy().contains(".smolfreeze")), "a spool is nobody's");
     assert_same(&theirs, &ours, "by our own reader");
 }
 

@@ -11,6 +11,7 @@ mod standin;
 
 mod calls;
 mod faults;
+mod lists;
 mod rig;
 mod space;
 mod whole;

@@ -27,7 +27,7 @@ mod walk;
 mod xattrs;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use bytes::Bytes;
@@ -42,6 +42,7 @@ use self::rules::Rules;
 use crate::error::{Error, Kind, Result, Side};
 use crate::exclude;
 use crate::progress::Notices;
+use crate::source::wanted::Wanted;
 use crate::source::{Outlet, Selection, Survey};
 use crate::stop::Stop;
 use crate::text;
@@ -58,6 +59,8 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// A folder that can be surveyed, and then streamed.
 pub struct Directory {
     root: OwnedFd,
+    /// What the root is mounted as.
+    mount: u64,
     rules: Rules,
     #[cfg(test)]
     seam: Option<tests::Seam>,
@@ -79,6 +82,24 @@ impl Directory {
     /// # Errors
     /// [`Kind::Source`] if there is no such folder, or it can't be read.
     pub fn open(path: &Path, selection: &Selection) -> Result<Self> {
+        Self::opened(path, &selection.own_outputs, |root| {
+            if rules::is_root_filesystem(path, root) {
+                Wanted::of_root(selection)
+            } else {
+                Wanted::of_folder(selection)
+            }
+        })
+    }
+
+    /// Opens the root filesystem at `path`, of which `wanted` was decided elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], and a pattern that is none.
+    pub fn open_root(path: &Path, wanted: Wanted) -> Result<Self> {
+        Self::opened(path, &[], |_| wanted)
+    }
+
+    fn opened(path: &Path, own_outputs: &[PathBuf], wanted: impl FnOnce(&Meta) -> Wanted) -> Result<Self> {
         let failed = |error: Errno| {
             let reason = match error {
                 Errno::NOENT => "there is no such folder".to_owned(),
@@ -90,9 +111,10 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let meta = Meta::of_open(&root).map_err(failed)?;
-        let rules = Rules::new(selection, &meta, rules::is_root_filesystem(path, &meta));
+        let rules = Rules::new(&wanted(&meta), &root, own_outputs)?;
         Ok(Self {
             root,
+            mount: meta.mount,
             rules,
             #[cfg(test)]
             seam: None,

@@ -243,7 +243,7 @@ impl<'a> Planner<'a> {
         for index in 0..links.len() {
             stop.check()?;
             let (file, path) = links.get(index);
-            let looked = reach(&self.directory.root, path, &mut folder).and_then(|folder| {
+            let looked = reach(self.directory, path, &mut folder).and_then(|folder| {
                 let meta = Meta::of_entry(&folder, last_name(path))?;
                 Ok((folder, meta))
             });
@@ -335,16 +335,22 @@ fn next_data(open: &OwnedFd, at: u64, size_bytes: u64) -> std::ops::Range<u64> {
 }
 
 /// The folder that the entry at `path` is in, opened step by step; the one of the previous call is remembered.
-fn reach(root: &OwnedFd, path: &[u8], last: &mut Option<(Vec<u8>, Arc<OwnedFd>)>) -> Result<Arc<OwnedFd>, Errno> {
+fn reach(
+    directory: &Directory,
+    path: &[u8],
+    last: &mut Option<(Vec<u8>, Arc<OwnedFd>)>,
+) -> Result<Arc<OwnedFd>, Errno> {
     let folder = &path[..path.len() - last_name(path).len()];
     if let Some((path, open)) = last.as_ref()
         && path == folder
     {
         return Ok(Arc::clone(open));
     }
-    let mut open = step_into(root, b".")?;
+    let mut open = step_into(&directory.root, b".")?;
+    let mut at = 0;
     for name in folder.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        open = step_into(&open, name)?;
+        open = directory.rules.step_into(&open, &folder[..at + name.len()], name)?;
+        at += name.len() + 1;
     }
     let open = Arc::new(open);
     *last = Some((folder.to_vec(), Arc::clone(&open)));

@@ -1,29 +1,28 @@
-//! What of a folder is wanted: exclusions, other mounts, a running system's volatile folders, this freeze's outputs.
+//! What a walk takes of a folder: [`Wanted`], carried out, and without this freeze's own outputs.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::links::File;
 use super::meta::{Id, Meta};
+use crate::error::Result;
 use crate::exclude::Exclude;
-use crate::source::Selection;
+use crate::source::wanted::Wanted;
 
-/// Folders of a root filesystem whose contents belong to the running system, not to its image.
-const VOLATILE: [&[u8]; 6] = [b"dev", b"proc", b"run", b"sys", b"tmp", b"var/tmp"];
-
-/// The rules of one walk.
+/// The rules of one walk. Paths are relative to the root, without slashes around them.
 #[derive(Debug)]
 pub(super) struct Rules {
     exclude: Exclude,
-    /// Relative to the root, without slashes around them.
-    included_mounts: Vec<Vec<u8>>,
-    /// The same.
+    include: Vec<Vec<u8>>,
     hollow: Vec<Vec<u8>>,
-    own_outputs: Vec<PathBuf>,
-    /// Relative to the root, without slashes around them.
     apart: Vec<Vec<u8>>,
-    mount: u64,
-    is_root_filesystem: bool,
+    /// Where a folder appears, and that folder.
+    placed: Option<(Vec<u8>, OwnedFd)>,
+    own_outputs: Vec<PathBuf>,
 }
 
 /// How much of a folder's contents is wanted.
@@ -38,32 +37,43 @@ pub(super) enum Contents {
 /// Why a folder's contents are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
+    /// Another filesystem is mounted there.
     Mount,
-    Volatile,
-    /// A folder above it is hollow.
-    Above,
+    /// It is to be, or a folder above it is.
+    Hollow,
 }
 
 impl Rules {
-    pub(super) fn new(selection: &Selection, root: &Meta, is_root_filesystem: bool) -> Self {
-        let relative = |path: &PathBuf| {
-            let names: Vec<&[u8]> = path
-                .as_os_str()
-                .as_bytes()
-                .split(|byte| *byte == b'/')
-                .filter(|name| !matches!(*name, b"" | b"."))
-                .collect();
-            names.join(&b'/')
+    pub(super) fn new(wanted: &Wanted, root: &OwnedFd, own_outputs: &[PathBuf]) -> Result<Self> {
+        let relative = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        let all = |paths: &[PathBuf]| paths.iter().map(relative).collect();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |(at, folder): &(PathBuf, PathBuf)| {
+            let open = rustix::fs::openat(root, folder, flags, Mode::empty());
+            open.map(|open| (relative(at), open))
+                .map_err(|error| super::unreadable("opening", &relative(folder), error))
         };
-        Self {
-            exclude: selection.exclude.clone(),
-            included_mounts: selection.include_mounts.iter().map(relative).collect(),
-            hollow: selection.hollow.iter().map(relative).collect(),
-            own_outputs: selection.own_outputs.clone(),
-            apart: selection.apart.iter().map(relative).collect(),
-            mount: root.mount,
-            is_root_filesystem,
+        Ok(Self {
+            exclude: Exclude::new(&wanted.exclude)?,
+            include: all(&wanted.include),
+            hollow: all(&wanted.hollow),
+            apart: all(&wanted.apart),
+            placed: wanted.placed.as_ref().map(open).transpose()?,
+            own_outputs: own_outputs.to_vec(),
+        })
+    }
+
+    /// Steps into the folder at `path`, whose last name is `name`, from the open one above it.
+    pub(super) fn step_into(&self, above: &OwnedFd, path: &[u8], name: &[u8]) -> Result<OwnedFd, Errno> {
+        match self.placed(path) {
+            Some(folder) => super::walk::step_into(folder, b"."),
+            None => super::walk::step_into(above, name),
         }
+    }
+
+    /// The folder that is at `path` although it lies elsewhere.
+    pub(super) fn placed(&self, path: &[u8]) -> Option<&OwnedFd> {
+        self.placed.as_ref().and_then(|(at, folder)| (at == path).then_some(folder))
     }
 
     pub(super) fn excludes(&self, path: &[u8]) -> bool {
@@ -75,9 +85,10 @@ impl Rules {
         self.own_outputs.iter().filter_map(|path| Meta::of_path(path).ok()).map(|meta| meta.id).collect()
     }
 
-    /// Whether another filesystem, which nobody asked for, is mounted on the entry.
-    pub(super) fn is_foreign(&self, path: &[u8], meta: &Meta) -> bool {
-        meta.mount != self.mount && !self.included_mounts.iter().any(|included| is_within(path, included))
+    /// Whether another filesystem than `mount`, which the folder above is on, is mounted on the entry, and nobody asked for
+    /// it.
+    pub(super) fn is_foreign(&self, path: &[u8], meta: &Meta, mount: u64) -> bool {
+        meta.mount != mount && !self.include.iter().any(|included| included == path)
     }
 
     /// The file that a name of the inode `id` belongs to in the tar.
@@ -85,25 +96,22 @@ impl Rules {
         File { id, apart: self.apart.iter().position(|folder| is_within(path, folder)) }
     }
 
-    /// How much is wanted of the folder at `path`, which is in a folder of which `above` is wanted.
-    pub(super) fn contents(&self, path: &[u8], meta: &Meta, above: Contents) -> Contents {
-        let is_asked_for = self.included_mounts.iter().any(|included| included == path);
-        if is_asked_for {
+    /// How much is wanted of the folder at `path`, which is in a folder of which `above` is wanted and which is on `mount`.
+    pub(super) fn contents(&self, path: &[u8], meta: &Meta, (above, mount): (Contents, u64)) -> Contents {
+        if self.include.iter().any(|included| included == path) {
             Contents::Whole
-        } else if self.is_root_filesystem && VOLATILE.contains(&path) {
-            Contents::Hollow(Reason::Volatile)
-        } else if above != Contents::Whole {
-            Contents::Hollow(Reason::Above)
-        } else if self.is_foreign(path, meta) || self.hollow.iter().any(|hollow| hollow == path) {
+        } else if above != Contents::Whole || self.hollow.iter().any(|hollow| hollow == path) {
+            Contents::Hollow(Reason::Hollow)
+        } else if self.is_foreign(path, meta, mount) {
             Contents::Hollow(Reason::Mount)
         } else {
             Contents::Whole
         }
     }
 
-    /// Whether an included mount is at `path` or below it.
+    /// Whether an included folder is at `path` or below it.
     pub(super) fn leads_to_included(&self, path: &[u8]) -> bool {
-        self.included_mounts.iter().any(|included| is_within(included, path))
+        self.include.iter().any(|included| is_within(included, path))
     }
 }
 

@@ -54,6 +54,7 @@ struct Frame {
     names: Names,
     path_bytes: usize,
     contents: Contents,
+    mount: u64,
 }
 
 enum Handle {
@@ -89,7 +90,8 @@ impl<'a> Walk<'a> {
     pub(super) fn next(&mut self) -> Result<Option<Seen>> {
         if !self.has_begun {
             self.has_begun = true;
-            return self.enter(None, Contents::Whole).map(Some);
+            let root = meta::open(&self.directory.root, b".", OFlags::DIRECTORY);
+            return self.enter(root, (Contents::Whole, self.directory.mount)).map(Some);
         }
         loop {
             if self.until_stop_check == 0 {
@@ -107,18 +109,23 @@ impl<'a> Walk<'a> {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(name);
-            let (above, name_bytes) = (frame.contents, name.len());
+            let (above, name_bytes) = ((frame.contents, frame.mount), name.len());
             let rules = &self.directory.rules;
-            let is_wanted = above == Contents::Whole || rules.leads_to_included(&self.path);
+            let is_wanted = above.0 == Contents::Whole || rules.leads_to_included(&self.path);
             if is_wanted && !rules.excludes(&self.path) {
                 return self.look(name_bytes, above).map(Some);
             }
         }
     }
 
-    fn look(&mut self, name_bytes: usize, above: Contents) -> Result<Seen> {
+    fn look(&mut self, name_bytes: usize, above: (Contents, u64)) -> Result<Seen> {
+        let rules = &self.directory.rules;
         let Some(folder) = self.current_folder()? else { return Ok(Seen::LeftOut(NoticeKind::Vanished)) };
-        let meta = match Meta::of_entry(&folder, self.name(name_bytes)) {
+        let looked = match rules.placed(&self.path) {
+            Some(placed) => Meta::of_open(placed),
+            None => Meta::of_entry(&folder, self.name(name_bytes)),
+        };
+        let meta = match looked {
             Ok(meta) => meta,
             Err(error) => return self.gone_or("looking at an entry", error),
         };
@@ -127,29 +134,29 @@ impl<'a> Walk<'a> {
         if self.outputs.contains(&meta.id) {
             return Ok(Seen::LeftOut(NoticeKind::Output));
         }
-        if meta.kind == Kind::Directory {
-            return self.enter(Some((&folder, name_bytes, meta)), above);
+        let is_foreign = rules.is_foreign(&self.path, &meta, above.1);
+        if meta.kind != Kind::Directory {
+            return Ok(match meta.kind {
+                _ if is_foreign => {
+                    Seen::MountedFile { meta: Meta { kind: Kind::Regular, size_bytes: 0, links: 1, ..meta } }
+                }
+                Kind::Socket => Seen::LeftOut(NoticeKind::Socket),
+                _ => Seen::Entry { folder, meta },
+            });
         }
-        if self.directory.rules.is_foreign(&self.path, &meta) {
-            let meta = Meta { kind: Kind::Regular, size_bytes: 0, links: 1, ..meta };
-            return Ok(Seen::MountedFile { meta });
+        if is_foreign && !rules.leads_to_included(&self.path) {
+            let is_mount = rules.contents(&self.path, &meta, above) == Contents::Hollow(Reason::Mount);
+            return Ok(Seen::Folder { meta, open: None, is_mount });
         }
-        Ok(if meta.kind == Kind::Socket { Seen::LeftOut(NoticeKind::Socket) } else { Seen::Entry { folder, meta } })
+        match rules.placed(&self.path) {
+            Some(placed) => self.enter(meta::open(placed, b".", OFlags::DIRECTORY), above),
+            None => self.enter(meta::open(&folder, self.name(name_bytes), OFlags::DIRECTORY), above),
+        }
     }
 
-    /// Opens the folder at the current path, or the root, and lists what is wanted of it.
-    fn enter(&mut self, at: Option<(&OwnedFd, usize, Meta)>, above: Contents) -> Result<Seen> {
+    /// Lists what is wanted of the folder at the current path.
+    fn enter(&mut self, opened: Result<OwnedFd, Errno>, above: (Contents, u64)) -> Result<Seen> {
         let rules = &self.directory.rules;
-        if let Some((_, _, meta)) = at {
-            let is_mount = rules.contents(&self.path, &meta, above) == Contents::Hollow(Reason::Mount);
-            if is_mount && !rules.leads_to_included(&self.path) {
-                return Ok(Seen::Folder { meta, open: None, is_mount });
-            }
-        }
-        let opened = match at {
-            Some((folder, name_bytes, _)) => meta::open(folder, self.name(name_bytes), OFlags::DIRECTORY),
-            None => meta::open(&self.directory.root, b".", OFlags::DIRECTORY),
-        };
         let open = match opened {
             Ok(open) => Arc::new(open),
             Err(error) => return self.gone_or("opening a folder", error),
@@ -164,6 +171,7 @@ impl<'a> Walk<'a> {
                     names,
                     path_bytes: self.path.len(),
                     contents,
+                    mount: meta.mount,
                 }),
                 Err(error) => return self.gone_or("listing a folder", error),
             }
@@ -206,7 +214,8 @@ impl<'a> Walk<'a> {
             let below = &self.path[path_bytes..frame.path_bytes];
             let name = below.strip_prefix(b"/").unwrap_or(below);
             let name = if name.is_empty() { b"." } else { name };
-            let next = Arc::new(step_into(open.as_deref().unwrap_or(&self.directory.root), name)?);
+            let above = open.as_deref().unwrap_or(&self.directory.root);
+            let next = Arc::new(self.directory.rules.step_into(above, &self.path[..frame.path_bytes], name)?);
             if Meta::of_open(&next)?.id != frame.id {
                 return Ok(None);
             }

@@ -1,21 +1,22 @@
-//! What of a machine is captured: a pure decision over its mounts, as lines of a plan for `guest.sh`.
+//! What of a machine is captured: a pure decision over its mounts, and the same in the words of the guest's find.
 //!
 //! Captured: the root, and mounts that are *folders* of the machine's own storage disk. Left out: what the kernel or smolvm
 //! puts there, smolvm's own view of its disks (they hold the root again, and all layers), and every mount that is not the
 //! machine's own. A mount point that is left out stays as an empty directory.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use super::answer::Look;
 use super::patterns;
 use crate::error::{Error, Result};
 use crate::source::Selection;
+use crate::source::wanted::{EPHEMERAL, Wanted};
 
-/// Folders whose contents mean nothing in an image.
-const EPHEMERAL: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp"];
 /// Where smolvm mounts its own disks: the root filesystem is in there once more.
-const SMOLVM: [&str; 2] = ["/storage", "/oldroot"];
+const SMOLVM: [&str; 2] = ["storage", "oldroot"];
+/// Has layers of its own, so no link leads into it.
+const WORKSPACE: &str = "workspace";
 
 /// One line of mountinfo, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,23 +68,12 @@ fn unescape(word: &[u8]) -> Vec<u8> {
 /// What is captured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capture {
-    /// Lines for `guest.sh`: `<base> <kind> <value>`.
+    /// For our own reader.
+    pub wanted: Wanted,
+    /// The same for `guest.sh`: text of the shell that defines `walk`, which runs find with an action.
     pub plan: String,
-    /// The same for our own reader, which sees the machine's folders at their places; none where one is elsewhere.
-    pub wanted: Option<Wanted>,
     /// Mounts whose contents are left out, relative to the root; smolvm's and the kernel's own are not among them.
     pub left_mounts: Vec<Vec<u8>>,
-}
-
-/// What our own reader in the guest is to read: everything below `/` but this. Travels as JSON.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Wanted {
-    /// Patterns, see [`crate::exclude`].
-    pub exclude: Vec<String>,
-    /// Mounts that are wanted.
-    pub include_mounts: Vec<String>,
-    /// Folders that stay empty.
-    pub hollow: Vec<String>,
 }
 
 /// Decides what is captured of a machine that looks so.
@@ -92,131 +82,116 @@ pub struct Wanted {
 /// [`crate::error::Kind::Usage`] for a pattern or a mount that can't be selected.
 pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture> {
     // The mount on top hides those below it.
-    let mounts: BTreeMap<Vec<u8>, Mount> =
-        look.mounts.iter().filter_map(|line| Mount::read(line)).map(|mount| (mount.point.clone(), mount)).collect();
-    let storage = mounts.get(&b"/storage"[..]).filter(|mount| mount.root == b"/").map(|mount| mount.device.clone());
-    let included: Vec<Vec<u8>> = selection.include_mounts.iter().map(|path| absolute(path)).collect();
-    let mut capture = Capture::default();
-    let mut whole = Base::new(0, "/", ".");
-    for folder in EPHEMERAL {
-        whole.leave(folder.as_bytes(), &included)?;
+    let mounts: BTreeMap<PathBuf, Mount> = look
+        .mounts
+        .iter()
+        .filter_map(|line| Mount::read(line))
+        .filter(|mount| mount.point != b"/")
+        .map(|mount| Ok((relative(&mount.point)?, mount)))
+        .collect::<Result<_>>()?;
+    let storage = mounts.get(Path::new("storage")).filter(|mount| mount.root == b"/").map(|mount| &mount.device);
+    let mut wanted = Wanted::of_root(selection);
+    let asked = std::mem::take(&mut wanted.include);
+    if let Some(missing) = asked.iter().find(|path| !mounts.contains_key(*path) && !is_one_of(&EPHEMERAL, path)) {
+        return Err(Error::usage("reading --include-mount", missing.display(), "nothing is mounted there"));
     }
-    for folder in SMOLVM.iter().filter(|folder| bare || mounts.contains_key(folder.as_bytes())) {
-        whole.leave(folder.as_bytes(), &included)?;
-    }
-    for (point, mount) in mounts.iter().filter(|(point, _)| *point != b"/") {
-        let owned_by_others = EPHEMERAL.iter().chain(&SMOLVM).any(|folder| within(point, folder.as_bytes()));
-        let own_folder = storage.as_ref() == Some(&mount.device) && mount.root != b"/";
-        if included.contains(point) || own_folder && !owned_by_others {
-            whole.add_root(point)?;
-        } else if !owned_by_others {
-            whole.leave(point, &included)?;
-            capture.left_mounts.push(point[1..].to_vec());
+    let smolvm = SMOLVM.iter().map(PathBuf::from).filter(|folder| bare || mounts.contains_key(folder));
+    wanted.hollow.extend(smolvm.filter(|folder| !asked.contains(folder)));
+    let nobodys = wanted.hollow.clone();
+    let mut left_mounts = Vec::new();
+    for (point, mount) in &mounts {
+        if selection.exclude.matches_within(point.as_os_str().as_encoded_bytes()) {
+            continue;
+        }
+        let is_nobodys = nobodys.iter().any(|folder| point.starts_with(folder));
+        let is_own = storage == Some(&mount.device) && mount.root != b"/";
+        if asked.contains(point) || is_own && !is_nobodys {
+            wanted.include.push(point.clone());
+        } else if !is_nobodys {
+            wanted.hollow.push(point.clone());
+            left_mounts.push(mount.point[1..].to_vec());
         }
     }
-    if let Some(missing) = included.iter().find(|point| {
-        !mounts.contains_key(*point) && !EPHEMERAL.iter().any(|folder| point.as_slice() == folder.as_bytes())
-    }) {
-        return Err(Error::usage(
-            "reading --include-mount",
-            String::from_utf8_lossy(missing),
-            "nothing is mounted there",
-        ));
-    }
-    // Spools of freezes, ours included, wherever they are.
-    whole.line("path", "./var/tmp/.smolfreeze*");
-    whole.line("path", "./tmp/.smolfreeze*");
-    let mut bases = vec![];
-    let mut wanted = whole.wanted.clone();
-    wanted.exclude = selection.exclude.patterns().to_vec();
     if bare {
-        whole.line("path", "./.smolvm-ready.*");
         wanted.exclude.push("/.smolvm-ready.*".to_owned());
     }
-    let seeded = "./workspace/.smolvm-workspace-seeded";
-    wanted.exclude.push(seeded.to_owned());
-    capture.wanted = Some(wanted);
-    if look.workspace_link.as_deref().is_some_and(|link| link.trim_end_matches('/') == "/storage/workspace") {
-        whole.line("path", "./workspace");
-        let mut workspace = Base::new(1, "/storage", "./workspace");
-        workspace.line("path", seeded);
-        bases.push(workspace);
-        capture.wanted = None;
-    } else {
-        whole.line("path", seeded);
+    wanted.exclude.push(format!("/{WORKSPACE}/.smolvm-workspace-seeded"));
+    wanted.apart = vec![WORKSPACE.into()];
+    let is_linked =
+        look.workspace_link.as_deref().is_some_and(|link| link.trim_end_matches('/') == "/storage/workspace");
+    if is_linked && !selection.exclude.matches(WORKSPACE.as_bytes()) {
+        wanted.placed = Some((WORKSPACE.into(), "storage/workspace".into()));
+        wanted.include.push(WORKSPACE.into());
     }
-    bases.insert(0, whole);
-    let patterns = patterns::to_posix(selection.exclude.patterns())?;
-    for mut base in bases {
-        for pattern in &patterns {
-            base.line("regex", pattern);
+    Ok(Capture { plan: plan(&wanted)?, wanted, left_mounts })
+}
+
+fn is_one_of(folders: &[&str], path: &Path) -> bool {
+    folders.iter().any(|folder| path == Path::new(folder))
+}
+
+/// [`Wanted`], in the words of a guest's find, GNU's or busybox's.
+///
+/// Each included folder is a start folder of its own, with a slash at its end: so it is told from the same folder seen
+/// from above, which stands for its entry, and its own name can be passed over.
+fn plan(wanted: &Wanted) -> Result<String> {
+    let mut starts = vec![".".to_owned()];
+    let (mut left_out, mut hollow) = (Vec::new(), Vec::new());
+    for pattern in patterns::to_posix(&wanted.exclude)? {
+        left_out.push(format!("-regex {}", quoted(&pattern)));
+    }
+    for folder in wanted.hollow.iter().filter(|folder| !wanted.include.contains(folder)) {
+        hollow.push(format!("./{}", folder.display()));
+    }
+    for folder in &wanted.include {
+        let path = format!("./{}", folder.display());
+        if wanted.placed.as_ref().is_some_and(|(at, _)| at == folder) {
+            // From above it is a link. Two slashes sort before every name that is in there.
+            left_out.push(format!("-path {}", quoted(&path)));
+            starts.push(format!("{path}//."));
+            hollow.push(format!("{path}//."));
+        } else {
+            // What leads there from a folder that is hollow is not seen from above.
+            let above = folder.ancestors().filter(|above| wanted.hollow.iter().any(|hollow| hollow == above)).last();
+            let unseen = folder.ancestors().take_while(|on_the_way| above.is_some_and(|above| on_the_way != &above));
+            starts.extend(unseen.clone().map(|on_the_way| format!("./{}", on_the_way.display())));
+            hollow.extend(unseen.map(|on_the_way| format!("./{}", on_the_way.display())));
+            hollow.push(path.clone());
         }
-        capture.plan += &base.lines;
+        starts.push(path + "/");
     }
-    Ok(capture)
+    let hollow: Vec<String> = hollow.iter().map(|path| format!("-path {}", quoted(&escaped(path)))).collect();
+    let starts: Vec<String> = starts.iter().map(|start| quoted(start)).collect();
+    let apart: Vec<String> = wanted.apart.iter().map(|folder| quoted(&format!("./{}/*", folder.display()))).collect();
+    // A hollow entry is taken itself, if it is no file: what is mounted on one is not the machine's.
+    Ok(format!(
+        "apart={}\nwalk() {{\n\trun find {} -xdev $(is_gnu find && echo -regextype posix-basic) \\( {} \\) -prune -o \\( {} \\) -prune ! -type d ! -type l -o -path '*[/]' -o \"$@\"\n}}\n",
+        apart.join(" "),
+        starts.join(" "),
+        left_out.join(" -o "),
+        hollow.join(" -o ")
+    ))
 }
 
-/// The lines of one start folder.
-struct Base {
-    index: usize,
-    lines: String,
-    wanted: Wanted,
+/// A word of the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-impl Base {
-    fn new(index: usize, folder: &str, root: &str) -> Self {
-        let mut base = Self { index, lines: String::new(), wanted: Wanted::default() };
-        base.line("base", folder);
-        base.line("root", root);
-        base
-    }
-
-    fn line(&mut self, kind: &str, value: &str) {
-        let _ = writeln!(self.lines, "{} {kind} {value}", self.index);
-    }
-
-    /// Descends into the mount at `point`.
-    fn add_root(&mut self, point: &[u8]) -> Result<()> {
-        let path = relative(point)?;
-        self.line("root", &path);
-        self.wanted.include_mounts.push(path);
-        Ok(())
-    }
-
-    /// Keeps the entry at `point` and leaves out what is below it; not what was asked for.
-    fn leave(&mut self, point: &[u8], included: &[Vec<u8>]) -> Result<()> {
-        if !included.iter().any(|wanted| wanted == point) {
-            let path = relative(point)?;
-            let pattern: String = path
-                .chars()
-                .flat_map(|c| matches!(c, '\\' | '*' | '?' | '[').then_some('\\').into_iter().chain([c]))
-                .collect();
-            self.line("path", &pattern);
-            self.line("left", &path);
-            self.wanted.hollow.push(path);
-        }
-        Ok(())
-    }
+/// A pattern of find's `-path` that is this path alone.
+fn escaped(path: &str) -> String {
+    path.chars().flat_map(|c| matches!(c, '\\' | '*' | '?' | '[').then_some('\\').into_iter().chain([c])).collect()
 }
 
-/// `./path` as a plan has it. A plan is made of lines of text, so what can't be one is refused.
-fn relative(point: &[u8]) -> Result<String> {
+/// A mount point relative to the root. A plan is made of lines of text, so what can't be one is refused.
+fn relative(point: &[u8]) -> Result<PathBuf> {
     let refused =
         |reason: &str| Error::source("reading the mounts", String::from_utf8_lossy(point).escape_debug(), reason);
     let text = std::str::from_utf8(point).map_err(|_| refused("the name of a mount point is not UTF-8"))?;
     if text.contains('\n') {
         return Err(refused("the name of a mount point has a line break in it"));
     }
-    Ok(format!(".{text}"))
-}
-
-fn absolute(path: &std::path::Path) -> Vec<u8> {
-    let text = path.to_string_lossy();
-    format!("/{}", text.trim_start_matches("./").trim_matches('/')).into_bytes()
-}
-
-fn within(point: &[u8], folder: &[u8]) -> bool {
-    point.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    Ok(text.trim_matches('/').into())
 }
 
 #[cfg(test)]
@@ -241,27 +216,28 @@ mod tests {
         Look { mounts: lines.iter().map(|line| line.as_bytes().to_vec()).collect(), ..Look::default() }
     }
 
+    fn texts(paths: &[PathBuf]) -> Vec<&str> {
+        paths.iter().map(|path| path.to_str().unwrap()).collect()
+    }
+
     #[test]
     fn only_folders_of_the_storage_disk_are_followed() {
         let capture = decide(&look(&IMAGE), false, &Selection::default()).unwrap();
-        let roots: Vec<&str> = capture.plan.lines().filter_map(|line| line.strip_prefix("0 root ")).collect();
-        assert_eq!(roots, [".", "./my data", "./workspace"]);
-        let left: Vec<&str> = capture.plan.lines().filter_map(|line| line.strip_prefix("0 left ")).collect();
-        assert_eq!(left, ["./proc", "./sys", "./dev", "./run", "./tmp", "./var/tmp", "./storage", "./mnt/host[1]"]);
-        assert!(capture.plan.contains("0 path ./mnt/host\\[1]\n"), "{}", capture.plan);
+        assert_eq!(texts(&capture.wanted.include), ["my data", "workspace"]);
+        let hollow = ["proc", "sys", "dev", "run", "tmp", "var/tmp", "storage", "mnt/host[1]"];
+        assert_eq!(texts(&capture.wanted.hollow), hollow);
+        assert!(capture.plan.contains(r"-path './mnt/host\[1]'"), "{}", capture.plan);
+        assert!(capture.plan.contains("find '.' './my data/' './workspace/' -xdev"), "{}", capture.plan);
         assert_eq!(capture.left_mounts, [b"mnt/host[1]"]);
     }
 
     #[test]
     fn a_mount_is_brought_back() {
-        let selection = Selection { include_mounts: vec!["mnt/host[1]".into(), "/tmp".into()], ..Selection::default() };
-        let capture = decide(&look(&IMAGE), false, &selection).unwrap();
-        assert!(
-            capture.plan.contains("0 root ./mnt/host[1]\n") && capture.plan.contains("0 root ./tmp\n"),
-            "{}",
-            capture.plan
-        );
-        assert!(!capture.plan.contains("0 left ./tmp\n") && capture.left_mounts.is_empty());
+        let include_mounts = vec!["mnt/host[1]".into(), "/tmp".into(), "/var/tmp".into(), "/run".into()];
+        let selection = Selection { include_mounts, ..Selection::default() };
+        let wanted = decide(&look(&IMAGE), false, &selection).unwrap().wanted;
+        assert_eq!(texts(&wanted.include), ["mnt/host[1]", "my data", "run", "tmp", "workspace"]);
+        assert_eq!(texts(&wanted.hollow), ["proc", "sys", "dev", "storage", "run/smolvm/init"]);
         let selection = Selection { include_mounts: vec!["/srv".into()], ..Selection::default() };
         assert!(decide(&look(&IMAGE), false, &selection).is_err());
     }
@@ -275,9 +251,12 @@ mod tests {
         ]);
         bare.workspace_link = Some("/storage/workspace".to_owned());
         let capture = decide(&bare, true, &Selection::default()).unwrap();
-        assert!(capture.plan.contains("1 base /storage\n1 root ./workspace\n"), "{}", capture.plan);
-        assert!(capture.plan.contains("0 path ./workspace\n") && !capture.plan.contains("0 left ./workspace"));
+        assert_eq!(capture.wanted.placed, Some(("workspace".into(), "storage/workspace".into())));
+        assert!(capture.plan.contains("find '.' './workspace//.' './workspace/' -xdev"), "{}", capture.plan);
         assert!(capture.left_mounts.is_empty());
+        let exclude = crate::exclude::Exclude::new(&["/work*"]).unwrap();
+        let without = decide(&bare, true, &Selection { exclude, ..Selection::default() }).unwrap();
+        assert!(without.wanted.placed.is_none() && !without.plan.contains("'./workspace/'"), "{}", without.plan);
     }
 
     #[test]

@@ -17,7 +17,8 @@
 # and calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk;
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
-# producer lives), words (what tar and find said on stderr), verdict (their exit codes), stop (asks it to end).
+# producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files with
+# several links), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
 set -u
@@ -28,8 +29,6 @@ export LC_ALL PATH
 unset TAR_OPTIONS POSIXLY_CORRECT CDPATH GZIP ZSTD_CLEVEL
 
 words_kib=256
-newline='
-'
 verb=${1:?a verb}
 shift
 
@@ -59,9 +58,6 @@ pace() {
 # Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores. Each is a process.
 pause() { if [ "$1" -lt 12 ]; then sleep "$short"; else sleep "$long"; fi; }
 
-# Behind everything that the machine does for its user; busybox may lack nice.
-gently() { if has nice; then nice "$@"; else "$@"; fi; }
-
 begin() { echo "smolfreeze 1"; }
 
 whoami_() {
@@ -89,96 +85,54 @@ look() {
 		df -Pk "$folder" 2>/dev/null | sed -n '2s/^/df /p'
 		break
 	done
-	if [ -L /workspace ]; then echo "workspace link $(readlink /workspace)"; fi
+	if [ -L /workspace ] && [ -d /workspace ]; then echo "workspace link $(readlink /workspace)"; fi
 	sed 's/^/mount /' /proc/self/mountinfo
 	echo "done look"
 }
 
-# The plan's lines of one kind for base $1: `<base> <kind> <value>`. Leaves them in $values, one a line.
-plan_values() {
-	values=''
-	while IFS= read -r plan_line; do
-		case $plan_line in "$1 $2 "*) values=$values${plan_line#"$1 $2 "}$newline ;; esac
-	done <<-END
-		$plan
-	END
-	values=${values%"$newline"}
-}
-
-# Runs find over base $1 with the action in the other arguments; the plan says where, and what is not descended into.
-walk() {
-	walk_base=$1
-	shift
-	tail_count=$#
-	plan_values "$walk_base" root
-	# The arguments are rotated: find's own come behind the action, then the action is moved to the end.
-	while IFS= read -r value; do set -- "$@" "$value"; done <<-END
-		$values
-	END
-	set -- "$@" -xdev
-	if is_gnu find; then set -- "$@" -regextype posix-basic; fi
-	set -- "$@" '(' -path ./.smolfreeze-no-such-path
-	for kind in path regex; do
-		plan_values "$walk_base" "$kind"
-		[ -n "$values" ] || continue
-		while IFS= read -r value; do set -- "$@" -o "-$kind" "$value"; done <<-END
-			$values
-		END
-	done
-	set -- "$@" ')' -prune -o
-	while [ "$tail_count" -gt 0 ]; do
-		tail_count=$((tail_count - 1))
-		action=$1
-		shift
-		set -- "$@" "$action"
-	done
-	find "$@"
+# A program of a pipeline, behind everything that the machine does for its user. Its exit code goes to the verdict: a
+# pipeline itself only tells the last one's. busybox may lack nice.
+run() {
+	if has nice; then nice "$@"; else "$@"; fi
+	echo "${1##*/} $?" >>"${verdict:-/dev/null}"
 }
 
 # Depth first, in name order: `/` sorts before everything else. Swapping two bytes twice changes nothing, so a name with
 # \001 in it survives.
-in_order() { tr '/\001' '\001/' | sort -z -u | tr '/\001' '\001/'; }
+in_order() { run tr '/\001' '\001/' | run sort -z -u | run tr '/\001' '\001/'; }
 
-# "device.inode name" in front of what find gives; sorted by it, then cut off again. sed works on lines, so line break
-# and NUL change places around it. Once each: busybox find goes into a mount from above although -xdev is given, if that
-# mount is a root of its own, and a link to itself is more than unpackers can take.
-by_inode() { sort -z -u | tr '\n\000' '\000\n' | sed 's/^[^ ]* //' | tr '\n\000' '\000\n'; }
+# "device.inode name" in front of each name; sorted by it, then cut off again. sed works on lines, so line break and NUL
+# change places around it.
+by_inode() { run sort -z -u | run tr '\n\000' '\000\n' | run sed 's/^[^ ]* //' | run tr '\n\000' '\000\n'; }
 
-# The names of base $1, NUL-terminated: `single` (one link, and directories) or `linked` (several links, by inode).
-# Sockets mean nothing without their process, and no archive holds one: named among the words, and left out.
-list() {
-	case $2 in
-	single)
-		if is_gnu find; then
-			walk "$1" '(' -type s -fprintf /proc/self/fd/2 'socket: %p\n' -o '(' -type d -o -links 1 ')' -print0 ')'
-		else
-			walk "$1" -type s -print | sed 's/^/socket: /' >&2
-			walk "$1" ! -type s '(' -type d -o -links 1 ')' -print0
-		fi | in_order
-		# Mount points and the like: the entry itself, nothing below it.
-		plan_values "$1" left
-		printf '%s\n' "$values" | while IFS= read -r value; do
-			[ -n "$value" ] || continue
-			# A file that something is mounted on would bring foreign content along.
-			if [ -d "$value" ] || [ -L "$value" ]; then printf '%s\000' "$value"; fi
-		done
-		;;
-	linked)
-		if find / -maxdepth 0 -printf x >/dev/null 2>&1; then
-			walk "$1" ! -type d ! -type s -links +1 -printf '%D.%i %p\000' | by_inode
-		else
-			# shellcheck disable=SC2016  # the inner shell expands it
-			walk "$1" ! -type d ! -type s -links +1 -exec sh -c \
-				'for f; do printf "%s %s\000" "$(stat -c %d.%i "$f")" "$f"; done' sh {} + | by_inode
-		fi
-		;;
-	esac
-	# An archive that another one follows must end in a member without content, so that the host can tell the end
-	# mark's zeros from a file's.
-	if [ "$3" = followed ]; then
-		plan_values "$1" root
-		printf '%s\000' "$(printf '%s\n' "$values" | sed -n 1p)"
+# One walk over everything. Directories and what has one link go to stdout; what has several to $1, or, inside the folder
+# that no link leaves, to $2. A link count that changes meanwhile can't move an entry from a list that is still to be
+# made to one that was. Sockets mean nothing without their process, and no archive holds one: named among the words.
+walk_once() {
+	cd / || return
+	if is_gnu find; then
+		walk -type s -fprintf /proc/self/fd/2 'socket: %p\n' -o '(' -type d -o -links 1 ')' -print0 -o \
+			-path "$apart" -fprintf "$2" '%D.%i %p\0' -o -fprintf "$1" '%D.%i %p\0'
+	else
+		# shellcheck disable=SC2016  # the inner shell expands it
+		numbered='for f; do printf "%s %s\000" "$(stat -c %d.%i "$f")" "$f"; done'
+		walk -type s -exec sh -c 'printf "socket: %s\n" "$@" >&2' sh {} + -o '(' -type d -o -links 1 ')' -print0 -o \
+			-path "$apart" -exec sh -c "$numbered >>'$2'" sh {} + -o -exec sh -c "$numbered >>'$1'" sh {} +
 	fi
+}
+
+# The names of one archive, NUL-terminated: `single` (with one link, and directories), then `linked` and `apart` (with
+# several, by inode). One that another one follows must end in a member without content, so that the host can tell the
+# end mark's zeros from a file's.
+list() {
+	case $1 in
+	single) walk_once "$spool/linked" "$spool/apart" | in_order ;;
+	*) by_inode <"$1" ;;
+	esac
+	shift
+	for later; do
+		if [ -s "$later" ]; then printf '.\000' && break; fi
+	done
 }
 
 # GNU tar's flags for this guest, as words. atime and ctime would change every layer at every freeze, and so would the
@@ -191,28 +145,27 @@ gnu_flags() {
 	if [ "$1" = single ]; then printf '%s' --hard-dereference; fi
 }
 
-# One archive of the names on stdin. Each tar's exit code goes to the verdict.
+# One archive of the names on stdin.
 archive() {
 	if find_tar; then
 		# Records of 64 KiB: a sixth of the writes, and what `cut_up` counts.
 		# shellcheck disable=SC2046  # words on purpose
-		gently "$tar" $(gnu_flags "$1") --blocking-factor=128 --null --no-unquote --no-recursion -T - -cf -
-		echo "tar $?" >>"$spool/verdict"
+		run "$tar" -C / $(gnu_flags "$1") --blocking-factor=128 --null --no-unquote --no-recursion -T - -cf -
 	else
 		# busybox's tar takes names only as arguments: one archive a batch, each without its end mark of 1,024 zeros.
-		verdict=$spool/verdict
-		export verdict
 		# shellcheck disable=SC2016  # the inner shell expands it
-		gently xargs -0 sh -c '[ $# -gt 0 ] || exit 0
-			{ tar -c --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } | head -c -1024' sh
-		dd if=/dev/zero bs=1024 count=1 2>/dev/null
+		run xargs -0 sh -c '[ $# -gt 0 ] || exit 0
+			{ tar -c -C / --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } |
+				{ head -c -1024; echo "head $?" >>"$verdict"; }' sh
+		run head -c 1024 /dev/zero
 	fi
 }
 
 squeeze() {
-	case $1 in
-	gzip) gently gzip -1 -c ;;
-	zstd) gently zstd -q -1 -c ;;
+	case $squeeze in
+	none) cut_up ;;
+	gzip) run gzip -1 -c | cut_up ;;
+	zstd) run zstd -q -1 -c | cut_up ;;
 	esac
 }
 
@@ -279,19 +232,18 @@ cut_up() {
 	echo $((index + 1)) >index
 }
 
-# All archives of the plan, one after the other.
+# All archives of the plan, one after the other. First all entries with one link, then all with several, so that the
+# latter come last in the whole; those that no link leads to from the others, together.
 archives() {
-	bases=$(printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p')
-	last=$(printf '%s\n' "$bases" | sed -n '$p')
-	# First all entries with one link, then all with several, so that the latter come last in the whole.
-	for links in single linked; do
-		for base in $bases; do
-			if [ -e "$spool/failed" ]; then return; fi
-			plan_values "$base" base
-			follows=followed
-			if [ "$links $base" = "linked $last" ]; then follows=last; fi
-			one_archive "$base" "$links" "$follows" "$values"
-		done
+	apart=''
+	eval "$plan"
+	records=odd
+	if [ "$squeeze" = none ] && find_tar; then records=whole; fi
+	for names in 'single linked apart' 'linked apart' apart; do
+		[ ! -e failed ] || return
+		[ "$names" = 'single linked apart' ] || [ -s "${names%% *}" ] || continue
+		# shellcheck disable=SC2086  # words on purpose
+		list $names | archive "${names%% *}" | squeeze
 	done
 }
 
@@ -307,18 +259,7 @@ is_ours() {
 
 # Everything, through our own reader: one archive. It fills slots as `cut_up` does, and leaves their number.
 read_whole() {
-	gently ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
-	echo "reader $?" >>verdict
-}
-
-# One archive, from the list to the chunks: base, links, follows, folder.
-one_archive() {
-	records=odd
-	if [ "$squeeze" = none ] && find_tar; then records=whole; fi
-	(
-		cd "$4" || exit 1
-		list "$1" "$2" "$3" | archive "$2"
-	) | if [ "$squeeze" = none ]; then cut_up; else squeeze "$squeeze" | cut_up; fi
+	run ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
 }
 
 set_state() { echo "$*" >state.new && mv state.new state; }
@@ -498,17 +439,13 @@ stop() {
 
 # survey PLAN: sizes through find where it can print them, else through stat.
 survey() {
-	plan=$1
+	eval "$1"
 	begin
-	printf '%s\n' "$plan" | sed -n 's/^\([0-9]*\) base .*/\1/p' | while read -r base; do
-		plan_values "$base" base
-		cd "$values" || continue
-		if find / -maxdepth 0 -printf x >/dev/null 2>&1; then
-			walk "$base" -printf '%y %s %n\n'
-		else
-			walk "$base" -exec stat -c '%A %s %h' {} + | sed 's/^-[^ ]*/f/'
-		fi
-	done 2>/dev/null | awk '{ entries++ } $1 == "f" { size = $2 / ($3 > 0 ? $3 : 1); bytes += 512 * int((size + 511) / 512) }
+	cd / && if is_gnu find; then
+		walk ! -type s -printf '%y %s %n\n'
+	else
+		walk ! -type s -exec stat -c '%A %s %h' {} + | sed 's/^-[^ ]*/f/'
+	fi 2>/dev/null | awk '{ entries++ } $1 == "f" { size = $2 / ($3 > 0 ? $3 : 1); bytes += 512 * int((size + 511) / 512) }
 		$1 == "f" && $2 > largest { largest = $2 } END { printf "survey %d %.0f %.0f\n", entries, bytes, largest }'
 	echo "done survey"
 }
@@ -520,6 +457,7 @@ prepare | produce | next | stop)
 	folder=${spool%/*}
 	id=${spool##*/.smolfreeze-}
 	lock=$folder/.smolfreeze.lock
+	export verdict="$spool/verdict" TMPDIR="$spool"
 	;;
 esac
 case $verb in

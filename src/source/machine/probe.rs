@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::answer::{self, Look, Whoami};
-use super::capture::{self, Capture};
+use super::capture;
 use super::folder::Folder;
 use super::link::{As, Link, Smolvm};
 use super::{GUEST_SCRIPT, Options};
@@ -136,12 +136,12 @@ impl Machine {
     }
 
     /// The reader to offer to this guest, if it may run there and has room.
-    pub(super) fn reader(&self, capture: &Capture) -> Option<&Path> {
+    pub(super) fn reader(&self) -> Option<&Path> {
         let reader = self.options.reader.as_deref()?;
         let bytes = std::fs::metadata(reader).ok()?.len();
         let room = self.look.free_kib.is_some_and(|free| free >= (self.options.guest_bytes_max() + bytes) >> 10);
         let runs = cfg!(target_os = "linux") && self.look.architecture == std::env::consts::ARCH;
-        let plain = self.options.guest_compression == Compression::None && capture.wanted.is_some();
+        let plain = self.options.guest_compression == Compression::None;
         (bytes <= READER_BYTES_MAX && room && runs && plain).then_some(reader)
     }
 

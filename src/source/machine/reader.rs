@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
-use super::capture::Wanted;
 use super::checksum::PieceSums;
 use super::verdict::notice_line;
 use crate::error::{Error, Result};
-use crate::exclude::Exclude;
 use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
 use crate::source::directory::Directory;
-use crate::source::{Outlet, Piece, Selection};
+use crate::source::wanted::Wanted;
+use crate::source::{Outlet, Piece};
 use crate::stop::Stop;
 
 /// Buffers between the folder and the spool.
@@ -52,13 +51,7 @@ pub struct Spool<'a> {
 pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Write) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| Error::usage("reading what is wanted", "the guest's reader", error);
     let wanted: Wanted = serde_json::from_str(wanted).map_err(|error| failed(&error))?;
-    let selection = Selection {
-        exclude: Exclude::new(&wanted.exclude)?,
-        include_mounts: wanted.include_mounts.iter().map(Into::into).collect(),
-        hollow: wanted.hollow.iter().map(Into::into).collect(),
-        ..Selection::default()
-    };
-    let directory = Directory::open(root, &selection)?;
+    let directory = Directory::open_root(root, wanted)?;
     let stop = Stop::new();
     let memory = Memory::new(MEMORY_BUFFERS * BUFFER_BYTES as u64, stop.clone());
     let (pieces_end, pieces) = bounded(4);
@@ -214,7 +207,7 @@ mod tests {
         std::fs::create_dir_all(root.join("left out")).unwrap();
         std::fs::write(root.join("file"), vec![7; 200_000]).unwrap();
         std::fs::write(root.join("left out/file"), "x").unwrap();
-        let wanted = r#"{"exclude":["*.pyc"],"include_mounts":[],"hollow":["./left out"]}"#;
+        let wanted = r#"{"exclude":["*.pyc"],"include":[],"hollow":["left out"],"apart":[],"placed":null}"#;
         let spool_here = Spool { folder: &spool, window_chunks: 8, chunk_bytes: 64 << 10 };
         let mut words = Vec::new();
         fill(&root, wanted, spool_here, &mut words).unwrap();

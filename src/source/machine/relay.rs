@@ -30,7 +30,7 @@ use crate::smolvm::Trouble;
 
 /// Chunks on the host at once, under way or waiting for their turn. `Options::host_bytes_max` tells users.
 pub(super) const HOST_CHUNKS_MAX: usize = 2;
-/// Archives of one transfer: two bases, each with single and with linked entries. The edge has room for so many seams, so
+/// Archives of one transfer, and one more: single entries, linked ones, linked ones of `/workspace`. The edge has room for so many seams, so
 /// a guest that announced more could have relay and delivery wait for each other.
 pub(super) const SEAMS_MAX: usize = 4;
 /// Seconds that a `next` may wait in the guest.

@@ -304,7 +304,7 @@ impl<'a> Session<'a> {
     /// Copies our own reader in, if there is one for this guest. Gives the words by which the guest knows it, which
     /// decides whether it can run there; none where no whole copy arrived.
     async fn put_reader(&self) -> &'static str {
-        let Some(reader) = self.machine.reader(self.capture) else { return "" };
+        let Some(reader) = self.machine.reader() else { return "" };
         let there = format!("{}/{READER_NAME}", self.spool);
         // It shares the spool's disk with the chunks: where that is too small, the guest's own tools need no room.
         let copied = self.machine.link.put(reader, &there, self.machine.options.call_limit).await;

@@ -27,21 +27,45 @@ pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKi
             None => strange.push(line),
         }
     }
-    let hopeless = |program: &str, code: u64| if program == "tar" { code > 2 } else { code > 0 };
-    if let Some((program, code)) = codes.iter().find(|(program, code)| hopeless(program, *code)) {
+    let found = |program: &str| whole.iter().any(|line| line.starts_with(format!("{program}: ").as_bytes()));
+    let hopeless = |program: &str, code: u64| match program {
+        "tar" => code > 2,
+        // What it could not look at, it names.
+        "find" => code > 1 || code == 1 && !found(program),
+        _ => code > 0,
+    };
+    let mut failed: Vec<_> = codes.iter().filter(|(program, code)| hopeless(program, *code)).collect();
+    // Who wrote to one that was gone is not the cause.
+    failed.sort_by_key(|(_, code)| *code == KILLED + SIGPIPE);
+    if let Some((program, code)) = failed.first() {
         let said: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-        return Err(format!(
-            "{program} ended with {code}{}",
-            quoted(if strange.is_empty() { &said } else { &strange })
-        ));
+        let said = quoted(if strange.is_empty() { &said } else { &strange });
+        return Err(format!("{program} ended with {code}{}{said}", meaning(*code)));
     }
-    if codes.is_empty() {
+    let ended = |program: &str| codes.iter().any(|(ended, _)| ended == program);
+    if !ended(READER) && !["find", "sort", "tar"].into_iter().all(ended) {
         return Err(format!("nothing was read to its end{}", quoted(&strange)));
     }
     if !strange.is_empty() {
         return Err(quoted(&strange).trim_start_matches(": ").to_owned());
     }
     Ok(notices)
+}
+
+/// What a shell adds to the number of the signal that ended a program.
+const KILLED: u64 = 128;
+/// Writing to a pipe that nobody reads.
+const SIGPIPE: u64 = 13;
+
+/// What a code above a program's own says.
+fn meaning(code: u64) -> &'static str {
+    match code {
+        126 => " (it could not be started)",
+        127 => " (it was not found)",
+        137 => " (it was killed; is the guest short of memory?)",
+        KILLED.. => " (a signal ended it)",
+        _ => "",
+    }
 }
 
 /// The first three lines, for an error.
@@ -99,10 +123,13 @@ fn understand(line: &[u8]) -> Option<Option<(NoticeKind, Vec<u8>)>> {
     if ignored.contains(&said) || contains(said, b": Warning: ") || is_ready_mark(said) {
         return Some(None);
     }
-    let endings: [(&[u8], NoticeKind); 4] = [
+    let endings: [(&[u8], NoticeKind); 6] = [
         (b": file changed as we read it", NoticeKind::Changed),
         (b": File removed before we read it", NoticeKind::Vanished),
         (b": No such file or directory", NoticeKind::Vanished),
+        // Something else took its name, or that of a folder above it.
+        (b": Not a directory", NoticeKind::Vanished),
+        (b": Too many levels of symbolic links", NoticeKind::Vanished),
         (b": socket ignored", NoticeKind::Socket),
     ];
     for (ending, kind) in endings {
@@ -120,8 +147,10 @@ fn is_ready_mark(said: &[u8]) -> bool {
     mark.is_some_and(|name| name.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// GNU tar names what it could not do between path and reason: `./x: Cannot stat: No such file or directory`.
+/// GNU tar names what it could not do between path and reason: `./x: Cannot stat: No such file or directory`; busybox's
+/// before the path: `can't open './x': No such file or directory`.
 fn before_operation(said: &[u8]) -> &[u8] {
+    let said = said.strip_prefix(b"can't open ").unwrap_or(said);
     said.windows(9).rposition(|window| window == b": Cannot ").map_or(said, |at| &said[..at])
 }
 
@@ -163,7 +192,11 @@ mod tests {
 
     fn judged(code: u64, lines: &[&str]) -> Result<Vec<(NoticeKind, Vec<u8>)>, String> {
         let words: Vec<Vec<u8>> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
-        judge(&[("tar".to_owned(), code), ("tar".to_owned(), 0)], &words)
+        judge(&codes(&[("find", 0), ("sort", 0), ("tar", code), ("tar", 0)]), &words)
+    }
+
+    fn codes(codes: &[(&str, u64)]) -> Vec<(String, u64)> {
+        codes.iter().map(|(program, code)| ((*program).to_owned(), *code)).collect()
     }
 
     #[test]
@@ -175,13 +208,18 @@ mod tests {
             "tar: ./gone: File removed before we read it",
             "find: './d\\303\\251': No such file or directory",
             "tar: ./busy: No such file or directory",
+            "tar: can't open './late': No such file or directory",
+            "tar: ./folder/x: Cannot stat: Not a directory",
             "tar: error exit delayed from previous errors",
             "tar: Exiting with failure status due to previous errors",
             "socket: ./run/so ck",
         ];
         let notices = judged(2, &lines).unwrap();
         let names: Vec<_> = notices.iter().map(|(_, path)| String::from_utf8_lossy(path).into_owned()).collect();
-        assert_eq!(names, ["var/log/a\nb", "x: Cannot y: z", "gone", "gone", "d\u{e9}", "busy", "run/so ck"]);
+        assert_eq!(
+            names,
+            ["var/log/a\nb", "x: Cannot y: z", "gone", "gone", "d\u{e9}", "busy", "late", "folder/x", "run/so ck"]
+        );
         assert_eq!(notices[1].0, NoticeKind::Shrank);
     }
 
@@ -201,10 +239,19 @@ mod tests {
         assert!(judged(0, &["sort: write failed"]).is_err());
         assert!(judged(127, &["sh: tar: not found"]).unwrap_err().contains("127"));
         assert!(judge(&[], &[]).is_err());
-        assert!(
-            judge(&[("tar".to_owned(), 0), ("dd".to_owned(), 1)], &[b"dd: no space".to_vec()])
-                .unwrap_err()
-                .contains("no space")
-        );
+        let full = judge(&codes(&[("tar", 0), ("dd", 1)]), &[b"dd: no space".to_vec()]);
+        assert!(full.unwrap_err().contains("no space"));
+    }
+
+    #[test]
+    fn every_program_ended_and_none_was_killed() {
+        let judged = |all: &[(&str, u64)], word: &str| judge(&codes(all), &[word.as_bytes().to_vec()]);
+        let killed = judged(&[("find", 141), ("sort", 137), ("tr", 0), ("tar", 0)], "").unwrap_err();
+        assert!(killed.contains("sort ended with 137") && killed.contains("memory"), "{killed}");
+        assert!(judged(&[("find", 0), ("tar", 0)], "tar: x: Warning: y").unwrap_err().contains("to its end"));
+        let all = [("find", 1), ("sort", 0), ("tar", 0)];
+        assert!(judged(&all, "find: ./x: No such file or directory").is_ok());
+        assert!(judged(&all, "tar: ./x: No such file or directory").is_err(), "find named nothing");
+        assert!(judged(&[("reader", 0)], "notice vanished ./x").is_ok());
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::error::Kind;
 use crate::exclude::Exclude;
+use crate::source::wanted::Wanted;
 
 #[test]
 fn excluded_entries_are_left_out_with_what_is_below() {
@@ -71,6 +72,34 @@ fn a_root_filesystem_is_without_what_belongs_to_its_run() {
     assert!(names.iter().any(|name| name == "./tmp/file"), "without /etc it is a folder like any other");
 }
 
+/// What a machine decides: a folder at another place, hollow ones, and spools even where their folder is wanted.
+#[test]
+fn what_was_decided_elsewhere_is_carried_out() {
+    let tree = tempfile::tempdir().unwrap();
+    let script = "mkdir -p storage/workspace storage/layers var/tmp/.smolfreeze-1; ln -s /storage/workspace workspace
+        touch storage/layers/x var/tmp/.smolfreeze-1/x var/tmp/kept z; cd storage/workspace
+        p=$(printf 'd/%.0s' {1..70}); mkdir -p $p; echo deep >$p/x; ln $p/x $p/y; ln $p/x ../../outside";
+    shell(tree.path(), script);
+    let wanted = Wanted {
+        hollow: vec!["storage".into()],
+        include: vec!["workspace".into()],
+        apart: vec!["workspace".into()],
+        placed: Some(("workspace".into(), "storage/workspace".into())),
+        ..Wanted::of_root(&Selection { include_mounts: vec!["/var/tmp".into()], ..Selection::default() })
+    };
+    let streamed = collect(Directory::open_root(tree.path(), wanted).unwrap(), 2).unwrap();
+    let names = streamed.names();
+    let expected = ["./", "./storage/", "./var/", "./var/tmp/", "./var/tmp/kept", "./workspace/", "./workspace/d/"];
+    assert_eq!(names[..7], expected);
+    let deep = format!("./workspace/{}", "d/".repeat(70));
+    assert_eq!(
+        names[names.len() - 4..],
+        ["./z".to_owned(), "./outside".to_owned(), deep.clone() + "x", deep.clone() + "y"]
+    );
+    assert_eq!(streamed.content(&(deep.clone() + "x")), b"deep\n");
+    assert!(streamed.line(&(deep + "y")).starts_with('h') && streamed.line("./outside").starts_with('-'));
+}
+
 /// Runs itself again in a mount namespace of its own, so that no mount is left behind.
 #[test]
 fn other_mounts_are_left_out_and_told() {
@@ -104,10 +133,8 @@ fn other_mounts_are_left_out_and_told() {
         let include_mounts = vec![PathBuf::from(mount)];
         stream(tree.path(), &Selection { include_mounts, ..Selection::default() }).unwrap().names()
     };
-    assert_eq!(
-        including("/disk")[1..6],
-        ["./disk/", "./disk/in", "./disk/sub/", "./disk/sub/deep/", "./disk/sub/deep/x"]
-    );
+    // Nobody asked for the one below it.
+    assert_eq!(including("/disk")[1..6], ["./disk/", "./disk/in", "./disk/sub/", "./disk/sub/deep/", "./file"]);
     assert_eq!(including("disk/sub/deep/")[1..5], ["./disk/", "./disk/sub/", "./disk/sub/deep/", "./disk/sub/deep/x"]);
     assert!(including("./file").contains(&"./file".to_owned()));
     shell(tree.path(), "umount same file disk/sub/deep disk");
