@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use sha2::{Digest as _, Sha256};
 use smolfreeze::error::Result;
 use smolfreeze::oci::Compression;
-use smolfreeze::pipeline::memory::{BUFFER_BYTES, Memory};
+use smolfreeze::pipeline::memory::{BUFFER_BYTES, Memory, Slice};
 use smolfreeze::stage::compress::{Idle, Method};
 use smolfreeze::stage::cut::{CutOptions, Cutter, LayerSize};
 use smolfreeze::stage::digest::DiffIdHasher;
@@ -104,7 +104,7 @@ fn digest(criterion: &mut Criterion, tar: &Bytes) {
 fn layer(criterion: &mut Criterion, tar: &Bytes) {
     let mut group = criterion.benchmark_group("layer");
     group.throughput(Throughput::Bytes(LAYER_BYTES as u64));
-    let pieces = pieces(&tar.slice(..LAYER_BYTES));
+    let pieces: Vec<_> = pieces(&tar.slice(..LAYER_BYTES)).into_iter().map(Slice::from).collect();
     let memory = Memory::new(4 * BUFFER_BYTES as u64, Stop::new());
     for (name, compression) in [("zstd", Compression::Zstd), ("gzip", Compression::Gzip), ("none", Compression::None)] {
         let method = Method::new(compression, None).expect("a default level");
@@ -115,9 +115,9 @@ fn layer(criterion: &mut Criterion, tar: &Bytes) {
     group.finish();
 }
 
-fn compress(method: Method, memory: &Memory, pieces: &[Bytes]) -> Result<u64> {
+fn compress(method: Method, memory: &Memory, pieces: &[Slice]) -> Result<u64> {
     let mut stored = 0;
-    let mut emit = |bytes: Bytes| {
+    let mut emit = |bytes: Slice| {
         stored += black_box(bytes).len() as u64;
         Ok(())
     };

@@ -59,6 +59,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let line = Line {
         stream: plan.stream,
         leave_timeout: plan.leave_timeout,
+        patience: run::PATIENCE,
         cut: plan.cut,
         method,
         budget,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::{ImageOptions, host_architecture};
 use crate::oci::Compression;
-use crate::pipeline::budget::{Budget, Wish};
+use crate::pipeline::budget::{Budget, Wish, default_memory_bytes};
 use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::source::Survey;
@@ -54,7 +54,7 @@ pub struct FreezeOptions {
     pub layer_bytes: Option<u64>,
     /// Blobs to send at a time; 4 by default.
     pub uploads: usize,
-    /// Most resident bytes; 256 MiB by default.
+    /// Most resident bytes; by default [`default_memory_bytes`].
     pub memory_bytes: u64,
     /// Most bytes of scratch files; computed by default.
     pub scratch_bytes: Option<u64>,
@@ -93,7 +93,7 @@ impl FreezeOptions {
             include_mounts: Vec::new(),
             layer_bytes: None,
             uploads: 4,
-            memory_bytes: 256 << 20,
+            memory_bytes: default_memory_bytes(cores()),
             scratch_bytes: None,
             bandwidth_bytes: None,
             compression: None,
@@ -176,14 +176,13 @@ impl Plan {
             (None, Some(tar_bytes)) => LayerSize::for_tar(tar_bytes),
             (None, None) => LayerSize::One,
         };
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let wish = Wish {
             memory_bytes: options.memory_bytes,
             scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
             uploads: options.uploads,
             registries: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Registry(_))).count(),
             layouts: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Layout { .. })).count(),
-            cores,
+            cores: cores(),
             method,
         };
         let budget = Budget::plan(&wish, &survey, layer_size)?;
@@ -230,6 +229,12 @@ impl Plan {
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
+}
+
+/// Processor cores that this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Where nobody named an output, the state folder keeps an artifact.
@@ -320,7 +325,8 @@ impl std::fmt::Display for Plan {
             LayerSize::About(bytes) => writeln!(f, "layers       of about {} of tar", size(bytes))?,
         }
         writeln!(f, "compression  {} (level {})", self.method.compression, self.method.level)?;
-        writeln!(f, "at once      {} packers, {} uploads", self.budget.workers, self.budget.uploads)?;
+        let (packers, layers) = (self.budget.workers, self.budget.packers_at_once(self.layer_size));
+        writeln!(f, "at once      {packers} packers, memory for {layers} of them, {} uploads", self.budget.uploads)?;
         if let Some(bytes) = self.options.bandwidth_bytes {
             writeln!(f, "bandwidth    at most {} a second to registries", size(bytes))?;
         }

@@ -17,7 +17,7 @@ pub fn cut(options: &CutOptions, tar: &[u8], chunks: &[u16]) -> Cut {
                 assert!(!std::mem::replace(&mut open, true), "a layer in a layer");
                 layers.push(Vec::new());
             }
-            CutPiece::Bytes(bytes) => {
+            CutPiece::Bytes(bytes) | CutPiece::Own(bytes) => {
                 assert!(open, "bytes outside of a layer");
                 layers.last_mut().expect("a layer").extend_from_slice(&bytes);
             }

@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use smolfreeze::error::{Error, Result};
 use smolfreeze::image::ImageOptions;
 use smolfreeze::oci::Compression;
-use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec};
+use smolfreeze::pipeline::budget::default_memory_bytes;
+use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec, cores};
 use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
@@ -137,9 +138,9 @@ struct LayerArguments {
     /// Blobs sent at a time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     uploads: u16,
-    /// Most resident memory.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
-    memory: u64,
+    /// Most resident memory; by default 256MiB for two cores, and 64MiB more for each further one, up to 16.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<u64>,
     /// Most scratch space in TMPDIR, for layers that memory can't hold or that wait for a slow registry; by default what
     /// the plan says.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -283,7 +284,7 @@ impl Freeze {
             include_mounts: self.include_mount,
             layer_bytes: self.layers.layer_size,
             uploads: usize::from(self.layers.uploads),
-            memory_bytes: self.layers.memory,
+            memory_bytes: self.layers.memory.unwrap_or_else(|| default_memory_bytes(cores())),
             scratch_bytes: self.layers.scratch,
             bandwidth_bytes: self.layers.bandwidth,
             compression: self.layers.compression.map(Compression::from),

@@ -1,4 +1,14 @@
 //! The memory and scratch space of a freeze, as a formula.
+//!
+//! Whoever waits for memory gets it, because what can't come back by itself is less than all of it. Of what is held
+//! ([`Budget::held_bytes_max`]),
+//! - the source and the cut have at most `source_bytes_max` under way: edges and jobs are counted in buffers;
+//! - of all layers only the last one is incomplete, and waits for more input: it holds at most `hold_bytes_max`, or, once it
+//!   streams, `gather_bytes_max` of output;
+//! - tables of names that grow with the input take at most `table_bytes_max`, and make the two above smaller as they grow.
+//!
+//! Everything else belongs to complete layers, which are packed and sent whatever the source does. A test holds that the sum
+//! leaves room for a buffer.
 
 use crate::error::{Error, Result};
 use crate::pipeline::memory::BUFFER_BYTES;
@@ -8,6 +18,9 @@ use crate::stage::cut::LayerSize;
 
 /// Bytes of one part of an upload: the least, and the most that is read from a file.
 pub const PART_BYTES: u64 = 8 << 20;
+
+/// One buffer, as the formula counts it.
+const BUFFER: u64 = BUFFER_BYTES as u64;
 
 /// Code, stacks, TLS, the runtime, the allocator's slack: what a freeze needs before it holds a byte.
 const BASE_BYTES: u64 = 48 << 20;
@@ -19,25 +32,43 @@ const KEPT_BYTES: u64 = 28 << 20;
 /// A machine of this many cores or more packs with this many workers: each holds a layer.
 const WORKERS_MAX: usize = 16;
 
-/// Buffers of overdraft beside the workers': source and cut each may copy together what they pass on.
+/// Buffers of overdraft beside the workers': the cut copies together what it passes on, a reader ends an entry.
 const COPY_BUFFERS: u64 = 2;
 
-/// With less than this, layers can't be held at all.
-const HELD_BYTES_MIN: u64 = 16 * BUFFER_BYTES as u64;
+/// What the source and the cut have under way at least: two jobs, one in the sender's hand, one on the edge, one being cut,
+/// one that is copied into, and two to spare.
+const SOURCE_BYTES_MIN: u64 = 8 * BUFFER;
+
+/// With less than this, nobody could move.
+const HELD_BYTES_MIN: u64 = 24 * BUFFER;
+
+/// A layer larger than this is sent while it is made rather than gathered in scratch space.
+const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
+
+/// Resident memory where nobody says how much, in bytes: 256 MiB for two cores, and for each further one the 64 MiB that a
+/// layer may have, so that it packs one.
+#[must_use]
+pub fn default_memory_bytes(cores: usize) -> u64 {
+    (256 << 20) + (64 << 20) * (cores.clamp(2, WORKERS_MAX) as u64 - 2)
+}
 
 /// What a freeze may use, worked out before it starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Budget {
     /// Threads that pack layers.
     pub workers: usize,
     /// Blobs that are sent at a time.
     pub uploads: usize,
-    /// Bytes of layers held in memory, before and after compression together.
+    /// Bytes held in memory: layers before and after compression, and what is on its way to them.
     pub held_bytes_max: u64,
-    /// Bytes of one layer that are held before it has to be compressed as it streams.
+    /// Of these, what the source and the cut have under way.
+    pub source_bytes_max: u64,
+    /// What one layer holds before it has to be compressed as it streams.
     pub hold_bytes_max: u64,
-    /// Bytes of a streaming layer's output that stay in memory.
+    /// A streaming layer's output that stays in memory.
     pub gather_bytes_max: u64,
+    /// Tables of names.
+    pub table_bytes_max: u64,
     /// Threads of the compressor's own for a streaming layer: all cores for an only layer, one where usual layers are longer
     /// than `held_bytes_max`, else none: its worker compresses it, and the others are busy with layers of their own.
     pub stream_threads: u32,
@@ -45,13 +76,13 @@ pub struct Budget {
     pub scratch_bytes_max: u64,
     /// Whether layers may be too large to be held, and are read back from a file.
     pub streams: bool,
-    /// Whether layers are put aside while uploads are slow.
+    /// Whether complete layers that wait for slow uploads are put into files.
     pub puts_aside: bool,
-    /// Bytes of scratch files for what was in memory of them. Where layers stream, the rest is for those.
+    /// Bytes of scratch files up to which layers are put aside.
     pub aside_bytes_max: u64,
-    /// Bytes of `held_bytes_max` that reading them back takes. Where layers stream, they are set aside already.
+    /// What reading back layers that were put aside takes at a time.
     pub reread_bytes_max: u64,
-    /// Bytes of all compressors.
+    /// All compressors' own memory.
     pub encoders_bytes_max: u64,
 }
 
@@ -61,7 +92,7 @@ impl Budget {
     /// what the allocator keeps.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
-        let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER_BYTES as u64;
+        let overdraft = (self.workers as u64 + COPY_BUFFERS) * BUFFER;
         let parts = if self.streams { self.uploads as u64 * PART_BYTES } else { 0 };
         let kept = if self.streams && self.stream_threads > 0 { (self.workers as u64 - 1) * KEPT_BYTES } else { 0 };
         BASE_BYTES + self.held_bytes_max + self.encoders_bytes_max + overdraft + parts + kept
@@ -74,11 +105,27 @@ impl Budget {
     /// [`crate::error::Kind::Usage`] where the memory is too little to move at all.
     pub fn plan(wish: &Wish, survey: &Survey, layer_size: LayerSize) -> Result<Self> {
         let largest = largest_layer_bytes(survey, layer_size);
-        let helped = if layer_size == LayerSize::One { Helped::OnlyLayer } else { Helped::None };
-        let budget = match Self::divide(wish, helped, 0) {
-            Ok(budget) if largest <= budget.hold_bytes_max => budget,
-            _ => Self::stream(wish, helped, layer_size, largest.min(SCRATCH_LAYER_BYTES_MAX))?,
+        let cores = wish.cores.clamp(1, WORKERS_MAX);
+        let (workers, threads) = if layer_size == LayerSize::One { (1, cores) } else { (cores, 0) };
+        let shape = |streams: bool, threads: usize| Self {
+            workers,
+            uploads: wish.uploads.max(1),
+            stream_threads: if streams { u32::try_from(threads).unwrap_or(1) } else { 0 },
+            streams,
+            ..Self::default()
         };
+        let mut budget = shape(false, 0).divide(wish);
+        // A layer holds a little more than its bytes.
+        if budget.as_ref().map_or(true, |held| largest > held.hold_bytes_max / 8 * 7) {
+            budget = shape(true, threads).divide(wish);
+            // Where usual layers are longer than all of it, a second one never comes beside the first: what one worker does
+            // then goes to two threads.
+            let usual = layer_size.layer_bytes_max().unwrap_or(0);
+            if budget.as_ref().is_ok_and(|streams| usual > streams.held_bytes_max) {
+                budget = shape(true, 1).divide(wish).or(budget);
+            }
+        }
+        let budget = budget?;
         let puts_aside = wish.registries > 0;
         let layers = if budget.streams || puts_aside { (budget.workers + budget.uploads) as u64 } else { 0 };
         let needed = layers * largest.min(SCRATCH_LAYER_BYTES_MAX);
@@ -93,61 +140,66 @@ impl Budget {
         })
     }
 
-    /// For layers of which some are longer than may be held. Where usual ones are longer than all memory for layers, a second
-    /// one never comes beside the first: what one worker does then goes to two threads.
-    fn stream(wish: &Wish, helped: Helped, layer_size: LayerSize, streaming_bytes: u64) -> Result<Self> {
-        let budget = Self::divide(wish, helped, streaming_bytes)?;
-        let usual = layer_size.layer_bytes_max().unwrap_or(0);
-        if usual <= budget.held_bytes_max {
-            return Ok(budget);
+    /// Gives what the rest leaves to layers; with few megabytes, to fewer at a time.
+    fn divide(mut self, wish: &Wish) -> Result<Self> {
+        loop {
+            let encoder = if self.streams {
+                stream_encoder_bytes_max(wish.method, self.stream_threads)
+            } else {
+                encoder_bytes_max(wish.method)
+            };
+            self.encoders_bytes_max = self.workers as u64 * encoder;
+            let fixed = self.memory_bytes_max();
+            if fixed + HELD_BYTES_MIN <= wish.memory_bytes {
+                self.held_bytes_max = wish.memory_bytes - fixed;
+                self.share();
+                return Ok(self);
+            }
+            match (self.workers, self.stream_threads, self.uploads) {
+                (1, 0, 1) => return Err(too_little(wish.memory_bytes, fixed + HELD_BYTES_MIN)),
+                (1, 0, _) => self.uploads -= 1,
+                (1, ..) => self.stream_threads -= 1,
+                _ => self.workers -= 1,
+            }
         }
-        Ok(Self::divide(wish, Helped::LongLayers, streaming_bytes).unwrap_or(budget))
     }
 
-    /// `streaming_bytes` is the size of layers that have to stream; 0 for none.
-    fn divide(wish: &Wish, helped: Helped, streaming_bytes: u64) -> Result<Self> {
-        let (mut workers, mut uploads) = (wish.cores.clamp(1, WORKERS_MAX), wish.uploads.max(1));
-        loop {
-            let stream_threads = match helped {
-                Helped::OnlyLayer => u32::try_from(workers).unwrap_or(1),
-                Helped::LongLayers => 1,
-                Helped::None => 0,
-            };
-            let encoders_bytes_max = match streaming_bytes {
-                0 => workers as u64 * encoder_bytes_max(wish.method),
-                _ if helped == Helped::OnlyLayer => stream_encoder_bytes_max(wish.method, stream_threads),
-                _ => workers as u64 * stream_encoder_bytes_max(wish.method, stream_threads),
-            };
-            let mut budget = Self {
-                workers,
-                uploads,
-                held_bytes_max: 0,
-                hold_bytes_max: 0,
-                gather_bytes_max: 0,
-                stream_threads,
-                scratch_bytes_max: 0,
-                streams: streaming_bytes > 0,
-                puts_aside: false,
-                aside_bytes_max: 0,
-                reread_bytes_max: 0,
-                encoders_bytes_max,
-            };
-            let fixed = budget.memory_bytes_max();
-            if fixed + HELD_BYTES_MIN <= wish.memory_bytes {
-                budget.held_bytes_max = wish.memory_bytes - fixed;
-                // One layer coming in, and for each worker the output of one that streams, leave room to move.
-                budget.hold_bytes_max = budget.held_bytes_max * 11 / 20;
-                budget.gather_bytes_max = budget.held_bytes_max / (5 * workers as u64);
-                return Ok(budget);
-            }
-            // With few megabytes, fewer layers at a time.
-            match (workers, uploads) {
-                (1, 1) => return Err(too_little(wish.memory_bytes, fixed + HELD_BYTES_MIN)),
-                (1, _) => uploads -= 1,
-                (_, _) => workers -= 1,
-            }
-        }
+    /// Who may have how much of what is held.
+    fn share(&mut self) {
+        self.source_bytes_max = (self.held_bytes_max / 8).max(SOURCE_BYTES_MIN);
+        let layers = self.held_bytes_max - self.source_bytes_max - 2 * BUFFER;
+        self.hold_bytes_max = layers * 9 / 16;
+        self.gather_bytes_max = layers * 3 / 16 / self.workers as u64;
+        // As much as leaves room for the others, whose shares shrink as tables grow.
+        let (held, fixed) = (u128::from(self.held_bytes_max), u128::from(self.held_bytes_max - layers));
+        let others = u128::from(self.hold_bytes_max + self.gather_bytes_max);
+        let table = held.saturating_sub((fixed * held).div_ceil(held - others));
+        self.table_bytes_max = u64::try_from(table).unwrap_or(0);
     }
+
+    /// Buffers that wait between the source and the cut.
+    #[must_use]
+    pub fn edge_buffers(&self) -> usize {
+        buffers(self.source_bytes_max / 3).max(1)
+    }
+
+    /// Buffers that a source may have taken and not yet handed on.
+    #[must_use]
+    pub fn source_buffers(&self) -> usize {
+        buffers(self.source_bytes_max).saturating_sub(self.edge_buffers() + 4).max(2)
+    }
+
+    /// How many layers of the size that `layer_size` aims at can be packed at once.
+    #[must_use]
+    pub fn packers_at_once(&self, layer_size: LayerSize) -> usize {
+        let usual = layer_size.layer_bytes_max().map_or(1, |most| (most / 2).max(1));
+        let held = usize::try_from((self.held_bytes_max - self.source_bytes_max) / usual).unwrap_or(usize::MAX);
+        if self.streams { self.workers } else { self.workers.min(held).max(1) }
+    }
+}
+
+fn buffers(bytes: u64) -> usize {
+    usize::try_from(bytes / BUFFER).unwrap_or(usize::MAX)
 }
 
 fn too_little(memory_bytes: u64, needed: u64) -> Error {
@@ -161,19 +213,6 @@ fn largest_layer_bytes(survey: &Survey, layer_size: LayerSize) -> u64 {
         None => whole,
         Some(most) => most.max(survey.largest_entry_bytes).min(whole),
     }
-}
-
-/// A layer larger than this is sent while it is made rather than gathered in scratch space.
-const SCRATCH_LAYER_BYTES_MAX: u64 = 512 << 20;
-
-/// Which layers have compressor threads beside their worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Helped {
-    OnlyLayer,
-    /// All that stream: usual layers are longer than all memory for layers.
-    LongLayers,
-    /// None: few layers stream, and other workers have others meanwhile.
-    None,
 }
 
 /// What the user and the machine want of a budget.
@@ -213,13 +252,39 @@ mod tests {
     fn the_formula_never_exceeds_what_was_asked_for() {
         for mebibytes in [96, 128, 256, 1024] {
             for tar_bytes in [1 << 20, 1 << 30, 50 << 30] {
-                let budget =
-                    Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), LayerSize::for_tar(tar_bytes)).unwrap();
-                assert!(budget.memory_bytes_max() <= mebibytes << 20, "{mebibytes} MiB, {tar_bytes}: {budget:?}");
-                assert!(
-                    budget.hold_bytes_max + budget.workers as u64 * budget.gather_bytes_max < budget.held_bytes_max
-                );
+                for layer_size in [LayerSize::for_tar(tar_bytes), LayerSize::One] {
+                    let budget = Budget::plan(&wish(mebibytes << 20), &survey(tar_bytes), layer_size).unwrap();
+                    assert!(budget.memory_bytes_max() <= mebibytes << 20, "{mebibytes} MiB, {tar_bytes}: {budget:?}");
+                }
             }
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_memory_gets_it() {
+        for (mebibytes, cores) in
+            (80..2000).step_by(7).flat_map(|mebibytes| [1, 2, 5, 64].map(|cores| (mebibytes, cores)))
+        {
+            let wish = Wish { cores, ..wish(mebibytes << 20) };
+            let Ok(budget) = Budget::plan(&wish, &survey(50 << 30), LayerSize::for_tar(50 << 30)) else { continue };
+            let held = budget.held_bytes_max;
+            for tables in [0, budget.table_bytes_max / 2, budget.table_bytes_max] {
+                let layer = (budget.hold_bytes_max + budget.gather_bytes_max) * (held - tables) / held;
+                let under_way = budget.source_bytes_max + layer + tables;
+                assert!(under_way + BUFFER <= held, "{mebibytes} MiB, {cores} cores: {budget:?}");
+            }
+            let source = (budget.edge_buffers() + budget.source_buffers() + 2) as u64 * BUFFER;
+            assert!(source <= budget.source_bytes_max, "{mebibytes} MiB, {cores} cores: {budget:?}");
+        }
+    }
+
+    #[test]
+    fn many_cores_are_not_idle_by_default() {
+        for cores in [1, 2, 4, 16, 64] {
+            let wish = Wish { cores, ..wish(default_memory_bytes(cores)) };
+            let layer_size = LayerSize::for_tar(2 << 30);
+            let budget = Budget::plan(&wish, &survey(2 << 30), layer_size).unwrap();
+            assert_eq!(budget.packers_at_once(layer_size), cores.min(16), "{budget:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::oci::{Descriptor, DiffId};
-use crate::pipeline::memory::{BUFFER_BYTES, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory, Slice};
 
 /// Stored bytes that can be read from any offset, any number of times.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ pub(crate) struct FileRange {
 
 impl FileRange {
     /// `length` bytes from `offset` on, in slices of at most one buffer.
-    pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<Bytes>> {
+    pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<Slice>> {
         let (mut slices, end) = (Vec::new(), offset + length);
         let mut at = offset;
         while at < end {
@@ -118,7 +118,7 @@ impl Body {
             if from < to {
                 let (filed, start) = (filed.clone(), at);
                 let read = tokio::task::spawn_blocking(move || filed.read(from - start, to - from)).await;
-                slices.extend(read.map_err(|_| Error::hung_up("reading a layer"))??);
+                slices.extend(read.map_err(|_| Error::hung_up("reading a layer"))??.into_iter().map(Bytes::from));
             }
             at += filed.length;
         }
@@ -193,8 +193,8 @@ mod tests {
         let scratch = Scratch::new(&std::env::temp_dir(), 1 << 20);
         let memory = Memory::new(4 << 20, Stop::new());
         let filed = |bytes: &'static [u8]| {
-            let mut file = ScratchFile::create(&scratch, 1).unwrap().unwrap();
-            assert!(file.append(&Bytes::from_static(bytes)).unwrap());
+            let mut file = ScratchFile::create(&scratch, 1).unwrap();
+            assert!(file.append(bytes));
             file.finish(memory.clone())
         };
         let gathered = Body::with_file(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"de")], filed(b"fghi"));

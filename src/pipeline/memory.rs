@@ -1,27 +1,108 @@
-//! The memory a freeze may hold: buffers of one size, counted against one bound.
+//! The memory a freeze may hold, counted in bytes against one bound.
 //!
-//! The source fills buffers and waits when the bound is reached; what it made travels as slices ([`bytes::Bytes`]), and
-//! a buffer comes home when the last slice of it is gone, wherever that is. So a slow registry makes the source wait,
-//! with nothing between them that counts. A packer takes its output buffers as [`Memory::overdraft`]: it is about to
-//! give back at least as much input, so waiting would be a deadlock, and not waiting costs one buffer a worker. So does
-//! who copies small slices together ([`crate::stage::compact`]). Bytes that wait in a file are read into buffers that
-//! don't wait either ([`Memory::reread`]); what they take can be kept from the source ([`Memory::reserve`]).
+//! The source fills buffers of one size and waits when the bound is reached. What it made travels as [`Slice`]s, each of
+//! which knows what it holds: its share of the buffer that it keeps, which may be more than its bytes. A buffer comes home
+//! when the last slice of it is gone, wherever that is. So a slow registry makes the source wait.
+//!
+//! Who waits, and who need not:
+//! - [`Memory::buffer`] waits: sources, and the cut for what it adds to a layer. [`crate::pipeline::budget`] says why
+//!   they never wait for each other.
+//! - [`Memory::overdraft`] does not: a packer is about to give back at least as much input, and who copies together gives
+//!   back what was copied. It costs one buffer each.
+//! - [`Memory::reread`] does not: bytes that wait in a file come back. What that takes can be kept from the source
+//!   ([`Memory::reserve`]).
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stop::Stop;
 
 /// Bytes of one buffer, and so the usual size of a piece on an edge.
 pub const BUFFER_BYTES: usize = 1 << 20;
 
+/// What a slice takes beside its bytes: its place in a queue, a reference count, the allocator's own words.
+const SLICE_BYTES: usize = 128;
+
+/// A buffer is passed on as it is where no more of it is wasted than one byte in so many.
+const WASTE_PART: usize = 8;
+
+/// Fewer bytes are copied to an allocation of their own size rather than keep a buffer.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// How often a wait for memory looks whether the freeze was stopped.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
-/// Buffers that share one bound. Clones share it too.
+/// Bytes, and what they hold of the memory until they are gone.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    bytes: Bytes,
+    held_bytes: usize,
+}
+
+impl Slice {
+    /// Bytes that the program itself contains.
+    #[must_use]
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self { bytes: Bytes::from_static(bytes), held_bytes: SLICE_BYTES }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What they hold, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes as u64
+    }
+
+    /// A part of it that holds as much as the whole one.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self { bytes: self.bytes.slice(range), held_bytes: self.held_bytes }
+    }
+
+    /// `parts` of it, in order, share what it holds; none where too much of that would be wasted.
+    #[must_use]
+    pub fn parts(&self, parts: &[Bytes]) -> Option<Vec<Self>> {
+        let kept: usize = parts.iter().map(Bytes::len).sum();
+        if self.held_bytes.saturating_sub(kept) > self.held_bytes / WASTE_PART {
+            return None;
+        }
+        let share = |part: &Bytes| (self.held_bytes * part.len()).div_ceil(kept.max(1)) + SLICE_BYTES;
+        Some(parts.iter().map(|part| Self { bytes: part.clone(), held_bytes: share(part) }).collect())
+    }
+}
+
+/// Bytes that are counted nowhere.
+impl From<Bytes> for Slice {
+    fn from(bytes: Bytes) -> Self {
+        let held_bytes = bytes.len() + SLICE_BYTES;
+        Self { bytes, held_bytes }
+    }
+}
+
+impl From<Slice> for Bytes {
+    fn from(slice: Slice) -> Self {
+        slice.bytes
+    }
+}
+
+impl std::ops::Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What is out, and the bound for it. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Memory(Arc<Home>);
 
@@ -29,36 +110,62 @@ pub struct Memory(Arc<Home>);
 struct Home {
     state: Mutex<State>,
     returned: Condvar,
-    most_out: usize,
+    held_bytes_max: usize,
+    table_bytes_max: usize,
     stop: Stop,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    out: usize,
-    /// Of those that are out.
+    held: usize,
+    /// Of what is held.
     reread: usize,
-    /// For those that are reread.
+    /// For what is reread.
     reserved: usize,
-    out_peak: usize,
+    /// Of what is held.
+    tables: usize,
+    held_peak: usize,
     idle: Vec<Vec<u8>>,
 }
 
+impl State {
+    /// So many bytes more are held. What would be kept for reuse past the bound goes back to the allocator.
+    fn hold(&mut self, bytes: usize, bound: usize) {
+        self.held += bytes;
+        self.held_peak = self.held_peak.max(self.held);
+        let room = bound.saturating_sub(self.held) / BUFFER_BYTES;
+        self.idle.truncate(room);
+    }
+}
+
 impl Memory {
-    /// At most `held_bytes_max` bytes, in whole buffers and at least two of them, are out at a time.
+    /// At most `held_bytes_max` bytes, and at least two buffers, are held at a time; half of it by tables.
     #[must_use]
     pub fn new(held_bytes_max: u64, stop: Stop) -> Self {
-        let buffers = usize::try_from(held_bytes_max / BUFFER_BYTES as u64).unwrap_or(usize::MAX);
-        Self(Arc::new(Home { state: Mutex::default(), returned: Condvar::new(), most_out: buffers.max(2), stop }))
+        Self::with_tables(held_bytes_max, held_bytes_max / 2, stop)
     }
 
-    /// An empty buffer; blocks the calling thread until one is free.
+    /// The same, with at most `table_bytes_max` for tables.
+    #[must_use]
+    pub fn with_tables(held_bytes_max: u64, table_bytes_max: u64, stop: Stop) -> Self {
+        let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (held_bytes_max, table_bytes_max) = (bytes(held_bytes_max).max(2 * BUFFER_BYTES), bytes(table_bytes_max));
+        Self(Arc::new(Home {
+            state: Mutex::default(),
+            returned: Condvar::new(),
+            held_bytes_max,
+            table_bytes_max,
+            stop,
+        }))
+    }
+
+    /// An empty buffer; blocks the calling thread until there is room for it.
     ///
     /// # Errors
     /// When the freeze is stopped meanwhile.
     pub fn buffer(&self) -> Result<Buffer> {
         let mut state = self.0.lock();
-        while state.out + state.reserved.saturating_sub(state.reread) >= self.0.most_out {
+        while state.held + state.reserved.saturating_sub(state.reread) + BUFFER_BYTES > self.0.held_bytes_max {
             self.0.stop.check()?;
             state = self.0.returned.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -76,39 +183,68 @@ impl Memory {
     #[must_use]
     pub fn reread(&self) -> Buffer {
         let mut state = self.0.lock();
-        state.reread += 1;
+        state.reread += BUFFER_BYTES;
         self.take(&mut state, true)
     }
 
-    /// Keeps `bytes`, in whole buffers, for [`Self::reread`] until the guard is dropped; none if that is more than half of
-    /// all. What is out by now stays out.
+    /// Counts that `table` has so many bytes now. The source gets less by that, and so does whoever takes a share
+    /// ([`Self::share`]).
+    ///
+    /// # Errors
+    /// Where all tables take more than they may.
+    pub fn count(&self, table: &mut Table, bytes: usize) -> Result<()> {
+        if bytes == table.bytes {
+            return Ok(());
+        }
+        let mut state = self.0.lock();
+        state.held -= table.bytes;
+        state.tables = state.tables + bytes - table.bytes;
+        state.hold(bytes, self.0.held_bytes_max);
+        (table.bytes, table.home) = (bytes, Some(Arc::clone(&self.0)));
+        if state.tables <= self.0.table_bytes_max {
+            return Ok(());
+        }
+        let reason = format!("{} MiB of memory are not enough for them", self.0.table_bytes_max >> 20);
+        Err(Error::source("remembering names", "the source's folders and links", reason).hint("give more --memory"))
+    }
+
+    /// `bytes` of all memory, in proportion to what the tables leave of it.
+    #[must_use]
+    pub fn share(&self, bytes: u64) -> u64 {
+        let (all, tables) = (self.0.held_bytes_max as u128, self.0.lock().tables as u128);
+        let share = u128::from(bytes) * all.saturating_sub(tables) / all;
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    /// Keeps `bytes` for [`Self::reread`] until the guard is dropped; none if that is more than half of all. What is held
+    /// by now stays held.
     #[must_use]
     pub fn reserve(&self, bytes: u64) -> Option<Reserved> {
-        let buffers = usize::try_from(bytes.div_ceil(BUFFER_BYTES as u64)).unwrap_or(usize::MAX);
-        if buffers > self.0.most_out / 2 {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if bytes > self.0.held_bytes_max / 2 {
             return None;
         }
-        self.0.lock().reserved += buffers;
-        Some(Reserved { buffers, home: Arc::clone(&self.0) })
+        self.0.lock().reserved += bytes;
+        Some(Reserved { bytes, home: Arc::clone(&self.0) })
     }
 
-    /// The bytes that are out, in whole buffers.
+    /// The bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        (self.0.lock().out * BUFFER_BYTES) as u64
+        self.0.lock().held as u64
     }
 
-    /// The most bytes that were ever out, in whole buffers.
+    /// The most bytes that were ever held.
     #[must_use]
     pub fn held_bytes_peak(&self) -> u64 {
-        (self.0.lock().out_peak * BUFFER_BYTES) as u64
+        self.0.lock().held_peak as u64
     }
 
-    fn take(&self, state: &mut State, reread: bool) -> Buffer {
-        state.out += 1;
-        state.out_peak = state.out_peak.max(state.out);
+    fn take(&self, state: &mut State, is_reread: bool) -> Buffer {
+        // Before more is counted, which may give idle ones back.
         let bytes = state.idle.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        Buffer { bytes, reread, home: Arc::clone(&self.0) }
+        state.hold(BUFFER_BYTES, self.0.held_bytes_max);
+        Buffer { bytes, held_bytes: BUFFER_BYTES, is_reread, home: Arc::clone(&self.0) }
     }
 }
 
@@ -118,16 +254,35 @@ impl Home {
     }
 }
 
-/// Buffers that nobody waits for; see [`Memory::reserve`].
+/// What [`Memory::count`] counted; given back when dropped.
+#[derive(Debug, Default)]
+pub struct Table {
+    bytes: usize,
+    home: Option<Arc<Home>>,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            let mut state = home.lock();
+            state.held -= self.bytes;
+            state.tables -= self.bytes;
+            drop(state);
+            home.returned.notify_all();
+        }
+    }
+}
+
+/// Bytes that nobody waits for; see [`Memory::reserve`].
 #[derive(Debug)]
 pub struct Reserved {
-    buffers: usize,
+    bytes: usize,
     home: Arc<Home>,
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.home.lock().reserved -= self.buffers;
+        self.home.lock().reserved -= self.bytes;
         self.home.returned.notify_all();
     }
 }
@@ -136,12 +291,14 @@ impl Drop for Reserved {
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    reread: bool,
+    /// What is counted for it.
+    held_bytes: usize,
+    is_reread: bool,
     home: Arc<Home>,
 }
 
 impl Buffer {
-    /// The bytes so far; the vector has [`BUFFER_BYTES`] of capacity and may grow past it a little.
+    /// The bytes so far; the vector has [`BUFFER_BYTES`] of capacity and may grow past it, for one entry's headers.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -164,10 +321,41 @@ impl Buffer {
         self.bytes.is_empty()
     }
 
-    /// The filled bytes, to be sliced and passed on without a copy.
+    /// The filled bytes, to be passed on without a copy, but where there are so few that they need not keep a buffer.
     #[must_use]
-    pub fn freeze(self) -> Bytes {
-        Bytes::from_owner(self)
+    pub fn freeze(mut self) -> Slice {
+        if self.bytes.len() < SMALL_BYTES {
+            self.shrink();
+        } else if self.bytes.capacity() > self.held_bytes {
+            self.recount(self.bytes.capacity());
+        }
+        let held_bytes = self.held_bytes;
+        Slice { bytes: Bytes::from_owner(self), held_bytes }
+    }
+
+    /// Moves to an allocation as large as what was filled in.
+    fn shrink(&mut self) {
+        let exact = self.bytes.as_slice().to_vec();
+        let mut buffer = std::mem::replace(&mut self.bytes, exact);
+        self.recount(self.bytes.capacity() + SLICE_BYTES);
+        if buffer.capacity() == BUFFER_BYTES {
+            buffer.clear();
+            let mut state = self.home.lock();
+            state.idle.push(buffer);
+            state.hold(0, self.home.held_bytes_max);
+        }
+    }
+
+    fn recount(&mut self, held_bytes: usize) {
+        let mut state = self.home.lock();
+        state.held -= self.held_bytes;
+        state.hold(held_bytes, self.home.held_bytes_max);
+        if self.is_reread {
+            state.reread = state.reread + held_bytes - self.held_bytes;
+        }
+        self.held_bytes = held_bytes;
+        drop(state);
+        self.home.returned.notify_one();
     }
 }
 
@@ -181,10 +369,12 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         let mut state = self.home.lock();
-        state.out -= 1;
-        state.reread -= usize::from(self.reread);
-        // A buffer that grew goes back to the allocator. The others never do: the allocator would keep them apart from
-        // each other and from the system, and the process would grow to twice the bound.
+        state.held -= self.held_bytes;
+        if self.is_reread {
+            state.reread -= self.held_bytes;
+        }
+        // A buffer that grew goes back to the allocator. The others don't while there is room: the allocator would keep
+        // them apart from each other and from the system, and the process would grow to twice the bound.
         if bytes.capacity() == BUFFER_BYTES {
             bytes.clear();
             state.idle.push(bytes);
@@ -195,54 +385,4 @@ impl Drop for Buffer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::{Error, Kind};
-
-    #[test]
-    fn a_buffer_comes_home_with_its_last_slice() {
-        let memory = Memory::new(2 * BUFFER_BYTES as u64, Stop::new());
-        let (mut first, _second) = (memory.buffer().unwrap(), memory.buffer().unwrap());
-        first.bytes_mut().extend_from_slice(b"ab");
-        let whole = first.freeze();
-        let slice = whole.slice(1..);
-        drop(whole);
-        let waiter = std::thread::spawn({
-            let memory = memory.clone();
-            move || memory.buffer().map(|buffer| buffer.is_empty())
-        });
-        assert_eq!(&slice[..], b"b");
-        drop(slice);
-        assert!(waiter.join().unwrap().unwrap(), "a reused buffer starts empty");
-        assert_eq!(memory.held_bytes_peak(), 2 * BUFFER_BYTES as u64);
-    }
-
-    #[test]
-    fn what_is_reserved_is_waited_for() {
-        let stop = Stop::new();
-        let memory = Memory::new(4 * BUFFER_BYTES as u64, stop.clone());
-        // Who has to wait now is told of the stop.
-        stop.stop(Error::interrupted());
-        assert!(memory.reserve(3 * BUFFER_BYTES as u64).is_none());
-        let reserved = memory.reserve(2 * BUFFER_BYTES as u64).unwrap();
-        let first = memory.buffer().unwrap();
-        let _second = memory.buffer().unwrap();
-        assert!(memory.buffer().is_err());
-        drop(first);
-        // What is reread takes what was reserved, and nothing of the rest.
-        let _reread = memory.reread();
-        let _third = memory.buffer().unwrap();
-        assert!(memory.buffer().is_err());
-        drop(reserved);
-        assert!(memory.buffer().is_ok());
-    }
-
-    #[test]
-    fn a_stopped_freeze_does_not_wait_for_memory() {
-        let stop = Stop::new();
-        let memory = Memory::new(0, stop.clone());
-        let _held = (memory.buffer().unwrap(), memory.buffer().unwrap());
-        stop.stop(Error::interrupted());
-        assert_eq!(memory.buffer().unwrap_err().kind(), Kind::HungUp);
-    }
-}
+mod tests;

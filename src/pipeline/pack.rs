@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, DiffId};
+use crate::pipeline::budget::Budget;
 use crate::pipeline::gather::{Body, Layer, LiveEnd, LiveLayer, LivePiece};
-use crate::pipeline::memory::{BUFFER_BYTES, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Memory, Slice};
 use crate::pipeline::scratch::{Scratch, ScratchFile};
 use crate::progress::processor::thread_time;
 use crate::progress::{Activity, Meters, Observer, Track};
@@ -33,7 +34,7 @@ const TIMED_BYTES_MIN: usize = 32 << 10;
 /// What travels from the cut to a worker, for one layer.
 #[derive(Debug)]
 pub(crate) enum LayerPiece {
-    Bytes(Bytes),
+    Bytes(Slice),
     /// The layer is complete. An edge that closes without it was cut off.
     End,
 }
@@ -52,12 +53,10 @@ pub(crate) enum Outgoing {
     Known(Packed),
     /// To be sent to every sink.
     Whole(Arc<Layer>),
-    /// To be sent while it is made, one for each sink.
-    Live(Vec<LiveLayer>),
+    /// To be sent while it is made, one for each sink; its names come when it is complete.
+    Live(Vec<LiveLayer>, oneshot::Receiver<Packed>),
     /// To be kept by a sink while it is made, and complete from then on for the others.
     ToKeep(LiveLayer),
-    /// A live layer is complete; its sinks know it too.
-    LiveEnded(Packed),
 }
 
 /// A layer's names, once it has them.
@@ -87,12 +86,8 @@ fn index(bytes: u64) -> usize {
 /// One worker.
 pub(crate) struct Packer {
     pub(crate) method: Method,
-    /// Most bytes of a layer that are held before it is compressed; see [`crate::pipeline::budget::Budget`].
-    pub(crate) hold_bytes_max: u64,
-    /// Most bytes of a streaming layer's output that stay in memory.
-    pub(crate) gather_bytes_max: u64,
-    /// Compressor threads for a streaming layer.
-    pub(crate) stream_threads: u32,
+    /// What a layer may hold; see [`Budget`].
+    pub(crate) budget: Budget,
     pub(crate) sinks: usize,
     /// Whether one of the sinks keeps live layers, but for those of `/workspace`.
     pub(crate) sinks_keep: bool,
@@ -130,7 +125,7 @@ impl Packer {
         coming.finish()?.map_or(Ok(()), |outgoing| self.send(outgoing))
     }
 
-    fn next(&self, feed: &LayerFeed) -> Result<Option<Bytes>> {
+    fn next(&self, feed: &LayerFeed) -> Result<Option<Slice>> {
         match self.track.during(Activity::WaitsForCut, || feed.pieces.recv()) {
             Ok(LayerPiece::Bytes(bytes)) => {
                 self.meters.hash.took(bytes.len() as u64);
@@ -163,7 +158,7 @@ impl Packer {
         Ok(idle.begin(&self.memory))
     }
 
-    fn compress(&self, bytes: &Bytes, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
+    fn compress(&self, bytes: &Slice, encoder: &mut Encoder, gathering: &mut Gathering) -> Result<()> {
         self.meters.compress.took(bytes.len() as u64);
         self.track.during(Activity::Compresses, || encoder.write(bytes, &mut |bytes| gathering.push(bytes)))
     }
@@ -182,8 +177,9 @@ struct Coming<'a> {
     hasher: DiffIdHasher,
     /// SHA-256 of the first bytes, once there are more than may be held.
     prefix: Option<DiffId>,
-    held: VecDeque<Bytes>,
+    held: VecDeque<Slice>,
     held_bytes: u64,
+    tar_bytes: u64,
     way: Way<'a>,
 }
 
@@ -207,27 +203,36 @@ impl<'a> Coming<'a> {
             prefix: None,
             held: VecDeque::new(),
             held_bytes: 0,
+            tar_bytes: 0,
             way: Way::Holding,
         }
     }
 
-    fn take(&mut self, bytes: Bytes) -> Result<()> {
-        let within = bytes.len().min(index(self.packer.hold_bytes_max.saturating_sub(self.held_bytes)));
-        self.packer.hash(&mut self.hasher, &bytes[..within]);
-        if within < bytes.len() && self.prefix.is_none() {
-            self.past_hold(self.hasher.clone().finish().0)?;
+    fn take(&mut self, bytes: Slice) -> Result<()> {
+        let packer = self.packer;
+        // A layer that can't be held has at least so many bytes, whatever the buffers they came in.
+        let before = index((packer.budget.hold_bytes_max / 8 * 7).saturating_sub(self.tar_bytes)).min(bytes.len());
+        packer.hash(&mut self.hasher, &bytes[..before]);
+        if before < bytes.len() && self.prefix.is_none() {
+            self.prefix = Some(self.hasher.clone().finish().0);
         }
-        self.packer.hash(&mut self.hasher, &bytes[within..]);
+        packer.hash(&mut self.hasher, &bytes[before..]);
+        self.tar_bytes += bytes.len() as u64;
+        if matches!(self.way, Way::Holding)
+            && self.held_bytes + bytes.held_bytes() > packer.memory.share(packer.budget.hold_bytes_max)
+        {
+            self.past_hold()?;
+        }
         if let Way::Spilling(file) = &mut self.way {
-            if file.append(&bytes)? {
+            if file.append(&bytes) {
                 return Ok(());
             }
-            self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?;
+            self.stream(false)?;
         }
         if let Way::Streaming(encoder, gathering) = &mut self.way {
-            self.packer.compress(&bytes, encoder, gathering)
+            packer.compress(&bytes, encoder, gathering)
         } else {
-            self.held_bytes += bytes.len() as u64;
+            self.held_bytes += bytes.held_bytes();
             self.held.push_back(bytes);
             Ok(())
         }
@@ -235,23 +240,28 @@ impl<'a> Coming<'a> {
 
     /// The layer is longer than may be held. If one with the same beginning was packed before, it is likely to be the
     /// same to its end: then the rest waits in scratch space for its diff_id. Else it is compressed as it streams.
-    fn past_hold(&mut self, prefix: DiffId) -> Result<()> {
-        self.prefix = Some(prefix);
-        if self.packer.known.expects(prefix)
-            && let Some(file) = ScratchFile::create(&self.packer.scratch, BUFFER_BYTES as u64)?
+    fn past_hold(&mut self) -> Result<()> {
+        let packer = self.packer;
+        if self.prefix.is_some_and(|prefix| packer.known.expects(prefix))
+            && let Some(file) = ScratchFile::create(&packer.scratch, BUFFER_BYTES as u64)
         {
             self.way = Way::Spilling(file);
             return Ok(());
         }
-        self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)
+        self.stream(false)
     }
 
     /// Begins to compress: first what is held and what was spilled.
-    fn stream(&mut self, threads: u32, gather_bytes_max: u64) -> Result<()> {
+    fn stream(&mut self, is_whole: bool) -> Result<()> {
         let packer = self.packer;
+        // What is held whole is compressed in its place.
+        let (threads, memory_bytes_max) = if is_whole {
+            (0, u64::MAX)
+        } else {
+            (packer.budget.stream_threads, packer.memory.share(packer.budget.gather_bytes_max))
+        };
         let mut encoder = packer.encoder(threads)?;
-        let mut gathering = Gathering::new(self, gather_bytes_max);
-        gathering.helpers = threads;
+        let mut gathering = Gathering { helpers: threads, ..Gathering::new(self, memory_bytes_max) };
         while let Some(bytes) = self.held.pop_front() {
             packer.compress(&bytes, &mut encoder, &mut gathering)?;
         }
@@ -280,10 +290,7 @@ impl<'a> Coming<'a> {
                 let (index, workspace) = (self.index, self.workspace);
                 return Ok(Some(Outgoing::Known(Packed { index, diff_id, tar_bytes, descriptor, workspace })));
             }
-            match self.way {
-                Way::Spilling(_) => self.stream(self.packer.stream_threads, self.packer.gather_bytes_max)?,
-                _ => self.stream(0, u64::MAX)?,
-            }
+            self.stream(matches!(self.way, Way::Holding))?;
         }
         let Way::Streaming(encoder, mut gathering) = self.way else { return Err(Error::hung_up("a packer")) };
         let packer = self.packer;
@@ -302,10 +309,11 @@ struct Gathering<'a> {
     memory_bytes_max: u64,
     digest: DigestHasher,
     chunks: Vec<Bytes>,
-    chunk_bytes: u64,
+    held_bytes: u64,
     scratch: Option<ScratchFile>,
     live: Vec<mpsc::Sender<LivePiece>>,
-    is_kept: bool,
+    /// For the names of a live layer that no sink keeps.
+    live_end: Option<oneshot::Sender<Packed>>,
     began: Instant,
     /// Threads of the compressor's own.
     helpers: u32,
@@ -320,10 +328,10 @@ impl<'a> Gathering<'a> {
             memory_bytes_max,
             digest: DigestHasher::default(),
             chunks: Vec::new(),
-            chunk_bytes: 0,
+            held_bytes: 0,
             scratch: None,
             live: Vec::new(),
-            is_kept: coming.packer.sinks_keep && !coming.workspace,
+            live_end: None,
             began: Instant::now(),
             helpers: 0,
         }
@@ -333,27 +341,25 @@ impl<'a> Gathering<'a> {
         self.packer.meters.helpers.was_busy(self.began.elapsed() * self.helpers);
     }
 
-    fn push(&mut self, bytes: Bytes) -> Result<()> {
+    fn push(&mut self, bytes: Slice) -> Result<()> {
         self.digest.update(&bytes);
         self.packer.meters.compress.gave(bytes.len() as u64);
         if !self.live.is_empty() {
-            return self.push_live(&LivePiece::Bytes(bytes));
+            return self.push_live(&LivePiece::Bytes(bytes.into()));
         }
-        if self.scratch.is_none() && self.chunk_bytes + bytes.len() as u64 <= self.memory_bytes_max {
-            self.chunk_bytes += bytes.len() as u64;
-            self.chunks.push(bytes);
+        if self.scratch.is_none() && self.held_bytes + bytes.held_bytes() <= self.memory_bytes_max {
+            self.held_bytes += bytes.held_bytes();
+            self.chunks.push(bytes.into());
             return Ok(());
         }
         if self.scratch.is_none() {
-            self.scratch = ScratchFile::create(&self.packer.scratch, bytes.len() as u64)?;
+            self.scratch = ScratchFile::create(&self.packer.scratch, bytes.len() as u64);
         }
-        if let Some(scratch) = &mut self.scratch
-            && scratch.append(&bytes)?
-        {
+        if self.scratch.as_mut().is_some_and(|scratch| scratch.append(&bytes)) {
             return Ok(());
         }
         self.go_live()?;
-        self.push_live(&LivePiece::Bytes(bytes))
+        self.push_live(&LivePiece::Bytes(bytes.into()))
     }
 
     /// Neither memory nor scratch has room: the rest goes to the sinks as it is made.
@@ -365,10 +371,13 @@ impl<'a> Gathering<'a> {
             let media_type = self.packer.method.compression.media_type().to_owned();
             LiveLayer { index: self.index, media_type, workspace: self.workspace, head: head.clone(), tail }
         };
-        let outgoing = if self.is_kept {
+        let outgoing = if self.packer.sinks_keep && !self.workspace {
             Outgoing::ToKeep(live())
         } else {
-            Outgoing::Live((0..self.packer.sinks).map(|_| live()).collect())
+            let layers = (0..self.packer.sinks).map(|_| live()).collect();
+            let (live_end, end) = oneshot::channel();
+            self.live_end = Some(live_end);
+            Outgoing::Live(layers, end)
         };
         self.packer.send(outgoing)
     }
@@ -401,8 +410,10 @@ impl<'a> Gathering<'a> {
             return Ok(Some(Outgoing::Whole(Arc::new(layer))));
         }
         self.push_live(&LivePiece::End(LiveEnd { descriptor: descriptor.clone(), diff_id, tar_bytes }))?;
-        let packed = Packed { index, diff_id, tar_bytes, descriptor, workspace };
-        // Who keeps it makes it a complete layer.
-        Ok((!self.is_kept).then_some(Outgoing::LiveEnded(packed)))
+        if let Some(live_end) = self.live_end {
+            // Its upload takes it, or has failed and tells why.
+            let _ = live_end.send(Packed { index, diff_id, tar_bytes, descriptor, workspace });
+        }
+        Ok(None)
     }
 }

@@ -9,35 +9,35 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 use futures_util::future::{join_all, try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::feed::Feed;
 use super::uploads::{Uploads, Way};
+use super::watch;
 use crate::error::{Error, Kind, Result, Side};
 use crate::oci::{Descriptor, DiffId};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::known::KnownStore;
 use crate::pipeline::memory::Memory;
-use crate::pipeline::pack::{KnownLayers, LayerFeed, LayerPiece, Packer};
+use crate::pipeline::pack::{KnownLayers, Packer};
 use crate::pipeline::scratch::Scratch;
-use crate::progress::{Activity, Meters, Notices, Observer, Row, Track};
+use crate::progress::{Meters, Notices, Observer, Row, Track};
 use crate::sink::{Put, Sink};
-use crate::source::{Outlet, Piece};
-use crate::stage::compact::Compact;
+use crate::source::Outlet;
 use crate::stage::compress::Method;
-use crate::stage::cut::{CutOptions, CutPiece, CutSummary, Cutter};
+use crate::stage::cut::{CutOptions, CutSummary, Cutter};
 use crate::stop::Stop;
 
-/// Pieces between source and cut: of up to 1 MiB each, counted against the memory bound.
-const EDGE_PIECES: usize = 64;
-/// Pieces of one layer between cut and packer; their bytes are counted against the memory bound.
-const LAYER_PIECES: usize = 1024;
 /// Layers that wait for a packer; their bytes are counted against the memory bound, which is what stops the source.
 const LAYERS_AHEAD: usize = 16;
 /// Layers between packers and uploads; their bytes are counted against the memory bound.
 const OUTGOING_LAYERS: usize = 16;
+/// How long everything may stand still, unless an outside party is waited for.
+pub(crate) const PATIENCE: Duration = watch::PATIENCE;
+
 /// Streams a source into an outlet, on a thread of its own.
 pub(crate) type StreamFn = Box<dyn FnOnce(Outlet) -> Result<Notices> + Send>;
 
@@ -46,6 +46,8 @@ pub(crate) struct Line {
     pub(crate) stream: StreamFn,
     /// How long threads may take to leave once stopped. One that still waits for a pipe or a disk then is left behind.
     pub(crate) leave_timeout: Duration,
+    /// How long everything may stand still.
+    pub(crate) patience: Duration,
     pub(crate) cut: CutOptions,
     pub(crate) method: Method,
     pub(crate) budget: Budget,
@@ -100,25 +102,24 @@ pub(crate) struct Flowed {
 /// The first cause of whatever went wrong. Nothing of the line is left running then, unless it can't be woken.
 pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let stop = line.stop.clone();
-    let memory = Memory::new(line.budget.held_bytes_max, stop.clone());
+    let memory = Memory::with_tables(line.budget.held_bytes_max, line.budget.table_bytes_max, stop.clone());
     let way = line.way(&memory);
     let keeper = way.keeper;
     let mut crew = Crew { stop: stop.clone(), leaving: Vec::new() };
     let (outgoing_end, mut outgoing) = mpsc::channel(OUTGOING_LAYERS);
-    let (pieces_end, pieces) = bounded(EDGE_PIECES);
+    let (pieces_end, pieces) = bounded(line.budget.edge_buffers());
     let (feeds_end, feeds) = bounded(LAYERS_AHEAD);
 
-    let outlet = Outlet::new(pieces_end, memory.clone(), Arc::clone(&line.meters), Arc::clone(&line.observer));
-    let (stream, options) = (line.stream, line.cut);
+    let outlet = Outlet::new(pieces_end, memory.clone(), Arc::clone(&line.meters), Arc::clone(&line.observer))
+        .with_ahead_max(line.budget.source_buffers());
+    let stream = line.stream;
     let meters = Arc::clone(&line.meters);
     let notices = crew.spawn("source", move || meters.source.on_thread(|| stream(outlet)));
     let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
-    // Without exclusions, what comes in goes on, and nothing is ever copied.
-    let compact = (!options.exclude.patterns().is_empty()).then(|| Compact::new(memory.clone()));
-    let cut = CutThread { track: track(Row::Cut), meters, observer };
-    let summary =
-        crew.spawn("cut", move || cut.meters.cut.on_thread(|| cut.run((options, compact), &pieces, &feeds_end)));
+    let feed = Feed { memory: memory.clone(), packers: feeds_end, track: track(Row::Cut), meters, observer };
+    let cutter = Cutter::new(line.cut);
+    let summary = crew.spawn("cut", move || feed.meters.cut.on_thread(|| feed.run(cutter, &pieces)));
     let known = Arc::new(KnownAtSinks {
         store: line.known,
         method: line.method,
@@ -127,9 +128,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     });
     let packer = |number| Packer {
         method: line.method,
-        hold_bytes_max: line.budget.hold_bytes_max,
-        gather_bytes_max: line.budget.gather_bytes_max,
-        stream_threads: line.budget.stream_threads,
+        budget: line.budget,
         sinks: line.sinks.len(),
         sinks_keep: keeper.is_some(),
         memory: memory.clone(),
@@ -154,6 +153,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let sent = tokio::select! {
         sent = uploads.run(&mut outgoing) => sent,
         () = stop.stopped() => Err(Error::hung_up("the freeze")),
+        stalled = watch::watch(&line.meters, &memory, line.patience) => Err(stalled),
     };
     if let Err(error) = sent {
         stop.stop(error);
@@ -226,64 +226,6 @@ pub(super) fn panicked(name: &str) -> Error {
     Error::new(Kind::Internal, Side::Stage, "running a thread", name, "it panicked; this is a bug in smolfreeze")
 }
 
-/// The thread between source and packers.
-struct CutThread {
-    track: Track,
-    meters: Arc<Meters>,
-    observer: Arc<dyn Observer>,
-}
-
-/// What is cut with, and what copies together what an exclusion left.
-type HowToCut = (CutOptions, Option<Compact>);
-
-impl CutThread {
-    fn run(&self, how: HowToCut, pieces: &Receiver<Piece>, feeds: &Sender<LayerFeed>) -> Result<CutSummary> {
-        let (mut cutter, mut compact) = (Cutter::new(how.0), how.1);
-        let (mut index, mut layer): (usize, Option<Sender<LayerPiece>>) = (0, None);
-        let mut emit = |piece| {
-            match piece {
-                CutPiece::Begin { workspace } => {
-                    let (layer_end, pieces) = bounded(LAYER_PIECES);
-                    self.observer.layer_began(index);
-                    let feed = LayerFeed { index, workspace, pieces };
-                    let sent = self.track.during(Activity::WaitsForPackers, || feeds.send(feed));
-                    sent.map_err(|_| Error::hung_up("the packers"))?;
-                    (index, layer) = (index + 1, Some(layer_end));
-                }
-                CutPiece::Bytes(bytes) => {
-                    self.meters.cut.gave(bytes.len() as u64);
-                    self.pass(layer.as_ref(), LayerPiece::Bytes(bytes))?;
-                }
-                CutPiece::End => self.pass(layer.take().as_ref(), LayerPiece::End)?,
-            }
-            Ok(())
-        };
-        loop {
-            match self.track.during(Activity::WaitsForSource, || pieces.recv()) {
-                Ok(Piece::Bytes(bytes)) => {
-                    self.meters.cut.took(bytes.len() as u64);
-                    match &mut compact {
-                        Some(compact) => compact.take_cut(&bytes, cutter.pieces(&bytes)?, &mut emit)?,
-                        None => cutter.push(&bytes, &mut emit)?,
-                    }
-                }
-                Ok(Piece::End) => {
-                    if let Some(compact) = &mut compact {
-                        compact.flush(&mut |bytes| emit(CutPiece::Bytes(bytes)))?;
-                    }
-                    return cutter.finish(&mut emit);
-                }
-                Err(_) => return Err(Error::hung_up("the source")),
-            }
-        }
-    }
-
-    fn pass(&self, layer: Option<&Sender<LayerPiece>>, piece: LayerPiece) -> Result<()> {
-        let sent = layer.map(|layer| self.track.during(Activity::WaitsForPackers, || layer.send(piece)));
-        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::hung_up("a packer")) }
-    }
-}
-
 /// The local store, asked together with the sinks.
 struct KnownAtSinks {
     store: Arc<KnownStore>,
@@ -311,6 +253,63 @@ impl KnownLayers for KnownAtSinks {
         self.store.remember(diff_id, self.method, descriptor);
         if let Some(prefix) = prefix {
             self.store.expect(prefix, self.method);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Compression;
+    use crate::pipeline::budget::Wish;
+    use crate::progress::Silent;
+    use crate::sink::layout::LayoutSink;
+    use crate::source::Survey;
+    use crate::stage::cut::LayerSize;
+
+    /// Of a source that keeps all the memory there is and wants more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stand_still_ends_and_says_who_waits_for_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let (meters, observer): (_, Arc<dyn Observer>) = (Arc::new(Meters::default()), Arc::new(Silent));
+        let method = Method::new(Compression::Zstd, None).unwrap();
+        let wish = Wish {
+            memory_bytes: 128 << 20,
+            scratch_bytes: None,
+            uploads: 1,
+            registries: 0,
+            layouts: 1,
+            cores: 2,
+            method,
+        };
+        let stream: StreamFn = Box::new(|outlet| {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(outlet.buffer()?);
+            }
+        });
+        let layout = LayoutSink::open(&folder.path().join("layout"), "t", Arc::clone(&observer)).unwrap();
+        let line = Line {
+            stream,
+            leave_timeout: Duration::from_secs(5),
+            patience: Duration::from_millis(500),
+            cut: CutOptions::default(),
+            method,
+            budget: Budget::plan(&wish, &Survey::default(), LayerSize::About(1 << 20)).unwrap(),
+            scratch: Scratch::new(folder.path(), 0),
+            known: Arc::new(KnownStore::in_memory()),
+            sinks: Arc::new(vec![Sink::Layout(layout)]),
+            meters,
+            observer,
+            stop: Stop::new(),
+        };
+        let error = run(line).await.map(|_| ()).unwrap_err();
+        let words = error.to_string();
+        assert_eq!(error.kind(), Kind::Internal, "{words}");
+        for waits in
+            ["500ms", "the source waits for memory", "the cut waits for the source", "packer 1 waits for the cut"]
+        {
+            assert!(words.contains(waits), "{words}");
         }
     }
 }

@@ -1,15 +1,11 @@
 //! Scratch space: unlinked files, bounded in sum, for layers that memory can't hold or that wait for a slow registry.
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-
-use crate::error::{Error, Kind, Result, Side};
 use crate::pipeline::gather::FileRange;
 use crate::pipeline::memory::Memory;
 
@@ -20,19 +16,37 @@ pub struct Scratch {
     bytes_max: u64,
     used: AtomicU64,
     peak: AtomicU64,
+    trouble: OnceLock<String>,
 }
 
 impl Scratch {
     /// At most `bytes_max` bytes in `folder`.
     #[must_use]
     pub fn new(folder: &Path, bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self { folder: folder.to_owned(), bytes_max, used: AtomicU64::new(0), peak: AtomicU64::new(0) })
+        Arc::new(Self {
+            folder: folder.to_owned(),
+            bytes_max,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            trouble: OnceLock::new(),
+        })
     }
 
     /// The most bytes that were ever used.
     #[must_use]
     pub fn bytes_peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Why no more can be used than was: the disk is full, the folder is missing.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.get().map(String::as_str)
+    }
+
+    fn is_broken(&self, error: &std::io::Error) {
+        // The first one tells why.
+        let _ = self.trouble.set(format!("{}: {error}", self.folder.display()));
     }
 
     /// The bytes that are used.
@@ -72,30 +86,29 @@ impl Drop for Share {
 }
 
 impl ScratchFile {
-    /// A new file, or none where the budget, or the disk, is too small for even `first_bytes`.
-    pub(crate) fn create(scratch: &Arc<Scratch>, first_bytes: u64) -> Result<Option<Self>> {
-        if first_bytes > scratch.bytes_max.saturating_sub(scratch.used_bytes()) {
-            return Ok(None);
+    /// A new file, or none where there is no room for even `first_bytes`, or no such file can be made: layers are sent as
+    /// they are made then, and nothing else changes.
+    pub(crate) fn create(scratch: &Arc<Scratch>, first_bytes: u64) -> Option<Self> {
+        if first_bytes > scratch.bytes_max.saturating_sub(scratch.used_bytes()) || scratch.trouble().is_some() {
+            return None;
         }
-        match tempfile::tempfile_in(&scratch.folder) {
-            Ok(file) => Ok(Some(Self { file, length: 0, share: Share { scratch: Arc::clone(scratch), bytes: 0 } })),
-            Err(error) if is_full(&error) => Ok(None),
-            Err(error) => Err(failed(scratch, error)),
-        }
+        let made = tempfile::tempfile_in(&scratch.folder);
+        let file = made.inspect_err(|error| scratch.is_broken(error)).ok()?;
+        Some(Self { file, length: 0, share: Share { scratch: Arc::clone(scratch), bytes: 0 } })
     }
 
-    /// Writes `bytes` at the end; false, and nothing added, where the budget, or the disk, has no room for them.
-    pub(crate) fn append(&mut self, bytes: &Bytes) -> Result<bool> {
-        if !self.share.scratch.reserve(bytes.len() as u64) {
-            return Ok(false);
+    /// Writes `bytes` at the end; false, and nothing to be read back, where there is no room for them.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
+        let Share { scratch, bytes: share } = &mut self.share;
+        if scratch.trouble().is_some() || !scratch.reserve(bytes.len() as u64) {
+            return false;
         }
-        self.share.bytes += bytes.len() as u64;
-        match self.file.write_all_at(bytes, self.length) {
-            Ok(()) => self.length += bytes.len() as u64,
-            Err(error) if is_full(&error) => return Ok(false),
-            Err(error) => return Err(failed(&self.share.scratch, error)),
+        *share += bytes.len() as u64;
+        let written = self.file.write_all_at(bytes, self.length).inspect_err(|error| scratch.is_broken(error));
+        if written.is_ok() {
+            self.length += bytes.len() as u64;
         }
-        Ok(true)
+        written.is_ok()
     }
 
     /// The whole file, to be read back into buffers of `memory`.
@@ -110,17 +123,6 @@ impl ScratchFile {
     }
 }
 
-/// Somebody else took the room that the budget counts on: what does not fit goes where it goes without a budget.
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-fn failed(scratch: &Scratch, error: std::io::Error) -> Error {
-    Error::new(Kind::Sink, Side::Stage, "gathering a layer in scratch space", scratch.folder.display(), &error)
-        .because(error)
-        .hint("free some space there, choose another folder with TMPDIR, or give less --scratch")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +131,20 @@ mod tests {
     fn the_budget_is_shared_and_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(folder.path(), 10);
-        let mut first = ScratchFile::create(&scratch, 6).unwrap().unwrap();
-        assert!(first.append(&Bytes::from_static(b"123456")).unwrap());
-        assert!(!first.append(&Bytes::from_static(b"12345")).unwrap());
-        assert!(ScratchFile::create(&scratch, 5).unwrap().is_none());
+        let mut first = ScratchFile::create(&scratch, 6).unwrap();
+        assert!(first.append(b"123456"));
+        assert!(!first.append(b"12345"));
+        assert!(ScratchFile::create(&scratch, 5).is_none());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a scratch file has no name");
         drop(first.finish(Memory::new(0, crate::stop::Stop::new())));
-        assert!(ScratchFile::create(&scratch, 10).unwrap().is_some());
+        assert!(ScratchFile::create(&scratch, 10).is_some());
         assert_eq!(scratch.bytes_peak(), 6);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_no_scratch_space() {
+        let scratch = Scratch::new(Path::new("/nonexistent/folder"), 10);
+        assert!(ScratchFile::create(&scratch, 1).is_none());
+        assert!(scratch.trouble().unwrap().contains("/nonexistent/folder"));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinSet};
 
 use super::run::{Delivered, panicked};
@@ -35,7 +35,7 @@ pub(super) struct Uploads {
     keeping: JoinSet<Result<Waiting>>,
     /// What reading back layers that were put aside will take, as long as there are any.
     reserved: Weak<Reserved>,
-    tasks: JoinSet<Result<(Track, Uploaded)>>,
+    tasks: JoinSet<Result<(Track, (usize, Delivered))>>,
     /// When each upload of a complete layer that is under way began.
     begun: HashMap<task::Id, Instant>,
     /// The bytes of the last upload that were enough to tell its speed, and how long they took.
@@ -43,9 +43,6 @@ pub(super) struct Uploads {
     /// Rows without an upload, the last one used last; all others are with an upload.
     idle: Vec<Track>,
     delivered: Vec<(usize, Delivered)>,
-    /// Live layers whose names came before their last byte was confirmed, or after.
-    live: Vec<Packed>,
-    live_puts: Vec<(usize, Vec<Put>)>,
 }
 
 /// Where layers go, and who is told.
@@ -64,16 +61,11 @@ pub(super) struct Way {
     pub(super) observer: Arc<dyn Observer>,
 }
 
+/// What waits for an upload.
 enum Waiting {
-    Whole(Arc<Layer>),
-    /// The keeper has it already.
-    Kept(Arc<Layer>),
-    Live(Vec<LiveLayer>),
-}
-
-enum Uploaded {
-    Whole(usize, Delivered),
-    Live(usize, Vec<Put>),
+    /// Complete; a sink may have kept it, and has it already.
+    Whole(Arc<Layer>, Option<usize>),
+    Live(Vec<LiveLayer>, oneshot::Receiver<Packed>),
 }
 
 impl Uploads {
@@ -88,8 +80,6 @@ impl Uploads {
             last: None,
             idle: Vec::new(),
             delivered: Vec::new(),
-            live: Vec::new(),
-            live_puts: Vec::new(),
         }
     }
 
@@ -109,15 +99,10 @@ impl Uploads {
                 Some(done) = self.tasks.join_next_with_id() => {
                     let (id, done) = done.map_err(|_| panicked("an upload"))?;
                     let begun = self.begun.remove(&id);
-                    let (row, uploaded) = done?;
+                    let (row, (index, delivered)) = done?;
                     self.idle.push(row);
-                    match uploaded {
-                        Uploaded::Whole(index, delivered) => {
-                            self.learn(begun, &delivered);
-                            self.delivered.push((index, delivered));
-                        }
-                        Uploaded::Live(index, puts) => self.live_puts.push((index, puts)),
-                    }
+                    self.learn(begun, &delivered);
+                    self.delivered.push((index, delivered));
                 },
                 Some(kept) = self.keeping.join_next() => {
                     self.waiting.push_back(kept.map_err(|_| panicked("keeping a layer"))??);
@@ -138,9 +123,8 @@ impl Uploads {
             }
             // While it is sent, its memory is for those that are made.
             Outgoing::Whole(layer) if self.way.budget.puts_aside && self.is_slow(&layer) => self.put_aside(layer),
-            Outgoing::Whole(layer) => self.waiting.push_back(Waiting::Whole(layer)),
-            Outgoing::Live(layers) => self.waiting.push_back(Waiting::Live(layers)),
-            Outgoing::LiveEnded(packed) => self.live.push(packed),
+            Outgoing::Whole(layer) => self.waiting.push_back(Waiting::Whole(layer, None)),
+            Outgoing::Live(layers, end) => self.waiting.push_back(Waiting::Live(layers, end)),
             // At once, whatever the uploads do: its packer waits for it, and no upload is needed yet.
             Outgoing::ToKeep(layer) => {
                 self.keeping.spawn(keep(layer, self.way.clone()));
@@ -151,8 +135,8 @@ impl Uploads {
     /// A live layer, because its packer waits for it; else the largest, so that the last ones are small.
     fn next(&mut self) -> Option<Waiting> {
         let urgency = |waiting: &Waiting| match waiting {
-            Waiting::Whole(layer) | Waiting::Kept(layer) => layer.descriptor.size,
-            Waiting::Live(_) => u64::MAX,
+            Waiting::Whole(layer, _) => layer.descriptor.size,
+            Waiting::Live(..) => u64::MAX,
         };
         // Of equals, the one that came first.
         let at = (0..self.waiting.len()).rev().max_by_key(|at| urgency(&self.waiting[*at]))?;
@@ -181,7 +165,7 @@ impl Uploads {
         let budget = &self.way.budget;
         let reserve = || self.way.memory.reserve(budget.reread_bytes_max).map(Arc::new);
         let Some(reserved) = self.reserved.upgrade().or_else(reserve) else {
-            return self.waiting.push_back(Waiting::Whole(layer));
+            return self.waiting.push_back(Waiting::Whole(layer, None));
         };
         self.reserved = Arc::downgrade(&reserved);
         let way = self.way.clone();
@@ -189,7 +173,7 @@ impl Uploads {
             if let Some(keeper) = way.keeper.and_then(|at| way.sinks.get(at)).filter(|_| !layer.workspace) {
                 let kept = keeper.keep_whole(&layer, way.memory, reserved).await?;
                 way.observer.layer_put_aside(kept.index);
-                return Ok(Waiting::Kept(Arc::new(kept)));
+                return Ok(Waiting::Whole(Arc::new(kept), way.keeper));
             }
             let Way { budget, memory, scratch, stop, observer, .. } = way;
             let (room, held) = (budget.aside_bytes_max, Arc::clone(&layer));
@@ -200,22 +184,21 @@ impl Uploads {
             if spilled.is_some() {
                 observer.layer_put_aside(layer.index);
             }
-            Ok(Waiting::Whole(spilled.unwrap_or(layer)))
+            Ok(Waiting::Whole(spilled.unwrap_or(layer), None))
         });
     }
 
     fn send(&mut self, waiting: Waiting) {
         let (way, row) = (self.way.clone(), self.row());
-        let is_live = matches!(waiting, Waiting::Live(_));
+        let is_live = matches!(waiting, Waiting::Live(..));
         let upload = self.tasks.spawn(async move {
             let sending = row.enter(Activity::Sends);
-            let uploaded = match waiting {
-                Waiting::Whole(layer) => send_whole(layer, None, way).await?,
-                Waiting::Kept(layer) => send_whole(layer, way.keeper, way).await?,
-                Waiting::Live(layers) => send_live(layers, way).await?,
+            let delivered = match waiting {
+                Waiting::Whole(layer, kept_by) => send_whole(&layer, kept_by, way).await?,
+                Waiting::Live(layers, end) => send_live(layers, end, way).await?,
             };
             drop(sending);
-            Ok((row, uploaded))
+            Ok((row, delivered))
         });
         // A live layer takes as long as it takes to make.
         if !is_live {
@@ -242,15 +225,8 @@ impl Uploads {
 
     /// All layers by index; an index without a layer is a bug, never a shorter image.
     pub(super) fn in_order(mut self) -> Result<Vec<Delivered>> {
-        for packed in self.live.drain(..) {
-            if let Some(at) = self.live_puts.iter().position(|(index, _)| *index == packed.index) {
-                let (index, puts) = self.live_puts.swap_remove(at);
-                self.delivered.push((index, deliver(packed, false, puts)));
-            }
-        }
         self.delivered.sort_by_key(|(index, _)| *index);
-        let complete =
-            self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index) && self.live_puts.is_empty();
+        let complete = self.delivered.iter().enumerate().all(|(place, (index, _))| place == *index);
         if !complete || self.delivered.is_empty() {
             return Err(Error::new(
                 Kind::Internal,
@@ -266,7 +242,7 @@ impl Uploads {
 
 async fn keep(layer: LiveLayer, way: Way) -> Result<Waiting> {
     let keeper = way.keeper.and_then(|at| way.sinks.get(at)).ok_or_else(|| panicked("keeping a layer"))?;
-    keeper.keep(layer, way.memory).await.map(|layer| Waiting::Kept(Arc::new(layer)))
+    keeper.keep(layer, way.memory).await.map(|layer| Waiting::Whole(Arc::new(layer), way.keeper))
 }
 
 /// The layer with all of it in files; none where scratch space has no `room`, a disk fails, or the freeze is stopped: memory
@@ -283,9 +259,9 @@ fn spill(
     if head_bytes == 0 || scratch.used_bytes() + head_bytes > room {
         return None;
     }
-    let mut file = ScratchFile::create(scratch, head_bytes).ok()??;
+    let mut file = ScratchFile::create(scratch, head_bytes)?;
     for chunk in chunks {
-        if stop.is_stopped() || !file.append(chunk).ok()? {
+        if stop.is_stopped() || !file.append(chunk) {
             return None;
         }
     }
@@ -295,29 +271,29 @@ fn spill(
 }
 
 /// Sends a layer to every sink but the one that has it already.
-async fn send_whole(layer: Arc<Layer>, kept_by: Option<usize>, way: Way) -> Result<Uploaded> {
+async fn send_whole(layer: &Arc<Layer>, kept_by: Option<usize>, way: Way) -> Result<(usize, Delivered)> {
     let size = layer.descriptor.size;
-    let layer = &layer;
     let puts = way.sinks.iter().enumerate().map(|(at, sink)| async move {
         if kept_by == Some(at) { Ok(Put::Sent { bytes_sent: size }) } else { sink.put(layer).await }
     });
     let puts = try_join_all(puts).await?;
-    way.meters.send.took(size);
-    way.meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
-    way.observer.layer_sent(layer.index);
     let Layer { index, diff_id, tar_bytes, workspace, .. } = **layer;
     let packed = Packed { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace };
-    Ok(Uploaded::Whole(index, deliver(packed, false, puts)))
+    Ok((index, sent(packed, puts, &way)))
 }
 
-async fn send_live(layers: Vec<LiveLayer>, way: Way) -> Result<Uploaded> {
-    let index = layers.first().map_or(0, |layer| layer.index);
-    let sent = try_join_all(way.sinks.iter().zip(layers).map(|(sink, layer)| sink.put_live(layer))).await?;
-    let puts: Vec<_> = sent.iter().map(|blob| Put::Sent { bytes_sent: blob.size }).collect();
-    way.meters.send.took(sent.first().map_or(0, |blob| blob.size));
+async fn send_live(layers: Vec<LiveLayer>, end: oneshot::Receiver<Packed>, way: Way) -> Result<(usize, Delivered)> {
+    let blobs = try_join_all(way.sinks.iter().zip(layers).map(|(sink, layer)| sink.put_live(layer))).await?;
+    let packed = end.await.map_err(|_| Error::hung_up("a packer"))?;
+    let puts = blobs.iter().map(|blob| Put::Sent { bytes_sent: blob.size }).collect();
+    Ok((packed.index, sent(packed, puts, &way)))
+}
+
+fn sent(packed: Packed, puts: Vec<Put>, way: &Way) -> Delivered {
+    way.meters.send.took(packed.descriptor.size);
     way.meters.send.gave(puts.iter().map(|put| put.bytes_sent()).sum());
-    way.observer.layer_sent(index);
-    Ok(Uploaded::Live(index, puts))
+    way.observer.layer_sent(packed.index);
+    deliver(packed, false, puts)
 }
 
 fn deliver(packed: Packed, known: bool, puts: Vec<Put>) -> Delivered {

@@ -1,9 +1,11 @@
 //! How much each stage did, and how long it took.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::processor;
+use super::track::{Activity, Now, Row};
 
 /// Bytes and times of one stage, summed over its threads. Adding is one atomic instruction.
 #[derive(Debug, Default)]
@@ -122,4 +124,35 @@ pub struct Meters {
     pub helpers: Meter,
     /// Whether a machine was read by our own reader in the guest.
     pub own_reader: AtomicBool,
+    rows: Mutex<Vec<Weak<Now>>>,
+}
+
+impl Meters {
+    /// What each row does at this moment.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(Row, Activity)> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.retain(|row| row.strong_count() > 0);
+        let mut rows: Vec<_> = rows.iter().filter_map(Weak::upgrade).map(|now| (now.row, now.activity())).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Grows with every byte that moves anywhere, and every try.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        let sum = |meter: &Meter| {
+            let counters = [&meter.bytes_in, &meter.bytes_out, &meter.retries];
+            counters
+                .map(|counter| counter.load(Ordering::Relaxed))
+                .iter()
+                .fold(0, |sum: u64, more| sum.wrapping_add(*more))
+        };
+        let meters = [&self.source, &self.cut, &self.hash, &self.compress, &self.send];
+        meters.into_iter().map(sum).fold(0, u64::wrapping_add)
+    }
+
+    pub(super) fn began(&self, now: &Arc<Now>) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(now));
+    }
 }

@@ -4,6 +4,7 @@
 //! the observer as spans. Spans are as long as a pixel at least: an activity's short moments are put together until
 //! there are enough of them, so that their sums stay exact while their places shift by as much.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -82,10 +83,27 @@ impl Activity {
         }
     }
 
+    /// Whether this is for an outside party: a disk, a guest, an output. Each has a patience of its own.
+    #[must_use]
+    pub fn is_outside(self) -> bool {
+        matches!(self, Self::Reads | Self::Sends | Self::Asks)
+    }
+
     /// Whether this is work, and not waiting for a neighbour, an answer or memory.
     #[must_use]
     pub fn is_busy(self) -> bool {
         matches!(self, Self::Reads | Self::Cuts | Self::Gathers | Self::Hashes | Self::Compresses | Self::Sends)
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Source => write!(f, "the source"),
+            Self::Cut => write!(f, "the cut"),
+            Self::Packer(number) => write!(f, "packer {number}"),
+            Self::Upload(number) => write!(f, "upload {number}"),
+        }
     }
 }
 
@@ -117,6 +135,20 @@ pub struct Track {
     meters: Arc<Meters>,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
+    now: Arc<Now>,
+}
+
+/// What a row does at this moment, for who looks from outside.
+#[derive(Debug)]
+pub(super) struct Now {
+    pub(super) row: Row,
+    activity: AtomicUsize,
+}
+
+impl Now {
+    pub(super) fn activity(&self) -> Activity {
+        ALL.get(self.activity.load(Ordering::Relaxed)).copied().unwrap_or(self.row.base())
+    }
 }
 
 struct State {
@@ -138,7 +170,9 @@ impl Track {
         under_way[current as usize] = 1;
         let unshown = [Duration::ZERO; ACTIVITIES];
         let state = State { under_way, current, since: now, began: now, shown: now, unshown };
-        Self { row, meters, observer, state: Mutex::new(state) }
+        let now = Arc::new(Now { row, activity: AtomicUsize::new(current as usize) });
+        meters.began(&now);
+        Self { row, meters, observer, state: Mutex::new(state), now }
     }
 
     /// Does this until the answer is dropped. Of several threads at once, too.
@@ -162,6 +196,7 @@ impl Track {
         {
             self.settle(&mut state);
             state.current = last;
+            self.now.activity.store(last as usize, Ordering::Relaxed);
         }
     }
 

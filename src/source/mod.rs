@@ -11,11 +11,10 @@ pub mod wanted;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::error::{Error, Result};
-use crate::pipeline::memory::{Buffer, Memory};
+use crate::pipeline::memory::{Buffer, Memory, Slice, Table};
 use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Row, Track};
 
 /// What is known about a source before it is read.
@@ -31,11 +30,14 @@ pub struct Survey {
     pub links_unordered: bool,
 }
 
+/// Buffers that a source may have taken and not yet sent, where nobody says how many.
+const AHEAD_MAX: usize = 64;
+
 /// What travels on the edge from a source to the cut.
 #[derive(Debug)]
 pub(crate) enum Piece {
     /// The next bytes of the tar.
-    Bytes(Bytes),
+    Bytes(Slice),
     /// The source is complete. An edge that closes without it was cut off.
     End,
 }
@@ -53,6 +55,7 @@ pub struct Outlet {
 #[derive(Clone)]
 pub struct Buffers {
     memory: Memory,
+    ahead_max: usize,
     track: Arc<Track>,
 }
 
@@ -65,12 +68,33 @@ impl Buffers {
     pub fn take(&self) -> Result<Buffer> {
         self.track.during(Activity::WaitsForMemory, || self.memory.buffer())
     }
+
+    /// So many buffers may be taken and not yet sent, at most.
+    #[must_use]
+    pub fn ahead_max(&self) -> usize {
+        self.ahead_max
+    }
+
+    /// Counts that `table` has so many bytes now.
+    ///
+    /// # Errors
+    /// Those of [`Memory::count`].
+    pub fn count(&self, table: &mut Table, bytes: usize) -> Result<()> {
+        self.memory.count(table, bytes)
+    }
 }
 
 impl Outlet {
     pub(crate) fn new(pieces: Sender<Piece>, memory: Memory, meters: Arc<Meters>, observer: Arc<dyn Observer>) -> Self {
         let track = Arc::new(Track::new(Row::Source, Arc::clone(&meters), Arc::clone(&observer)));
-        Self { pieces, buffers: Buffers { memory, track }, notices: Notices::default(), meters, observer }
+        let buffers = Buffers { memory, ahead_max: AHEAD_MAX, track };
+        Self { pieces, buffers, notices: Notices::default(), meters, observer }
+    }
+
+    /// At most so many buffers may be taken and not yet sent.
+    pub(crate) fn with_ahead_max(mut self, buffers: usize) -> Self {
+        self.buffers.ahead_max = buffers;
+        self
     }
 
     /// For threads of a source's own that fill buffers.
@@ -96,7 +120,7 @@ impl Outlet {
     ///
     /// # Errors
     /// When the cut has hung up.
-    pub fn send(&mut self, bytes: Bytes) -> Result<()> {
+    pub fn send(&mut self, bytes: Slice) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }

@@ -1,13 +1,12 @@
 //! Layer compression. A zstd layer is one frame, since smolvm's reader stops after the first; a gzip layer is a run of
 //! members, one for each MiB of input.
 
-use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use zstd::stream::raw::{CParameter, Encoder as ZstdEncoder, InBuffer, Operation, OutBuffer};
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::oci::Compression;
-use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Memory};
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Memory, Slice};
 
 /// Bytes of input in one gzip member. Fixed, so that the same tar gives the same blob however it arrives.
 const MEMBER_BYTES: usize = 1 << 20;
@@ -107,7 +106,7 @@ impl Encoder {
     ///
     /// # Errors
     /// What `emit` returns, or the compressor's own failure.
-    pub fn write(&mut self, input: &Bytes, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn write(&mut self, input: &Slice, emit: &mut dyn FnMut(Slice) -> Result<()>) -> Result<()> {
         match &mut self.codec {
             Codec::None => emit(input.clone()),
             Codec::Gzip(gzip) => {
@@ -141,7 +140,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::write`].
-    pub fn finish(mut self, emit: &mut dyn FnMut(Bytes) -> Result<()>) -> Result<Idle> {
+    pub fn finish(mut self, emit: &mut dyn FnMut(Slice) -> Result<()>) -> Result<Idle> {
         match &mut self.codec {
             Codec::None => {}
             Codec::Gzip(gzip) => {
@@ -184,7 +183,7 @@ fn put(
     mut bytes: &[u8],
     output: &mut Buffer,
     memory: &Memory,
-    emit: &mut dyn FnMut(Bytes) -> Result<()>,
+    emit: &mut dyn FnMut(Slice) -> Result<()>,
 ) -> Result<()> {
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(bytes.len().min(output.room()));
@@ -229,6 +228,8 @@ pub fn stream_encoder_bytes_max(method: Method, threads: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::stop::Stop;
 
@@ -248,7 +249,7 @@ mod tests {
         let mut blob = Vec::new();
         for chunk in input.chunks(chunk) {
             encoder
-                .write(&Bytes::copy_from_slice(chunk), &mut |bytes| {
+                .write(&Bytes::copy_from_slice(chunk).into(), &mut |bytes| {
                     blob.extend_from_slice(&bytes);
                     Ok(())
                 })
@@ -265,18 +266,18 @@ mod tests {
 
     #[test]
     fn a_compressor_that_was_used_gives_the_same_bytes() {
-        let (input, memory) = (Bytes::from(sample()), Memory::new(4 << 20, Stop::new()));
+        let (input, memory) = (sample(), Memory::new(4 << 20, Stop::new()));
         for (compression, threads) in [(Compression::Zstd, 0), (Compression::Zstd, 2), (Compression::Gzip, 0)] {
             let method = Method::new(compression, None).unwrap();
             let mut idle = Idle::new(method, threads).unwrap();
             for input in [&input[..1_000_000], &input, &input[7..], &input] {
                 let mut blob = Vec::new();
-                let mut emit = |bytes: Bytes| {
+                let mut emit = |bytes: Slice| {
                     blob.extend_from_slice(&bytes);
                     Ok(())
                 };
                 let mut encoder = idle.begin(&memory);
-                encoder.write(&Bytes::copy_from_slice(input), &mut emit).unwrap();
+                encoder.write(&Bytes::copy_from_slice(input).into(), &mut emit).unwrap();
                 idle = encoder.finish(&mut emit).unwrap();
                 assert_eq!(blob, compress(method, threads, input, input.len()), "{compression} {threads}");
             }
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_comes_out_is_counted() {
-        let input = Bytes::from(sample());
+        let input = Slice::from(Bytes::from(sample()));
         for compression in [Compression::Zstd, Compression::Gzip] {
             let memory = Memory::new(4 << 20, Stop::new());
             let mut encoder = Idle::new(Method::new(compression, None).unwrap(), 0).unwrap().begin(&memory);
@@ -296,7 +297,7 @@ mod tests {
             };
             encoder.write(&input, &mut wait).unwrap();
             encoder.finish(&mut wait).unwrap();
-            let bytes: usize = waiting.iter().map(Bytes::len).sum();
+            let bytes: usize = waiting.iter().map(|slice: &Slice| slice.len()).sum();
             assert!(bytes > 1 << 20 && memory.held_bytes() >= bytes as u64, "{compression}: {bytes}");
         }
     }

@@ -21,7 +21,7 @@ pub(super) mod entry;
 mod path;
 pub(super) mod rule;
 
-use ancestors::{Directories, Held};
+use ancestors::{Directories, HASH_BYTES, Held};
 use entry::{Pending, Read, Resolved};
 pub use rule::LayerSize;
 
@@ -54,8 +54,11 @@ pub enum CutPiece {
         /// Every entry of the layer lies below `/workspace`, which got layers of its own.
         workspace: bool,
     },
-    /// The next bytes of the layer.
+    /// The next bytes of the layer: a part of the chunk that was taken.
     Bytes(Bytes),
+    /// The next bytes of the layer, which are in no chunk: directories that come again, an entry's headers that came in
+    /// several chunks, the end mark.
+    Own(Bytes),
     /// The layer is complete.
     End,
 }
@@ -83,7 +86,7 @@ pub struct Cutter {
     /// The entry whose headers are being read.
     pending: Pending,
     /// Header bytes of that entry that came in earlier chunks.
-    earlier: Vec<Bytes>,
+    earlier: Vec<u8>,
     layer: Option<OpenLayer>,
     directories: Directories,
     /// Bytes before the current chunk.
@@ -196,22 +199,16 @@ impl Cutter {
         }
         hand_on(chunk, cursor.run..cursor.headers, emit)?;
         if cursor.headers < chunk.len() {
-            self.earlier.push(chunk.slice(cursor.headers..));
+            self.earlier.extend_from_slice(&chunk[cursor.headers..]);
         }
         self.count(chunk.len() as u64)
     }
 
-    /// [`Self::push`], and all that it hands on.
-    ///
-    /// # Errors
-    /// Those of [`Self::push`].
-    pub fn pieces(&mut self, chunk: &Bytes) -> Result<Vec<CutPiece>> {
-        let mut pieces = Vec::new();
-        self.push(chunk, &mut |piece| {
-            pieces.push(piece);
-            Ok(())
-        })?;
-        Ok(pieces)
+    /// Bytes of the tables that grow with the tar: every directory, and the names of the layer that is open.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        let layer = self.layer.as_ref().map_or(0, |layer| layer.held.bytes() + layer.files.capacity() * HASH_BYTES);
+        self.directories.bytes() + layer + self.earlier.capacity()
     }
 
     /// The tar has ended; so does the last layer.
@@ -261,8 +258,7 @@ impl Cutter {
             (cursor.run, cursor.headers) = (cursor.at, cursor.at);
         } else {
             if entry.is_directory {
-                let here = std::iter::once(&chunk[cursor.headers..cursor.at]);
-                self.directories.insert(path, self.earlier.iter().map(|bytes| &bytes[..]).chain(here));
+                self.directories.insert(path, &[&self.earlier, &chunk[cursor.headers..cursor.at]]);
             }
             self.place(chunk, cursor, entry, emit)?;
             self.entries += 1;
@@ -302,14 +298,13 @@ impl Cutter {
         {
             return Err(self.unreachable_link(entry, target, cursor));
         }
-        let missing = layer.held.missing(&entry.path);
-        let blocks: Vec<_> = missing.iter().filter_map(|path| self.directories.header_blocks(path)).collect();
-        if !blocks.is_empty() {
+        for path in layer.held.missing(&entry.path) {
+            let Some(blocks) = self.directories.header_blocks(path) else { continue };
             if !interrupted {
                 hand_on(chunk, cursor.run..cursor.headers, emit)?;
                 interrupted = true;
             }
-            emit(CutPiece::Bytes(blocks.concat().into()))?;
+            emit(CutPiece::Own(blocks.into()))?;
         }
         if entry.is_directory {
             layer.held.insert(&entry.path);
@@ -318,8 +313,8 @@ impl Cutter {
         }
         layer.entry_bytes += entry_bytes;
         if interrupted || !self.earlier.is_empty() {
-            for bytes in self.earlier.drain(..) {
-                emit(CutPiece::Bytes(bytes))?;
+            if !self.earlier.is_empty() {
+                emit(CutPiece::Own(std::mem::take(&mut self.earlier).into()))?;
             }
             cursor.run = cursor.headers;
         }
@@ -338,7 +333,7 @@ impl Cutter {
 
     fn end_layer(&mut self, emit: Emit) -> Result<()> {
         self.layer = None;
-        emit(CutPiece::Bytes(Bytes::from_static(&END_MARK)))?;
+        emit(CutPiece::Own(Bytes::from_static(&END_MARK)))?;
         emit(CutPiece::End)
     }
 
@@ -356,8 +351,7 @@ impl Cutter {
 
     /// Names the byte where the entry's headers begin, in whatever chunk they came.
     fn refuse(&self, refusal: &entry::Refusal, cursor: &Cursor) -> Error {
-        let earlier: u64 = self.earlier.iter().map(|bytes| bytes.len() as u64).sum();
-        refusal.error(self.offset + cursor.headers as u64 - earlier)
+        refusal.error(self.offset + cursor.headers as u64 - self.earlier.len() as u64)
     }
 
     fn unreachable_link(&self, entry: &Resolved, target: &[u8], cursor: &Cursor) -> Error {

@@ -1,6 +1,5 @@
 //! Pure transformations: no I/O, no clock, no async, and the same result for any chunking of the input.
 
-pub mod compact;
 pub mod compress;
 pub mod cut;
 pub mod digest;

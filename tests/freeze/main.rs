@@ -20,4 +20,5 @@ mod memory;
 mod network;
 mod printed;
 mod profile;
+mod thin;
 mod trees;

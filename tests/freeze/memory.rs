@@ -18,8 +18,9 @@ use crate::support::sidecar;
 /// Freezes, and the most memory that was resident.
 pub fn freeze(host: &Host, source: &str, words: &[&str]) -> (Snapshot, u64) {
     let (report, peak) = (host.path("report.json"), host.path("peak"));
-    let mut command = Command::new("/usr/bin/time");
-    command.args(["-f", "%M", "-o"]).arg(&peak).arg(env!("CARGO_BIN_EXE_smolfreeze"));
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "300", "/usr/bin/time", "-f", "%M", "-o"]).arg(&peak);
+    command.arg(env!("CARGO_BIN_EXE_smolfreeze"));
     command.args(["freeze", "--quiet", source, "--report"]).arg(&report).args(words);
     let output = finish(host.surround(&mut command).spawn().expect("GNU time"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -41,9 +42,10 @@ fn large_tar(path: &Path, gib: u64) {
     file.set_len(at + 1024).expect("its length");
 }
 
-fn within_bounds(snapshot: &Snapshot, resident_bytes: u64) {
-    assert!(resident_bytes <= 256 << 20, "{} MiB resident", resident_bytes >> 20);
-    assert!(snapshot.memory_bytes_max <= 256 << 20);
+/// What the plan announced is what the process counted, and what the system says that it had.
+pub fn within_bounds(snapshot: &Snapshot, resident_bytes: u64) {
+    let most = snapshot.memory_bytes_max;
+    assert!(resident_bytes <= most, "{} MiB resident of {}", resident_bytes >> 20, most >> 20);
     assert!(snapshot.held_bytes_peak <= snapshot.memory_bytes_max);
     assert!(snapshot.scratch_bytes_peak <= snapshot.scratch_bytes_max, "{} of scratch", snapshot.scratch_bytes_peak);
 }

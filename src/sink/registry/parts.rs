@@ -194,8 +194,8 @@ mod tests {
     #[tokio::test]
     async fn only_a_part_of_what_is_in_memory_is_larger() {
         let scratch = Scratch::new(&std::env::temp_dir(), 1 << 20);
-        let mut file = ScratchFile::create(&scratch, 1).unwrap().unwrap();
-        assert!(file.append(&Bytes::from_static(b"ghijkl")).unwrap());
+        let mut file = ScratchFile::create(&scratch, 1).unwrap();
+        assert!(file.append(b"ghijkl"));
         let filed = file.finish(Memory::new(4 << 20, Stop::new()));
         let body = Body::with_file(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")], filed);
         let LivePiece::End(LiveEnd { descriptor, .. }) = end(12) else { unreachable!() };

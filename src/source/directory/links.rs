@@ -47,6 +47,13 @@ impl Links {
         self.names.sort_by_key(|name| name.group);
     }
 
+    /// What they take of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let groups =
+            self.groups.capacity() * (size_of::<(File, u32)>() + 1) + self.files.capacity() * size_of::<File>();
+        self.paths.capacity() + self.names.capacity() * size_of::<Name>() + groups
+    }
+
     /// How many names there are.
     pub(super) fn len(&self) -> usize {
         self.names.len()

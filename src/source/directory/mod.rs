@@ -30,17 +30,17 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use self::job::{Done, Slot};
+use self::job::Slot;
 use self::meta::Meta;
 use self::plan::{Edges, Planner};
 use self::rules::Rules;
 use crate::error::{Error, Kind, Result, Side};
 use crate::exclude;
+use crate::pipeline::memory::Slice;
 use crate::progress::Notices;
 use crate::source::wanted::Wanted;
 use crate::source::{Outlet, Selection, Survey};
@@ -137,15 +137,17 @@ impl Directory {
     /// of its threads waits for memory that nobody gives back.
     pub fn stream(self, mut outlet: Outlet, stop: &Stop) -> Result<Notices> {
         let readers = thread::available_parallelism().map_or(READERS_MIN, usize::from).max(READERS_MIN);
-        let jobs_max = readers * JOBS_A_READER;
+        // Beside those that wait in line, one job is made and one is sent.
+        let buffers = outlet.buffers();
+        let jobs_max = (readers * JOBS_A_READER).min(buffers.ahead_max().saturating_sub(2)).max(1);
         let (jobs, jobs_out) = bounded(jobs_max);
         let (slots, slots_out) = bounded(jobs_max);
-        let edges = Edges { jobs, slots, buffers: outlet.buffers(), jobs_max };
+        let edges = Edges { jobs, slots, buffers };
         let (meters, _) = outlet.watchers();
         let meter = &meters.source;
-        let planner = Planner::new(&self, edges);
+        let planner = Planner::new(&self, edges, stop);
         thread::scope(|scope| {
-            let mut threads = vec![scope.spawn(|| meter.on_thread(|| planner.run(stop)))];
+            let mut threads = vec![scope.spawn(|| meter.on_thread(|| planner.run()))];
             for _ in 0..readers {
                 let jobs = jobs_out.clone();
                 threads.push(scope.spawn(move || {
@@ -169,7 +171,7 @@ impl Directory {
             result
         })
         .inspect_err(|_| stop.stop(Error::hung_up("the folder's stream")))?;
-        outlet.send(Bytes::from_static(&ZEROS[..2 * header::BLOCK_BYTES]))?;
+        outlet.send(Slice::from_static(&ZEROS[..2 * header::BLOCK_BYTES]))?;
         outlet.end()
     }
 
@@ -182,6 +184,7 @@ impl Directory {
 }
 
 fn send_in_order(outlet: &mut Outlet, slots: Receiver<Slot>, stop: &Stop) -> Result<()> {
+    let mut reader = read::Reader::default();
     for slot in slots {
         match slot {
             Slot::Zeros(bytes) => send_zeros(outlet, bytes, stop)?,
@@ -190,11 +193,15 @@ fn send_in_order(outlet: &mut Outlet, slots: Receiver<Slot>, stop: &Stop) -> Res
                     stop.check()?;
                     return Err(panicked());
                 };
-                let Done { buffer, notices } = done?;
-                for (kind, path) in notices {
-                    outlet.notice(kind, &path);
+                let mut done = done?;
+                loop {
+                    for (kind, path) in done.notices {
+                        outlet.notice(kind, &path);
+                    }
+                    outlet.send(done.buffer.freeze())?;
+                    let Some(rest) = done.rest else { break };
+                    done = reader.write(rest, outlet.buffer()?)?;
                 }
-                outlet.send(buffer.freeze())?;
             }
         }
     }
@@ -206,7 +213,7 @@ fn send_zeros(outlet: &mut Outlet, bytes: u64, stop: &Stop) -> Result<()> {
     while left > 0 {
         stop.check()?;
         let part = usize::try_from(left).unwrap_or(ZEROS.len()).min(ZEROS.len());
-        outlet.send(Bytes::from_static(&ZEROS[..part]))?;
+        outlet.send(Slice::from_static(&ZEROS[..part]))?;
         left -= part as u64;
     }
     Ok(())

@@ -3,23 +3,23 @@
 //! A job's buffer is taken when the job begins, so buffers are taken in the order in which they will be sent; a reader
 //! never waits for one. Files of [`SPLIT_BYTES`] and more are opened here and divided where a buffer is full.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use crossbeam_channel::{Sender, bounded};
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
-use super::job::{File, Held, Job, Noticed, Slot, Split, Step};
+use super::job::{File, Held, Job, Opened, Slot, Split, Step, Work};
 use super::links::{self, Links};
 use super::meta::{self, Id, Kind, Meta};
 use super::walk::{Seen, Walk, step_into};
 use super::xattrs::Xattrs;
 use super::{Directory, unreadable};
 use crate::error::{Error, Result};
-use crate::pipeline::memory::{BUFFER_BYTES, Buffer};
+use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Table};
 use crate::progress::NoticeKind;
 use crate::source::Buffers;
 use crate::stop::Stop;
@@ -36,8 +36,11 @@ const HEADER_BYTES: usize = 3 * BLOCK_BYTES;
 /// A shorter hole is read like data.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 
-/// Folders and files that all jobs under way keep open before the next job is cut short for it, and, by then, at most so
-/// many again. A process has 1,024 descriptors unless it asks for more.
+/// A longer hole needs no buffer; the one before it is handed on as full as it is.
+const LONG_HOLE_BYTES: u64 = BUFFER_BYTES as u64;
+
+/// Folders and files that one job keeps open, and that all the others under way do. A process has 1,024 descriptors unless
+/// it asks for more.
 const OPEN_MAX: usize = 320;
 
 /// Where jobs go, and what they are made of.
@@ -45,8 +48,6 @@ pub(super) struct Edges {
     pub(super) jobs: Sender<Job>,
     pub(super) slots: Sender<Slot>,
     pub(super) buffers: Buffers,
-    /// How many jobs may be under way.
-    pub(super) jobs_max: usize,
 }
 
 /// The walker.
@@ -54,31 +55,33 @@ pub(super) struct Planner<'a> {
     directory: &'a Directory,
     edges: Edges,
     job: Option<Draft>,
-    open: Arc<AtomicUsize>,
+    opened: Arc<Opened>,
+    stop: &'a Stop,
     headers: Writer,
     header: Vec<u8>,
     xattrs: Xattrs,
     links: Links,
+    /// What the links take.
+    tables: Table,
 }
 
 /// The job that is being made.
 struct Draft {
     buffer: Buffer,
-    text: Vec<u8>,
-    steps: Vec<Step>,
-    notices: Vec<Noticed>,
+    work: Work,
     planned_bytes: usize,
-    held: Held,
     last_folder: Option<Arc<OwnedFd>>,
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(directory: &'a Directory, edges: Edges) -> Self {
+    pub(super) fn new(directory: &'a Directory, edges: Edges, stop: &'a Stop) -> Self {
         Self {
             directory,
             edges,
             job: None,
-            open: Arc::default(),
+            opened: Arc::default(),
+            stop,
+            tables: Table::default(),
             headers: Writer::default(),
             header: Vec::new(),
             xattrs: Xattrs::default(),
@@ -90,13 +93,13 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// An entry that is there and can't be read, a hang-up, the stop.
-    pub(super) fn run(mut self, stop: &Stop) -> Result<()> {
-        let mut walk = Walk::new(self.directory, stop);
+    pub(super) fn run(mut self) -> Result<()> {
+        let mut walk = Walk::new(self.directory, self.stop);
         while let Some(seen) = walk.next()? {
             self.place(walk.path(), seen)?;
         }
         drop(walk);
-        self.place_links(stop)?;
+        self.place_links()?;
         self.submit()
     }
 
@@ -121,26 +124,27 @@ impl<'a> Planner<'a> {
             }
             Seen::Entry { meta, .. } if meta.links > 1 => {
                 self.links.add(self.directory.rules.file(meta.id, path), path);
-                Ok(())
+                self.edges.buffers.count(&mut self.tables, self.links.bytes())
             }
             Seen::Entry { folder, meta } if meta.kind == Kind::Regular && meta.size_bytes < SPLIT_BYTES => {
-                self.place_small(path, folder, meta)
+                self.place_small(path, folder, &meta)
             }
             Seen::Entry { folder, meta } => self.place_now(path, &folder, &meta).map(|_| ()),
         }
     }
 
-    fn place_small(&mut self, path: &[u8], folder: Arc<OwnedFd>, meta: Meta) -> Result<()> {
+    fn place_small(&mut self, path: &[u8], folder: Arc<OwnedFd>, meta: &Meta) -> Result<()> {
         // Below SPLIT_BYTES, so it fits.
         let content_bytes = usize::try_from(meta.size_bytes).unwrap_or(0) + padding(meta.size_bytes);
         let draft = self.draft(content_bytes + HEADER_BYTES + path.len())?;
-        let from = draft.text.len();
-        draft.text.extend_from_slice(path);
+        let from = draft.work.text.len();
+        draft.work.text.extend_from_slice(path);
         let is_new = !draft.last_folder.as_ref().is_some_and(|last| Arc::ptr_eq(last, &folder));
         if is_new {
             draft.last_folder = Some(Arc::clone(&folder));
         }
-        draft.steps.push(Step::File(File { folder, path: from..draft.text.len(), meta }));
+        let path = from..draft.work.text.len();
+        draft.work.steps.push_back(Step::File(File { folder, path }));
         if is_new { self.keeps_one_open() } else { Ok(()) }
     }
 
@@ -196,29 +200,39 @@ impl<'a> Planner<'a> {
         while at < size_bytes {
             let data = if has_holes { next_data(&file.open, at, size_bytes) } else { at..size_bytes };
             if data.start - at >= HOLE_BYTES_MIN {
-                self.place_hole(data.start - at)?;
+                self.place_zeros(data.start - at)?;
                 at = data.start;
             }
             while at < data.end {
-                let draft = self.draft(1)?;
-                let room = PLANNED_BYTES.max(draft.planned_bytes + 1) - draft.planned_bytes;
-                let bytes = usize::try_from(data.end - at).unwrap_or(room).min(room);
+                let (draft, bytes) = self.draft_up_to(data.end - at)?;
                 file.expect_one_more();
-                draft.steps.push(Step::Segment { file: Arc::clone(file), offset: at, bytes });
-                draft.planned_bytes += bytes - 1;
-                at += bytes as u64;
+                draft.work.steps.push_back(Step::Segment { file: Arc::clone(file), offset: at, bytes });
+                at += bytes;
             }
         }
-        let padding = padding(size_bytes);
-        if padding > 0 {
-            self.draft(padding)?.steps.push(Step::Zeros(padding));
+        self.place_zeros(padding(size_bytes) as u64)
+    }
+
+    fn place_zeros(&mut self, mut bytes: u64) -> Result<()> {
+        if bytes >= LONG_HOLE_BYTES {
+            self.submit()?;
+            return self.edges.slots.send(Slot::Zeros(bytes)).map_err(|_| hung_up());
+        }
+        while bytes > 0 {
+            let (draft, now) = self.draft_up_to(bytes)?;
+            draft.work.steps.push_back(Step::Zeros(now));
+            bytes -= now;
         }
         Ok(())
     }
 
-    fn place_hole(&mut self, bytes: u64) -> Result<()> {
-        self.submit()?;
-        self.edges.slots.send(Slot::Zeros(bytes)).map_err(|_| hung_up())
+    /// The job that has room for a part of `bytes`, and how large that is; it is counted as planned.
+    fn draft_up_to(&mut self, bytes: u64) -> Result<(&mut Draft, u64)> {
+        let draft = self.draft(1)?;
+        let room = PLANNED_BYTES.max(draft.planned_bytes + 1) - draft.planned_bytes;
+        let now = usize::try_from(bytes).unwrap_or(room).min(room);
+        draft.planned_bytes += now - 1;
+        Ok((draft, now as u64))
     }
 
     /// Places a header with the attributes in `self.xattrs`.
@@ -227,21 +241,21 @@ impl<'a> Planner<'a> {
         self.headers.write(&mut self.header, &Header { path, meta, target, xattrs: &self.xattrs });
         let header = std::mem::take(&mut self.header);
         let draft = self.draft(header.len())?;
-        let from = draft.text.len();
-        draft.text.extend_from_slice(&header);
-        draft.steps.push(Step::Header(from..draft.text.len()));
+        let from = draft.work.text.len();
+        draft.work.text.extend_from_slice(&header);
+        draft.work.steps.push_back(Step::Header(from..draft.work.text.len()));
         self.header = header;
         Ok(())
     }
 
     /// Files with several links, each followed by its other names.
-    fn place_links(&mut self, stop: &Stop) -> Result<()> {
+    fn place_links(&mut self) -> Result<()> {
         let mut links = std::mem::take(&mut self.links);
         links.sort();
         let mut first: Option<(links::File, &[u8])> = None;
         let mut folder = None;
         for index in 0..links.len() {
-            stop.check()?;
+            self.stop.check()?;
             let (file, path) = links.get(index);
             let looked = reach(self.directory, path, &mut folder).and_then(|folder| {
                 let meta = Meta::of_entry(&folder, last_name(path))?;
@@ -271,7 +285,7 @@ impl<'a> Planner<'a> {
     }
 
     fn notice(&mut self, kind: NoticeKind, path: &[u8]) -> Result<()> {
-        self.draft(0)?.notices.push((kind, path.to_vec()));
+        self.draft(0)?.work.notices.push((kind, path.to_vec()));
         Ok(())
     }
 
@@ -282,43 +296,40 @@ impl<'a> Planner<'a> {
             self.submit()?;
         }
         if self.job.is_none() {
-            self.job = Some(Draft::new(self.edges.buffers.take()?, Held::none(&self.open)));
+            self.job = Some(Draft::new(self.edges.buffers.take()?, Held::none(&self.opened)));
         }
         let draft = self.job.as_mut().ok_or_else(hung_up)?;
         draft.planned_bytes += bytes;
         Ok(draft)
     }
 
-    /// The job holds one more open folder or file. Where the readers keep up, it may hold any number; where they don't,
-    /// its share, so that its buffer is not wasted on a single entry.
+    /// The job holds one more open folder or file. Where there are too many, it waits for the readers rather than waste its
+    /// buffer on few entries.
     fn keeps_one_open(&mut self) -> Result<()> {
         let Some(draft) = self.job.as_mut() else { return Ok(()) };
-        let (here, everywhere) = draft.held.add_one();
-        let is_too_much = everywhere >= OPEN_MAX && here >= OPEN_MAX / self.edges.jobs_max;
-        if is_too_much { self.submit() } else { Ok(()) }
+        let (here, everywhere) = draft.work.held.add_one();
+        if here >= OPEN_MAX {
+            return self.submit();
+        }
+        if everywhere >= 2 * OPEN_MAX {
+            self.opened.wait_for_others(here, OPEN_MAX, self.stop)?;
+        }
+        Ok(())
     }
 
     /// Hands the job on, if there is one.
     fn submit(&mut self) -> Result<()> {
-        let Some(draft) = self.job.take() else { return Ok(()) };
+        let Some(Draft { buffer, work, .. }) = self.job.take() else { return Ok(()) };
         let (done, slot) = bounded(1);
-        let Draft { buffer, text, steps, notices, held, .. } = draft;
         self.edges.slots.send(Slot::Job(slot)).map_err(|_| hung_up())?;
-        self.edges.jobs.send(Job { buffer, text, steps, notices, held, done }).map_err(|_| hung_up())
+        self.edges.jobs.send(Job { buffer, work, done }).map_err(|_| hung_up())
     }
 }
 
 impl Draft {
     fn new(buffer: Buffer, held: Held) -> Self {
-        Self {
-            buffer,
-            text: Vec::new(),
-            steps: Vec::new(),
-            notices: Vec::new(),
-            planned_bytes: 0,
-            held,
-            last_folder: None,
-        }
+        let work = Work { text: Vec::new(), steps: VecDeque::new(), notices: Vec::new(), held };
+        Self { buffer, work, planned_bytes: 0, last_folder: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A reader: carries out jobs, one after the other, until there are no more.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use rustix::buffer::spare_capacity;
@@ -8,113 +9,135 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::header::{Header, Target, Writer, padding};
-use super::job::{Done, File, Job, Noticed, Split, Step, verdict};
+use super::job::{Done, File, Job, Split, Step, Work, verdict};
 use super::meta::{self, Kind, Meta};
 use super::unreadable;
 use super::xattrs::Xattrs;
 use crate::error::Result;
-use crate::pipeline::memory::BUFFER_BYTES;
+use crate::pipeline::memory::Buffer;
 use crate::progress::NoticeKind;
 use crate::stop::Stop;
 
 /// Carries out jobs until the walker has no more, or throws them away once stopped.
 pub(super) fn run(jobs: &Receiver<Job>, stop: &Stop) {
     let mut reader = Reader::default();
-    for mut job in jobs {
-        if stop.is_stopped() {
-            continue;
+    for job in jobs {
+        if !stop.is_stopped() {
+            // Nobody takes it if the stream has failed meanwhile.
+            let _ = job.done.send(reader.write(job.work, job.buffer));
         }
-        let written = reader.write(&mut job);
-        let Job { buffer, notices, held, done, .. } = job;
-        drop(held);
-        // Nobody takes it if the stream has failed meanwhile.
-        let _ = done.send(written.map(|()| Done { buffer, notices }));
     }
 }
 
+/// Writes stretches.
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     headers: Writer,
+    header: Vec<u8>,
     xattrs: Xattrs,
 }
 
 impl Reader {
-    fn write(&mut self, job: &mut Job) -> Result<()> {
-        let out = job.buffer.bytes_mut();
-        for step in job.steps.drain(..) {
-            match step {
-                Step::Header(range) => out.extend_from_slice(&job.text[range]),
-                Step::Zeros(bytes) => out.resize(out.len() + bytes, 0),
-                Step::File(file) => self.file(&file, &job.text[file.path.clone()], out, &mut job.notices)?,
-                Step::Segment { file, offset, bytes } => segment(&file, offset, bytes, out, &mut job.notices)?,
+    /// Writes as much of `work` as there is room for, and some of it in any case.
+    pub(super) fn write(&mut self, mut work: Work, mut buffer: Buffer) -> Result<Done> {
+        while let Some(step) = work.steps.pop_front() {
+            if let Some(left) = self.step(step, &mut work, &mut buffer)? {
+                work.steps.push_front(left);
+                break;
             }
         }
-        Ok(())
+        let notices = std::mem::take(&mut work.notices);
+        Ok(Done { buffer, notices, rest: (!work.steps.is_empty()).then_some(work) })
     }
 
-    /// Writes a small file whole. What was written of one that turns out not to be there is taken back.
-    fn file(&mut self, file: &File, path: &[u8], out: &mut Vec<u8>, notices: &mut Vec<Noticed>) -> Result<()> {
-        let began = out.len();
-        match self.open_and_write(file, path, out) {
-            Ok(Some(kind)) => notices.push((kind, path.to_vec())),
-            Ok(None) => {}
+    /// Returns what is left of a step.
+    fn step(&mut self, step: Step, work: &mut Work, buffer: &mut Buffer) -> Result<Option<Step>> {
+        match step {
+            Step::Header(range) if range.len() > buffer.room() && !buffer.is_empty() => Ok(Some(Step::Header(range))),
+            Step::Header(range) => {
+                buffer.bytes_mut().extend_from_slice(&work.text[range]);
+                Ok(None)
+            }
+            Step::Zeros(bytes) => {
+                let now = bytes.min(buffer.room() as u64);
+                let end = buffer.len() + buffer.room().min(index(now));
+                buffer.bytes_mut().resize(end, 0);
+                Ok((now < bytes).then_some(Step::Zeros(bytes - now)))
+            }
+            Step::Segment { file, offset, bytes } => {
+                let now = bytes.min(buffer.room() as u64);
+                let failed = |error| unreadable("reading a file", &file.path, error);
+                if fill(&file.open, offset, index(now), buffer.bytes_mut()).map_err(failed)? {
+                    file.ended_early();
+                }
+                if now < bytes {
+                    return Ok(Some(Step::Segment { file, offset: offset + now, bytes: bytes - now }));
+                }
+                if let Some(kind) = file.finish_one().map_err(failed)? {
+                    work.notices.push((kind, file.path.clone()));
+                }
+                Ok(None)
+            }
+            Step::File(file) => self.file(file, work, buffer),
+        }
+    }
+
+    fn file(&mut self, file: File, work: &mut Work, buffer: &mut Buffer) -> Result<Option<Step>> {
+        let path = work.text[file.path.clone()].to_vec();
+        match self.open(&file, &path) {
+            Ok((open, meta)) => {
+                let failed = |error| unreadable("reading a file", &path, error);
+                let content = meta.size_bytes + padding(meta.size_bytes) as u64;
+                if self.header.len() as u64 + content <= buffer.room() as u64 {
+                    let notice = self.write_whole(&open, &meta, buffer.bytes_mut()).map_err(failed)?;
+                    work.notices.extend(notice.map(|kind| (kind, path)));
+                    return Ok(None);
+                }
+                if !buffer.is_empty() {
+                    return Ok(Some(Step::File(file)));
+                }
+                // It has grown since it was listed, or has large attributes: it goes on in further buffers.
+                buffer.bytes_mut().reserve_exact(self.header.len());
+                buffer.bytes_mut().extend_from_slice(&self.header);
+                work.steps.push_front(Step::Zeros(padding(meta.size_bytes) as u64));
+                let split = Arc::new(Split::new(open, &path, meta));
+                work.steps.push_front(Step::Segment { file: split, offset: 0, bytes: meta.size_bytes });
+                Ok(None)
+            }
             Err(error) if meta::is_gone(error) => {
-                out.truncate(began);
-                notices.push((NoticeKind::Vanished, path.to_vec()));
+                work.notices.push((NoticeKind::Vanished, path));
+                Ok(None)
             }
-            Err(error) => return Err(unreadable("reading a file", path, error)),
+            Err(error) => Err(unreadable("reading a file", &path, error)),
         }
-        Ok(())
     }
 
-    fn open_and_write(&mut self, file: &File, path: &[u8], out: &mut Vec<u8>) -> Result<Option<NoticeKind>, Errno> {
+    /// Opens a file first and then looks at it, so that header and content are one file's, whatever takes its name
+    /// meanwhile. Leaves its header in `self.header`.
+    fn open(&mut self, file: &File, path: &[u8]) -> Result<(OwnedFd, Meta), Errno> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let open = meta::open(&file.folder, name, OFlags::empty())?;
-        let began = out.len();
-        let (later, is_short) = self.header_and_content(&open, path, &file.meta, out)?;
-        let mut written = (file.meta, later, is_short);
-        if later.id != file.meta.id {
-            // Replaced before it was opened: the header must be the new file's, or its content would get the old one's
-            // mode. It may be as long as the old one, or as the buffer allows.
-            out.truncate(began);
-            let bytes_max = file.meta.size_bytes.max(BUFFER_BYTES.saturating_sub(began + 4096) as u64);
-            let header = Meta { size_bytes: later.size_bytes.min(bytes_max), ..later };
-            let (later, is_short) = self.header_and_content(&open, path, &header, out)?;
-            written = (header, later, is_short);
+        let meta = Meta::of_open(&open)?;
+        if meta.kind != Kind::Regular {
+            return Err(Errno::NODEV);
         }
-        Ok(verdict(&written.0, &written.1, written.2))
+        self.xattrs.read_open(open.as_fd())?;
+        self.header.clear();
+        self.headers
+            .write(&mut self.header, &Header { path, meta: &meta, target: Target::Nowhere, xattrs: &self.xattrs });
+        Ok((open, meta))
     }
 
-    /// Returns the file as it was after reading, and whether it ended too early.
-    fn header_and_content(
-        &mut self,
-        open: &OwnedFd,
-        path: &[u8],
-        meta: &Meta,
-        out: &mut Vec<u8>,
-    ) -> Result<(Meta, bool), Errno> {
-        self.xattrs.read_open(open.as_fd())?;
-        self.headers.write(out, &Header { path, meta, target: Target::Nowhere, xattrs: &self.xattrs });
-        // Small enough: it was planned to fit a buffer.
-        let bytes = usize::try_from(meta.size_bytes).map_err(|_| Errno::FBIG)?;
-        let is_short = fill(open, 0, bytes, out)?;
+    fn write_whole(&self, open: &OwnedFd, meta: &Meta, out: &mut Vec<u8>) -> Result<Option<NoticeKind>, Errno> {
+        out.extend_from_slice(&self.header);
+        let is_short = fill(open, 0, index(meta.size_bytes), out)?;
         out.resize(out.len() + padding(meta.size_bytes), 0);
-        let later = Meta::of_open(open)?;
-        if later.kind == Kind::Regular { Ok((later, is_short)) } else { Err(Errno::NODEV) }
+        Ok(verdict(meta, &Meta::of_open(open)?, is_short))
     }
 }
 
-fn segment(file: &Split, offset: u64, bytes: usize, out: &mut Vec<u8>, notices: &mut Vec<Noticed>) -> Result<()> {
-    let read = || {
-        if fill(&file.open, offset, bytes, out)? {
-            file.ended_early();
-        }
-        file.finish_one()
-    };
-    if let Some(kind) = { read }().map_err(|error| unreadable("reading a file", &file.path, error))? {
-        notices.push((kind, file.path.clone()));
-    }
-    Ok(())
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Appends `bytes` of content from `offset` on; zeros past the file's end. Returns whether it ended too early.

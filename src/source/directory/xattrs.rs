@@ -9,6 +9,9 @@ use rustix::io::Errno;
 /// The kernel gives no list and no value longer than this.
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
+/// No layer takes an entry with more of them, see [`crate::stage::cut`].
+const ALL_BYTES_MAX: usize = 1 << 20;
+
 /// Where smolvm keeps its own notes on what its guests own, on either side; they mean nothing in an image.
 const SMOLVM_NOTES: &[u8] = b"user.krun.";
 
@@ -76,6 +79,9 @@ impl Xattrs {
                 continue;
             }
             let began = self.values.len();
+            if began > ALL_BYTES_MAX {
+                return Err(Errno::TOOBIG);
+            }
             let (list, values) = (&self.list[name.clone()], &mut self.values);
             let value = grow_until_it_fits(values, |values| match of {
                 Of::Open(file) => rustix::fs::fgetxattr(file, list, spare_capacity(values)),

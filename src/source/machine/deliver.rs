@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 
-use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -13,6 +12,7 @@ use super::checksum::Cksum;
 use super::join::Join;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
+use crate::pipeline::memory::Slice;
 use crate::source::Outlet;
 
 /// What the relay hands on, in the spool's order.
@@ -123,7 +123,7 @@ impl<'a> Decoder<'a> {
 }
 
 /// The next full buffer; a shorter one at the end, then none.
-fn fill(from: &mut Decoder<'_>, outlet: &Outlet, subject: &str) -> Result<Option<Bytes>> {
+fn fill(from: &mut Decoder<'_>, outlet: &Outlet, subject: &str) -> Result<Option<Slice>> {
     let mut buffer = outlet.buffer()?;
     let room = buffer.room() as u64;
     match from.read(room, buffer.bytes_mut()) {

@@ -4,10 +4,8 @@
 //! zeros too. `guest.sh` sees to it that the last member before a seam has no content, and a header is never all zeros: so
 //! the archive ends with the 512-byte block that holds its last byte that is not zero.
 
-use bytes::Bytes;
-
 use crate::error::Result;
-use crate::pipeline::memory::BUFFER_BYTES;
+use crate::pipeline::memory::{BUFFER_BYTES, Slice};
 
 /// Bytes of one block of a tar.
 const BLOCK_BYTES: u64 = 512;
@@ -29,14 +27,14 @@ impl Join {
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn take(&mut self, bytes: &Bytes, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn take(&mut self, bytes: &Slice, send: &mut impl FnMut(Slice) -> Result<()>) -> Result<()> {
         let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
         let solid = bytes.len() - zeros;
         if solid > 0 {
             self.release(self.held_bytes, send)?;
             self.held_bytes = 0;
             self.passed_bytes += solid as u64;
-            send(bytes.slice(..solid))?;
+            send(bytes.slice(0..solid))?;
         }
         self.held_bytes += zeros as u64;
         Ok(())
@@ -46,7 +44,7 @@ impl Join {
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn seam(&mut self, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn seam(&mut self, send: &mut impl FnMut(Slice) -> Result<()>) -> Result<()> {
         let rest = self.passed_bytes.next_multiple_of(BLOCK_BYTES) - self.passed_bytes;
         self.release(rest.min(self.held_bytes), send)?;
         *self = Self::default();
@@ -57,15 +55,15 @@ impl Join {
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn end(mut self, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    pub fn end(mut self, send: &mut impl FnMut(Slice) -> Result<()>) -> Result<()> {
         self.release(self.held_bytes, send)
     }
 
-    fn release(&mut self, mut count: u64, send: &mut impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+    fn release(&mut self, mut count: u64, send: &mut impl FnMut(Slice) -> Result<()>) -> Result<()> {
         self.passed_bytes += count;
         while count > 0 {
             let part = usize::try_from(count).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
-            send(Bytes::from_static(&ZEROS[..part]))?;
+            send(Slice::from_static(&ZEROS[..part]))?;
             count -= part as u64;
         }
         Ok(())
@@ -78,7 +76,7 @@ mod tests {
 
     fn joined(archives: &[Vec<u8>], piece_bytes: usize) -> Vec<u8> {
         let mut whole = Vec::new();
-        let mut send = |bytes: Bytes| {
+        let mut send = |bytes: Slice| {
             whole.extend_from_slice(&bytes);
             Ok(())
         };
@@ -88,7 +86,7 @@ mod tests {
                 join.seam(&mut send).unwrap();
             }
             for piece in archive.chunks(piece_bytes) {
-                join.take(&Bytes::copy_from_slice(piece), &mut send).unwrap();
+                join.take(&bytes::Bytes::copy_from_slice(piece).into(), &mut send).unwrap();
             }
         }
         join.end(&mut send).unwrap();

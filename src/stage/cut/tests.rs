@@ -30,7 +30,7 @@ fn cut(options: &CutOptions, tar: &[u8], chunk: usize) -> Result<Vec<Vec<u8>>> {
     let mut emit = |piece| {
         match piece {
             CutPiece::Begin { .. } => layers.push(Vec::new()),
-            CutPiece::Bytes(bytes) => layers.last_mut().unwrap().extend_from_slice(&bytes),
+            CutPiece::Bytes(bytes) | CutPiece::Own(bytes) => layers.last_mut().unwrap().extend_from_slice(&bytes),
             CutPiece::End => assert_eq!(layers.last().unwrap().len() % BLOCK_BYTES, 0),
         }
         Ok(())

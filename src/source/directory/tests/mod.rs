@@ -56,7 +56,8 @@ fn collect(directory: Directory, buffers: usize) -> Result<Streamed> {
     let notices = directory.stream(outlet, &stop);
     let tar = taken.join().unwrap();
     assert_eq!(notices.is_ok(), tar.is_some(), "the end is sent exactly if all went well");
-    assert!(memory.held_bytes_peak() <= (buffers * BUFFER_BYTES) as u64);
+    // The names of linked files are counted, too, and a file of attributes may have a buffer grow.
+    assert!(memory.held_bytes_peak() <= ((buffers + 1) * BUFFER_BYTES) as u64);
     Ok(Streamed { notices: notices?, tar: tar.unwrap() })
 }
 
