@@ -24,8 +24,8 @@ use crate::stop::Stop;
 
 /// Carries out a plan: streams the source once, packs and sends its layers, and names the image at every output.
 ///
-/// Throwing `stop` ends it early. However it ends, but for success, no output has a new image, and what was sent or
-/// written is taken back.
+/// Throwing `stop` ends it early. However it ends, but for success, no output has a new image, and nothing unfinished is
+/// left. Blobs that are complete may stay in a layout or a registry, where others may count on them.
 ///
 /// # Errors
 /// The first cause of whatever went wrong; failed clean-ups are attached to it. If only the record could not be written,

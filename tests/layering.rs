@@ -24,7 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pipeline/gather", &["error", "oci", "pipeline/memory"]),
     ("pipeline/scratch", &["error", "pipeline/gather", "pipeline/memory"]),
     ("pipeline/known", &["oci", "stage"]),
-    ("layout", &["error", "oci"]),
+    ("layout", &["error", "oci", "stage"]),
     ("place", &["error"]),
     ("smolvm", &[]),
     ("source", &["error", "exclude", "oci", "pipeline/memory", "place", "progress", "smolvm", "stage", "stop"]),

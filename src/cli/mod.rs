@@ -17,6 +17,7 @@ use smolfreeze::stop::Stop;
 use smolfreeze::text;
 
 mod freeze;
+mod gc;
 mod guest_reader;
 mod inspect;
 mod ls;
@@ -54,6 +55,7 @@ enum Command {
     Ls(ls::Ls),
     Rm(rm::Rm),
     Prune(prune::Prune),
+    Gc(gc::Gc),
     /// Print shell completions.
     Completions {
         /// The shell to complete in.
@@ -112,6 +114,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Ls(ls) => ls.run(),
         Command::Rm(rm) => rm.run(),
         Command::Prune(prune) => prune.run(),
+        Command::Gc(gc) => gc.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);

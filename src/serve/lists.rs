@@ -12,11 +12,10 @@ use serde_json::{Value, json};
 
 use super::blobs::answer;
 use super::fault::{Code, Fault};
-use super::manifest::INDEX_MEDIA_TYPE;
 use super::name::{self, Repository};
 use super::router::{Registry, off_the_runtime};
 use super::store::Store;
-use crate::oci::Digest;
+use crate::oci::{Digest, INDEX_MEDIA_TYPE};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 

@@ -6,13 +6,11 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::fault::{Code, Fault};
-use crate::oci::{Descriptor, Digest, MANIFEST_MEDIA_TYPE};
+use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 
 /// No manifest is larger (the specification's own limit).
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 
-/// The media type of an image index.
-pub const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 

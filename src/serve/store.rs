@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 
-use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use super::entries::{self, Entries, Entry};
@@ -14,7 +13,7 @@ use super::fault::{Code, Fault};
 use super::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
 use super::name::{Reference, Repository};
 use crate::error::{Error, Kind, Result, Side};
-use crate::layout::{Layout, io_failed};
+use crate::layout::{self, Layout, io_failed};
 use crate::oci::{Descriptor, Digest};
 use crate::stage::digest::DigestHasher;
 
@@ -31,7 +30,7 @@ impl Store {
     /// # Errors
     /// When it is none, or can't be written to.
     pub fn make(folder: &Path, home: Repository) -> Result<Self> {
-        let layout = Layout::make(folder, &mut Vec::new())?;
+        let layout = Layout::make(folder)?;
         // A layout has an index, even an empty one.
         layout.change_index(|_| Ok::<_, Error>(()))?;
         Ok(Self { layout, home })
@@ -169,7 +168,7 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a blob that no manifest of the layout needs.
+    /// Deletes a blob that nothing in the layout needs, whoever wrote it and whether we understand it or not.
     ///
     /// # Errors
     /// `BLOB_UNKNOWN`; `DENIED` while it is needed, or somebody else writes to the layout and may count on it.
@@ -177,18 +176,16 @@ impl Store {
         let in_use = |words: &str| {
             Err(Fault::new(Code::Denied, format!("{digest} {words}")).with_status(axum::http::StatusCode::CONFLICT))
         };
-        self.layout.change_index(|manifests| {
-            self.blob(digest)?;
-            if self.is_needed(manifests, digest) {
-                return in_use("is part of an image; delete that first");
-            }
-            let is_ours_alone = self.layout.is_ours_alone();
-            let path = self.layout.blob_path(digest);
-            let removed = if is_ours_alone { fs::remove_file(&path) } else { Ok(()) };
-            self.layout.share()?;
-            removed.map_err(|error| io_failed("removing a blob", &path, error))?;
-            if is_ours_alone { Ok(()) } else { in_use("can't go while somebody else writes to the layout") }
-        })
+        let locked = self.layout.lock()?;
+        self.blob(digest)?;
+        if layout::reach(&self.layout, &locked.manifests()?)?.contains(&digest.hex()) {
+            return in_use("is part of an image; delete that first");
+        }
+        let path = self.layout.blob_path(digest);
+        match locked.alone(|| fs::remove_file(&path))? {
+            Some(removed) => Ok(removed.map_err(|error| io_failed("removing a blob", &path, error))?),
+            None => in_use("can't go while somebody else writes to the layout"),
+        }
     }
 
     /// A manifest's bytes, which are those of its digest.
@@ -207,16 +204,6 @@ impl Store {
             return Err(Error::new(Kind::Corrupt, Side::Sink, "reading a manifest", digest, reason).into());
         }
         Ok(bytes)
-    }
-
-    /// Whether any image of the layout, whosever it is, needs the blob.
-    fn is_needed(&self, manifests: &[Value], digest: Digest) -> bool {
-        // By text, so that what is not understood counts as well.
-        let name = digest.to_string();
-        let names_it = |bytes: Vec<u8>| bytes.windows(name.len()).any(|window| window == name.as_bytes());
-        let roots = entries::read(manifests, &self.home).into_iter().map(|entry| entry.manifest).collect();
-        manifests.iter().any(|value| value["digest"] == name.as_str())
-            || self.walk(roots).any(|manifest| self.read_manifest(manifest.digest).is_ok_and(names_it))
     }
 
     /// Some manifests, and all that they list in turn; each once.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Committed, Image, Put};
 use crate::error::{Error, Kind, Result, Side};
-use crate::layout::{self, Layout, REF_NAME, io_failed};
+use crate::layout::{Layout, REF_NAME, io_failed};
 use crate::oci::{Descriptor, Digest};
 use crate::pipeline::gather::{Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::progress::Observer;
@@ -21,10 +21,9 @@ const WRITE_BYTES: u64 = 4 << 20;
 
 /// A layout folder that is being written to.
 pub struct LayoutSink {
-    /// Held shared while the freeze runs, so that two freezes never clean up each other's blobs.
+    /// Held shared while the freeze runs, so that nobody collects its blobs before an image names them.
     layout: Layout,
     tag: String,
-    created: Vec<PathBuf>,
     written: Arc<Mutex<Written>>,
     observer: Arc<dyn Observer>,
 }
@@ -43,9 +42,7 @@ impl LayoutSink {
     /// # Errors
     /// When the folder can't be written to, or is something else than an image layout.
     pub fn open(folder: &Path, tag: &str, observer: Arc<dyn Observer>) -> Result<Self> {
-        let mut created = Vec::new();
-        let layout = Layout::make(folder, &mut created)?;
-        Ok(Self { layout, tag: tag.to_owned(), created, written: Arc::default(), observer })
+        Ok(Self { layout: Layout::make(folder)?, tag: tag.to_owned(), written: Arc::default(), observer })
     }
 
     /// `oci:DIR:TAG`.
@@ -126,30 +123,19 @@ impl LayoutSink {
         }
         self.layout.sync_blobs()?;
         self.write_index(image)?;
-        self.close();
         Ok(Committed { name: self.name(), digest: image.manifest.0.digest, artifact_bytes: None, launcher: None })
     }
 
-    /// Takes back what this freeze wrote, unless another one is using the layout.
+    /// Leaves no temporary file, and no layout that this freeze made and nobody needs. Blobs in any other layout stay: who
+    /// else counts on them, nobody knows.
     ///
     /// # Errors
     /// When something can't be removed.
     pub fn abort(&self) -> Result<()> {
-        if self.written.lock().unwrap_or_else(PoisonError::into_inner).closed {
-            return Ok(());
-        }
-        let paths = self.close();
-        // Another freeze may have found these blobs and counts on them.
-        if !self.layout.is_ours_alone() {
-            return Ok(());
-        }
-        self.layout.remove_leftovers();
-        paths.iter().try_for_each(|path| remove(path))?;
-        layout::take_back(&self.created);
-        Ok(())
+        self.layout.unmake(&self.close())
     }
 
-    /// From now on nothing gets a name; what got one so far. After a commit that is nothing any more.
+    /// From now on nothing gets a name; what got one so far.
     fn close(&self) -> Vec<PathBuf> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.closed = true;
@@ -177,8 +163,24 @@ impl LayoutSink {
         .await
     }
 
+    /// No image gets a name without its layers: another program that removes blobs knows none of our locks.
+    fn check_layers(&self, image: &Image) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Listed {
+            layers: Vec<Descriptor>,
+        }
+        let (operation, manifest) = ("naming the image", &image.manifest);
+        let listed: Listed = serde_json::from_slice(&manifest.1)
+            .map_err(|error| Error::new(Kind::Internal, Side::Sink, operation, manifest.0.digest, error))?;
+        let Some(missing) = listed.layers.iter().find(|layer| !self.has(layer)) else { return Ok(()) };
+        let reason = format!("{} is not in the layout any more", missing.digest);
+        Err(Error::sink(operation, format_args!("'{}'", self.name()), reason)
+            .hint("another program removed it; freeze again, and collect blobs with `smolfreeze gc`"))
+    }
+
     fn write_index(&self, image: &Image) -> Result<()> {
         self.layout.change_index(|manifests| {
+            self.check_layers(image)?;
             manifests.retain(|manifest| manifest["annotations"][REF_NAME].as_str() != Some(self.tag.as_str()));
             let manifest = &image.manifest.0;
             manifests.push(json!({
@@ -217,13 +219,6 @@ impl Blob {
         }
         self.file.as_file().sync_data().map_err(|error| io_failed("writing a blob", &self.folder, error))?;
         Ok(self.file)
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_failed("removing a blob", path, error)),
-        _ => Ok(()),
     }
 }
 

@@ -219,7 +219,7 @@ impl Sink {
         }
     }
 
-    /// Takes back what an unfinished freeze left at the sink.
+    /// Leaves nothing unfinished at the sink.
     ///
     /// # Errors
     /// When something could not be taken back.

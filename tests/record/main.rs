@@ -10,6 +10,7 @@ mod host;
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod support;
 
+mod collected;
 mod crash;
 mod packed;
 mod prune;

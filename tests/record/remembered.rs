@@ -75,6 +75,34 @@ impl Desk {
         (child, pipe)
     }
 
+    /// A tar of two files, `noise` and one of four megabytes.
+    pub fn fed(noise: &[u8]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in [("a-noise", noise), ("file", &vec![7; 4_000_000])] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, bytes).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    /// As [`Self::endless`], of [`Self::fed`], once a first layer is in the layout. [`Self::feed_the_rest`] lets it end.
+    pub fn endless_after(&self, noise: &[u8]) -> (Child, ChildStdin) {
+        let to = format!("oci:{}", self.host.text("layout"));
+        let words = ["freeze", "tar:-", "--to", &to, "--layer-size", "1MiB", "--no-known", "--quiet"];
+        let mut child = self.host.command(&words).stdin(Stdio::piped()).spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(&Self::fed(noise)[..noise.len() + 3_000_000]).unwrap();
+        let blobs = self.host.path("layout/blobs/sha256");
+        until("a layer is there", || names(&blobs).iter().any(|name| !name.starts_with('.')));
+        (child, pipe)
+    }
+
+    pub fn feed_the_rest(mut pipe: ChildStdin, noise: &[u8]) {
+        pipe.write_all(&Self::fed(noise)[noise.len() + 3_000_000..]).unwrap();
+    }
+
     /// The record of a freeze of `source` at `time` (`20260102T030405Z`), of one artifact that is there. Gives its ID,
     /// and where the artifact is: in the state folder, or at `pack`.
     pub fn remember(&self, source: &str, time: &str, pack: Option<PathBuf>) -> (String, PathBuf) {

@@ -147,3 +147,35 @@ fn a_manifest_that_rotted_is_not_served() {
     let answer = served.expect(500, "GET", "/v2/a/manifests/v1", b"");
     assert!(answer.text().contains(&pushed) && answer.text().contains("its bytes are"), "{}", answer.text());
 }
+
+#[test]
+fn blobs_of_entries_that_are_not_understood_stay() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let images = [1, 2, 3].map(|seed| image(seed, &json!({"annotations": {"of": "others"}})));
+    for image in &images {
+        served.push("a", None, image);
+    }
+    let lost = served.push_blob("a", b"nobody's");
+    let long = json!({"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE, "manifests": [named(&images[2].manifest)]});
+    fs::create_dir(host.path("layout/blobs/sha512")).unwrap();
+    fs::write(host.path(&format!("layout/blobs/sha512/{}", "5".repeat(128))), long.to_string()).unwrap();
+    // As other programs might write it: no media type, a digest in a field of its own, and an index by its SHA-512.
+    let mut untyped = named(&images[0].manifest);
+    untyped.as_object_mut().unwrap().remove("mediaType");
+    let foreign = json!({"blob": format!("blobs/{}", digest(&images[1].manifest).replace(':', "/"))});
+    let long = json!({"mediaType": INDEX_MEDIA_TYPE, "digest": format!("sha512:{}", "5".repeat(128)), "size": 1});
+    let index = json!({"schemaVersion": 2, "manifests": [untyped, foreign, long], "annotations": {"kept": "as it is"}});
+    fs::write(host.path("layout/index.json"), index.to_string()).unwrap();
+    for image in &images {
+        for bytes in [&image.config, &image.layer, &image.manifest] {
+            served.expect(409, "DELETE", &format!("/v2/a/blobs/{}", digest(bytes)), b"");
+        }
+    }
+    served.expect(202, "DELETE", &format!("/v2/a/blobs/{lost}"), b"");
+    // Nor does a push change what it does not understand.
+    served.push("a", Some("v1"), &image(4, &json!({})));
+    let after: Value = serde_json::from_slice(&fs::read(host.path("layout/index.json")).unwrap()).unwrap();
+    assert_eq!(after["annotations"], index["annotations"]);
+    assert_eq!(after["manifests"].as_array().unwrap()[..3], index["manifests"].as_array().unwrap()[..]);
+}
