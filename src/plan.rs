@@ -78,6 +78,8 @@ pub struct FreezeOptions {
     pub known: Option<PathBuf>,
     /// The state folder in which the freeze is recorded once it is complete; by default it is not.
     pub records: Option<PathBuf>,
+    /// The name of the series that the freeze is one of; by default those of its source are one.
+    pub name: Option<String>,
 }
 
 impl FreezeOptions {
@@ -105,6 +107,7 @@ impl FreezeOptions {
             plain_http: false,
             known: None,
             records: None,
+            name: None,
         }
     }
 }
@@ -114,6 +117,8 @@ pub struct Plan {
     pub(crate) id: Id,
     pub(crate) started: Timestamp,
     pub(crate) options: FreezeOptions,
+    /// What is frozen, told apart from all others, where that can be said.
+    pub(crate) canonical: Option<String>,
     pub(crate) method: Method,
     pub(crate) layer_size: LayerSize,
     pub(crate) cut: CutOptions,
@@ -145,8 +150,7 @@ impl Plan {
         let started = Timestamp::now();
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
-        let id = Id::new(started, &options.source.to_string());
-        name_output(&mut options, &id)?;
+        let id = name(&mut options, started)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
         let run = fastrand::u64(..);
         // Beside the source's opening, so that outputs need not wait for it later.
@@ -197,6 +201,7 @@ impl Plan {
             id,
             started,
             options,
+            canonical: opened.canonical,
             method,
             layer_size,
             cut,
@@ -237,19 +242,25 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Where nobody named an output, the state folder keeps an artifact.
-fn name_output(options: &mut FreezeOptions, id: &Id) -> Result<()> {
+/// The freeze's ID. Where nobody named an output, the state folder keeps an artifact.
+fn name(options: &mut FreezeOptions, started: Timestamp) -> Result<Id> {
+    if let Some(name) = options.name.as_deref().filter(|name| !is_machine_name(name)) {
+        let reason = "a name has letters, digits, '-', '_' and '.', and begins with no dash";
+        return Err(Error::usage("reading --name", text::quoted(name.as_bytes()), reason));
+    }
+    let label = options.name.clone().unwrap_or_else(|| options.source.to_string());
+    let id = Id::new(started, &label);
     if !options.outputs.is_empty() {
-        return Ok(());
+        return Ok(id);
     }
     let unrecorded = || {
         let reason = "an artifact in the state folder needs a record";
         Error::usage("naming the output", &options.source, reason).hint("name an output with --to or --pack")
     };
     let state = State::at(options.records.as_deref().ok_or_else(unrecorded)?)?;
-    let path = state.artifact_path(id, &options.source.to_string());
+    let path = state.artifact_path(&id, &label);
     options.outputs.push(OutputSpec::Artifact(path));
-    Ok(())
+    Ok(id)
 }
 
 /// Whether an output keeps layers that memory can't hold, so that no other space is needed for them.

@@ -76,6 +76,10 @@ struct MemoryArguments {
     /// Don't remember this freeze for `ls` and `prune`.
     #[arg(long)]
     no_record: bool,
+    /// Remember it as one of this series, for `ls`, `prune` and `thaw`; by default those of one source are a series, and
+    /// one of standard input stands alone.
+    #[arg(long, value_name = "NAME", conflicts_with = "no_record")]
+    name: Option<String>,
 }
 
 #[derive(Args)]
@@ -304,6 +308,7 @@ impl Freeze {
             plain_http: self.registry.plain_http,
             known: self.memory.known(),
             records: self.memory.records(),
+            name: self.memory.name,
             machine: self.machine.options(),
             ..FreezeOptions::new(source, outputs)
         })

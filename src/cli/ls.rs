@@ -7,6 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use smolfreeze::error::Result;
+use smolfreeze::record::series::Asked;
 use smolfreeze::record::store::{Listing, Standing, list};
 use smolfreeze::record::{Output, OutputKind, Record};
 use smolfreeze::state::State;
@@ -17,7 +18,7 @@ use smolfreeze::text;
 /// An artifact that is gone is marked `missing`, and one that a later freeze wrote over `replaced`.
 #[derive(Args)]
 pub struct Ls {
-    /// Only those of this source, as it was given: a machine's name, dir:PATH, tar:FILE.
+    /// Only those of this source (a machine's NAME, dir:PATH, tar:FILE), or of this --name.
     source: Option<String>,
     /// Print JSON.
     #[arg(long)]
@@ -40,7 +41,8 @@ impl Ls {
             None => Listing::default(),
         };
         super::warn_of(&listing);
-        let asked = |record: &&Record| self.source.as_ref().is_none_or(|source| *source == record.source);
+        let asked = self.source.as_deref().map(Asked::new);
+        let asked = |record: &&Record| asked.as_ref().is_none_or(|asked| asked.fits(record));
         let records: Vec<_> = listing.records.iter().filter(asked).collect();
         if self.json {
             let missing = |record: &Record| {
@@ -69,7 +71,7 @@ fn table(listing: &Listing, records: &[&Record]) -> String {
             record.id.to_string(),
             record.started.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
             age(now.duration_since(record.started).as_secs()),
-            text::line(&record.source).into_owned(),
+            source(record),
             humansize::format_size(record.stored_bytes, humansize::BINARY),
             record.outputs.iter().map(|output| shown(listing, record, output)).collect::<Vec<_>>().join("  "),
         ]
@@ -81,6 +83,11 @@ fn table(listing: &Listing, records: &[&Record]) -> String {
         cells.collect::<String>() + &row[5]
     };
     text::lines(rows.iter().map(line))
+}
+
+fn source(record: &Record) -> String {
+    let name = record.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    text::line(&format!("{}{name}", record.source)).into_owned()
 }
 
 fn shown(listing: &Listing, record: &Record, output: &Output) -> String {

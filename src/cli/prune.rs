@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use smolfreeze::error::{Error, Kind, Result, Side};
 use smolfreeze::record::Record;
 use smolfreeze::record::retention::{Count, Policy, Reason, Within};
+use smolfreeze::record::series::Asked;
 use smolfreeze::record::store::{Elsewhere, Listing, Removed, list};
 use smolfreeze::state::State;
 use smolfreeze::text;
@@ -14,12 +15,13 @@ use smolfreeze::text;
 /// Remove all freezes but those that a rule keeps, with the artifacts that the state folder keeps for them.
 ///
 /// The rules are those of restic: each counts the newest freeze of the newest hours, days, weeks (from Monday), months or
-/// years that have one, in local time, source by source; one that any rule keeps stays. Images in registries and OCI
+/// years that have one, in local time, source by source, or --name by --name; one that any rule keeps stays. A freeze of
+/// standard input without a --name is of no source, and stays. Images in registries and OCI
 /// layouts, and artifacts that --pack put elsewhere, are never touched.
 #[derive(Args)]
 #[command(group(ArgGroup::new("rule").required(true).multiple(true)))]
 pub struct Prune {
-    /// Only those of this source, as it was given: a machine's name, dir:PATH, tar:FILE.
+    /// Only those of this source (a machine's NAME, dir:PATH, tar:FILE), or of this --name.
     source: Option<String>,
     /// Keep the last N, or 'unlimited'; so for all rules.
     #[arg(long, short = 'l', value_name = "N", default_value = "0", group = "rule", hide_default_value = true)]
@@ -95,13 +97,15 @@ impl Prune {
     fn carry_out(&self, state: &State, policy: &Policy, report: &mut Report) -> Result<()> {
         let listing = list(state)?;
         super::warn_of(&listing);
-        let asked = |source: &String| self.source.as_ref().is_none_or(|asked| asked == source);
-        for (source, records) in listing.by_source().into_iter().filter(|(source, _)| asked(source)) {
+        let asked = self.source.as_deref().map(Asked::new);
+        let is_asked =
+            |records: &[&Record]| asked.as_ref().is_none_or(|asked| records.iter().any(|one| asked.fits(one)));
+        for records in listing.by_series().into_values().filter(|records| is_asked(records)) {
             for (record, reasons) in listing.judge(state, &records, policy, &TimeZone::system()) {
                 if reasons.is_empty() {
                     report.removed.push(self.remove(state, &listing, record)?);
                 } else {
-                    report.kept.push(Kept { id: record.id.to_string(), source: source.clone(), reasons });
+                    report.kept.push(Kept { id: record.id.to_string(), source: record.source.clone(), reasons });
                 }
             }
         }

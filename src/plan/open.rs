@@ -28,6 +28,8 @@ const MACHINE_LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// A source that is ready to be streamed.
 pub(super) struct Opened {
+    /// See [`SourceSpec::canonical`].
+    pub(super) canonical: Option<String>,
     pub(super) survey: Survey,
     pub(super) whole_from: Option<u64>,
     pub(super) own_layers: Vec<Vec<u8>>,
@@ -42,6 +44,7 @@ impl Opened {
     fn new(options: &FreezeOptions, survey: Survey, stream: StreamFn) -> Self {
         let settings = MachineSettings::new(options.source.to_string());
         Self {
+            canonical: options.source.canonical(),
             survey,
             whole_from: None,
             own_layers: own_layers(options),
@@ -74,7 +77,13 @@ pub(super) async fn open_machine(
     let smolvm_version = if is_packed { machine.smolvm_version().await } else { None };
     let settings = settings(machine.facts(), smolvm_version);
     let (stop, runtime) = (stop.clone(), Handle::current());
+    // One of the same name that was made anew is another one.
+    let canonical = match machine.facts().created_at {
+        Some(seconds) => format!("{name}@{seconds}"),
+        None => name.to_owned(),
+    };
     Ok(Opened {
+        canonical: Some(canonical),
         survey,
         whole_from: None,
         // Whatever the outputs are: an artifact may be made of the image later.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::sink::registry;
+use crate::text;
 
 /// What the names of artifacts end in.
 const ARTIFACT_EXTENSION: &str = "smolmachine";
@@ -25,6 +26,22 @@ impl std::fmt::Display for SourceSpec {
             Self::Directory(path) => write!(f, "dir:{}", path.display()),
             Self::Archive(path) => write!(f, "tar:{}", path.display()),
             Self::Machine(name) => f.write_str(name),
+        }
+    }
+}
+
+impl SourceSpec {
+    /// The source under the one name that it has, from whatever folder and by whatever link it is looked at; none where it
+    /// has no such name, as a pipe, or is not there. (Of a machine its own name, which another one may have later.)
+    #[must_use]
+    pub fn canonical(&self) -> Option<String> {
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let named = |kind: &str, path: PathBuf| format!("{kind}:{}", text::name(path.as_os_str().as_encoded_bytes()));
+        match self {
+            Self::Directory(path) => real(path).map(|path| named("dir", path)),
+            Self::Archive(path) if path.as_os_str() == "-" => None,
+            Self::Archive(path) => real(path).filter(|path| path.is_file()).map(|path| named("tar", path)),
+            Self::Machine(name) => Some(name.clone()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! read.
 
 pub mod retention;
+pub mod series;
 pub mod store;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +37,13 @@ pub struct Record {
     pub id: Id,
     /// What was frozen, as it was given: a machine's name, `dir:PATH`, `tar:FILE`.
     pub source: String,
+    /// The name of the series, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What was frozen, told apart from all others: the real path, and of a machine when it was created. None of what has no
+    /// such name (standard input).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canonical: Option<String>,
     /// When the freeze began.
     pub started: Timestamp,
     /// From the first byte to the last name.
@@ -126,12 +134,14 @@ pub struct Output {
 
 impl Record {
     fn of(recording: &Recording, snapshot: &Snapshot) -> Self {
-        let Recording { id, started, options, smolvm, .. } = recording;
+        let Recording { id, started, options, canonical, smolvm, .. } = recording;
         let outputs = options.outputs.iter().zip(&snapshot.outputs);
         Self {
             version: FORMAT,
             id: id.clone(),
             source: snapshot.source.clone(),
+            name: options.name.clone(),
+            canonical: canonical.clone(),
             started: *started,
             seconds: snapshot.seconds,
             machine: MachineFacts::of(&options.image),
@@ -200,6 +210,7 @@ pub(crate) struct Recording {
     id: Id,
     started: Timestamp,
     options: FreezeOptions,
+    canonical: Option<String>,
     smolvm: Option<String>,
     hold: Hold,
 }
@@ -222,8 +233,15 @@ impl Recording {
         let (state, hold) = begun().map_err(|error: Error| {
             error.hint("name another one in XDG_STATE_HOME, or record nothing with --no-record")
         })?;
-        let smolvm = plan.settings.smolvm_version.clone();
-        Ok(Self { state, id: plan.id.clone(), started: plan.started, options: plan.options.clone(), smolvm, hold })
+        Ok(Self {
+            state,
+            id: plan.id.clone(),
+            started: plan.started,
+            options: plan.options.clone(),
+            canonical: plan.canonical.clone(),
+            smolvm: plan.settings.smolvm_version.clone(),
+            hold,
+        })
     }
 
     /// Leaves nothing of a freeze that failed.

@@ -1,10 +1,13 @@
 //! Which freezes to keep, in the words of restic's `forget` and with its rules. Pure: no clock, no files.
+//!
+//! The order is that of the instants. The calendar only says which hour, day or month an instant belongs to: where the clock
+//! is set back, a later one may have an earlier time of day.
 
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Span;
 use jiff::civil::DateTime;
+use jiff::{Span, ZonedDateTime};
 
 /// How many to keep of each kind; 0 keeps none by that rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -58,7 +61,7 @@ pub struct Within {
 }
 
 impl Within {
-    fn before(self, time: DateTime) -> DateTime {
+    fn before(self, time: &ZonedDateTime) -> ZonedDateTime {
         let span = Span::new().years(self.years.min(9999)).months(self.months).days(self.days).hours(self.hours);
         time.saturating_sub(span)
     }
@@ -143,11 +146,11 @@ struct Rule {
 
 impl Rule {
     /// `is_oldest`: nothing comes after it.
-    fn judge(&mut self, time: DateTime, is_oldest: bool) -> Option<Reason> {
+    fn judge(&mut self, time: &ZonedDateTime, is_oldest: bool) -> Option<Reason> {
         if self.left == 0 {
             return None;
         }
-        let period = (self.period)(time);
+        let period = (self.period)(time.datetime());
         // Every one is a period of its own where the newest are counted.
         let is_new = self.reason == Reason::Last || self.latest != Some(period);
         if !is_new {
@@ -161,15 +164,16 @@ impl Rule {
 
 /// Those of `times` that `policy` keeps, newest first, each once. `times` may come in any order.
 #[must_use]
-pub fn keep(times: &[DateTime], policy: &Policy) -> Vec<Kept> {
+pub fn keep(times: &[ZonedDateTime], policy: &Policy) -> Vec<Kept> {
     let mut newest_first: Vec<_> = (0..times.len()).collect();
-    newest_first.sort_by_key(|index| std::cmp::Reverse((times[*index], *index)));
+    newest_first.sort_by_key(|index| std::cmp::Reverse((times[*index].timestamp(), *index)));
     let mut rules = rules(policy);
-    let since = policy.within.zip(newest_first.first()).map(|(within, newest)| within.before(times[*newest]));
+    let since = policy.within.zip(newest_first.first()).map(|(within, newest)| within.before(&times[*newest]));
     let mut kept = Vec::new();
     for (place, index) in newest_first.iter().copied().enumerate() {
-        let (time, is_oldest) = (times[index], place + 1 == times.len());
-        let mut reasons: Vec<_> = since.filter(|since| time > *since).map(|_| Reason::Within).into_iter().collect();
+        let (time, is_oldest) = (&times[index], place + 1 == times.len());
+        let mut reasons: Vec<_> =
+            since.as_ref().filter(|since| time > *since).map(|_| Reason::Within).into_iter().collect();
         reasons.extend(rules.iter_mut().filter_map(|rule| rule.judge(time, is_oldest)));
         reasons.dedup();
         if !reasons.is_empty() {
@@ -200,6 +204,8 @@ fn rules(policy: &Policy) -> [Rule; 6] {
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+
     use super::*;
 
     /// What `restic forget --dry-run --json` of restic 0.14.0 said: a policy, and what it keeps, newest first. The row
@@ -241,6 +247,36 @@ mod tests {
         RESTIC.lines().map(row).collect()
     }
 
+    /// With a clock that is never set.
+    fn kept_of(times: &[DateTime], policy: &Policy) -> Vec<Kept> {
+        let zoned: Vec<_> = times.iter().map(|time| time.to_zoned_datetime(TimeZone::UTC).unwrap()).collect();
+        keep(&zoned, policy)
+    }
+
+    #[test]
+    fn in_the_hour_that_comes_twice_the_later_one_is_the_newer_one() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        // 02:50 of summer time, 02:10 and 02:40 after the clock was set back, 03:05.
+        let times: Vec<_> = ["00:50", "01:10", "01:40", "02:05"]
+            .map(|time| format!("2026-10-25T{time}:00Z").parse::<jiff::Timestamp>().unwrap())
+            .map(|time| time.to_zoned_datetime(berlin.clone()))
+            .into();
+        let kept = |text, times: &[ZonedDateTime]| -> Vec<_> {
+            keep(times, &policy(text)).into_iter().map(|kept| (kept.index, kept.reasons)).collect()
+        };
+        assert_eq!(kept("last 1", &times[..2]), [(1, vec![Reason::Last])]);
+        assert_eq!(kept("last 2", &times[..3]), [(2, vec![Reason::Last]), (1, vec![Reason::Last])]);
+        assert_eq!(kept("hourly 2", &times), [(3, vec![Reason::Hourly]), (2, vec![Reason::Hourly])]);
+        assert_eq!(
+            kept("within 1h", &times[..3]),
+            [(2, vec![Reason::Within]), (1, vec![Reason::Within]), (0, vec![Reason::Within])]
+        );
+        assert_eq!(
+            kept("within 1h", &times),
+            [(3, vec![Reason::Within]), (2, vec![Reason::Within]), (1, vec![Reason::Within])]
+        );
+    }
+
     fn all_times() -> Vec<DateTime> {
         let rows = rows();
         rows.iter().find(|(policy, _)| *policy == "last 100").unwrap().1.iter().map(|(time, _)| *time).collect()
@@ -252,7 +288,7 @@ mod tests {
         assert_eq!((times.len(), rows().len()), (30, 23));
         fastrand::Rng::with_seed(1).shuffle(&mut times);
         for (text, expected) in rows() {
-            let found: Vec<_> = keep(&times, &policy(text))
+            let found: Vec<_> = kept_of(&times, &policy(text))
                 .into_iter()
                 .map(|mut kept| {
                     // A rule of later releases of restic, see the next test.
@@ -269,8 +305,9 @@ mod tests {
     fn the_oldest_stays_while_there_is_room() {
         let times: Vec<DateTime> =
             ["2026-01-02T08:00", "2026-01-02T09:00", "2026-01-03T09:00"].map(|time| time.parse().unwrap()).into();
-        let of =
-            |text| keep(&times, &policy(text)).into_iter().map(|kept| (kept.index, kept.reasons)).collect::<Vec<_>>();
+        let of = |text| {
+            kept_of(&times, &policy(text)).into_iter().map(|kept| (kept.index, kept.reasons)).collect::<Vec<_>>()
+        };
         assert_eq!(of("daily 3"), [(2, vec![Reason::Daily]), (1, vec![Reason::Daily]), (0, vec![Reason::Oldest])]);
         assert_eq!(of("daily 2"), [(2, vec![Reason::Daily]), (1, vec![Reason::Daily])]);
     }
@@ -291,7 +328,7 @@ mod tests {
                 yearly: count(),
                 within: None,
             };
-            let kept = keep(&times, &policy);
+            let kept = kept_of(&times, &policy);
             assert_eq!(times[kept[0].index], *times.iter().max().unwrap());
             let mut indices: Vec<_> = kept.iter().map(|kept| kept.index).collect();
             assert!(indices.is_sorted_by_key(|index| std::cmp::Reverse(times[*index])));
@@ -303,7 +340,7 @@ mod tests {
             assert!(kept.len() <= most && kept.len() >= (policy.last.0 as usize).min(times.len()));
             // Once more, on what is left: nothing else goes.
             let left: Vec<_> = kept.iter().map(|kept| times[kept.index]).collect();
-            assert_eq!(keep(&left, &policy).len(), left.len());
+            assert_eq!(kept_of(&left, &policy).len(), left.len());
         }
     }
 
@@ -315,7 +352,7 @@ mod tests {
         for bad in ["", "1", "d", "1w", "1y2", "0d", "1h1ä", "99999999d", "-1d"] {
             assert!(bad.parse::<Within>().is_err(), "{bad}");
         }
-        assert!(keep(&all_times(), &policy("within 65535y")).len() == 30);
+        assert!(kept_of(&all_times(), &policy("within 65535y")).len() == 30);
         assert_eq!("unlimited".parse(), Ok(Count(u32::MAX)));
         assert!("-1".parse::<Count>().is_err());
     }

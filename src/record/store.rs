@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::state::State;
 
 use super::retention::{Policy, Reason, keep};
+use super::series::Series;
 use super::{FORMAT, OutputKind, Record};
 
 /// A record of ours has some kilobytes; the names of a thousand long paths make it one megabyte.
@@ -161,17 +162,17 @@ impl Listing {
 }
 
 impl Listing {
-    /// The records of each source, oldest first.
+    /// The records of each series, oldest first.
     #[must_use]
-    pub fn by_source(&self) -> BTreeMap<String, Vec<&Record>> {
+    pub fn by_series(&self) -> BTreeMap<Series, Vec<&Record>> {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for record in &self.records {
-            groups.entry(record.source.clone()).or_default().push(record);
+            groups.entry(Series::of(record)).or_default().push(record);
         }
         groups
     }
 
-    /// Why `policy` keeps each of these records of one source; for no reason, if it does not. One of which nothing is
+    /// Why `policy` keeps each of these records of one series; for no reason, if it does not. One of which nothing is
     /// left does not count, or it would be kept in the place of one that is there.
     #[must_use]
     pub fn judge<'a>(
@@ -183,8 +184,7 @@ impl Listing {
     ) -> Vec<(&'a Record, Vec<Reason>)> {
         let mut verdicts: Vec<_> = records.iter().map(|record| (*record, Vec::new())).collect();
         let counted: Vec<_> = (0..records.len()).filter(|at| !self.is_gone(state, records[*at])).collect();
-        let times: Vec<_> =
-            counted.iter().map(|at| records[*at].started.to_zoned_datetime(zone.clone()).datetime()).collect();
+        let times: Vec<_> = counted.iter().map(|at| records[*at].started.to_zoned_datetime(zone.clone())).collect();
         for kept in keep(&times, policy) {
             verdicts[counted[kept.index]].1 = kept.reasons;
         }

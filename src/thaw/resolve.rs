@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::oci::Digest;
 use crate::plan::OutputSpec;
+use crate::record::series::Asked;
 use crate::record::store::{Listing, Standing, list};
 use crate::record::{Output, OutputKind, Record};
 use crate::state::State;
@@ -42,8 +43,9 @@ pub fn resolve(text: &str, state: Option<&Path>) -> Result<Thing> {
 }
 
 fn find<'a>(listing: &'a Listing, text: &str) -> Result<Option<&'a Record>> {
+    let asked = Asked::new(text);
     // The newest is last.
-    if let Some(newest) = listing.records.iter().rfind(|record| record.source == text) {
+    if let Some(newest) = listing.records.iter().rfind(|record| asked.fits(record)) {
         return Ok(Some(newest));
     }
     if listing.records.iter().any(|record| record.id.to_string().starts_with(text)) {

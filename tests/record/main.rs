@@ -15,5 +15,6 @@ mod crash;
 mod packed;
 mod prune;
 mod remembered;
+mod series;
 mod space;
 mod written;

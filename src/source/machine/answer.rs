@@ -193,7 +193,7 @@ impl Next {
         let mut next =
             Self { items: Vec::new(), state: State::Starting, beat: 0, codes: Vec::new(), words: Vec::new() };
         for line in lines {
-            let said = || format!("guest.sh said '{}'", text(line).escape_debug());
+            let said = || format!("guest.sh said '{}'", text(line));
             match word(line) {
                 (b"chunk" | b"seam", _) => {
                     let (index, item) = item(line).ok_or_else(said)?;

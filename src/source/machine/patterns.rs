@@ -16,7 +16,7 @@ fn one(pattern: &str) -> Result<String> {
     if pattern.contains('\n') {
         return Err(Error::usage(
             "reading --exclude",
-            format!("'{}'", pattern.escape_debug()),
+            crate::text::quoted(pattern.as_bytes()),
             "a guest's list has no line breaks",
         ));
     }

@@ -43,6 +43,8 @@ pub struct MachineFacts {
     pub cmd: Vec<String>,
     /// As `smolvm machine ls` has it.
     pub labels: BTreeMap<String, String>,
+    /// When it was created, in seconds since 1970, where `smolvm machine ls` says so.
+    pub created_at: Option<u64>,
     /// Virtual CPUs, where `smolvm machine ls` says so.
     pub cpus: Option<u64>,
     /// Memory, where `smolvm machine ls` says so.
@@ -230,6 +232,7 @@ fn facts(name: &str, image: Option<String>, listed: &serde_json::Value, whoami: 
         env: whoami.env,
         entrypoint: texts("entrypoint"),
         cmd: texts("cmd"),
+        created_at: listed["created_at"].as_u64(),
         cpus: listed["cpus"].as_u64(),
         memory_mib: listed["memory_mib"].as_u64(),
         network: listed["network"].as_bool(),

@@ -71,7 +71,7 @@ fn meaning(code: u64) -> &'static str {
 /// The first three lines, for an error.
 fn quoted(lines: &[&[u8]]) -> String {
     let said: Vec<String> =
-        lines.iter().take(3).map(|line| String::from_utf8_lossy(line).escape_debug().to_string()).collect();
+        lines.iter().take(3).map(|line| crate::text::line(&String::from_utf8_lossy(line)).into_owned()).collect();
     match (said.is_empty(), lines.len().saturating_sub(3)) {
         (true, _) => String::new(),
         (false, 0) => format!(": {}", said.join(": ")),
