@@ -114,8 +114,9 @@ walk_once() {
 		walk -type s -fprintf /proc/self/fd/2 'socket: %p\n' -o '(' -type d -o -links 1 ')' -print0 -o \
 			-path "$apart" -fprintf "$2" '%D.%i %p\0' -o -fprintf "$1" '%D.%i %p\0'
 	else
+		# One that is gone by now is named by tar.
 		# shellcheck disable=SC2016  # the inner shell expands it
-		numbered='for f; do printf "%s %s\000" "$(stat -c %d.%i "$f")" "$f"; done'
+		numbered='for f; do printf "%s %s\000" "$(stat -c %d.%i "$f" 2>/dev/null)" "$f"; done'
 		walk -type s -exec sh -c 'printf "socket: %s\n" "$@" >&2' sh {} + -o '(' -type d -o -links 1 ')' -print0 -o \
 			-path "$apart" -exec sh -c "$numbered >>'$2'" sh {} + -o -exec sh -c "$numbered >>'$1'" sh {} +
 	fi
