@@ -75,7 +75,7 @@ impl Fault {
         let has_file = outputs.iter().any(|output| !output.is_registry());
         let moment = moment(random, is_machine || is_sent);
         let back = random.u8(..3) > 0;
-        let fault = match random.u8(..32) {
+        let fault = match random.u8(..36) {
             0..=7 if is_sent => Self::Wire(rule(random)),
             8 if is_sent => Self::Token(random.usize(2..12)),
             9 if is_sent => Self::SlowLine(random.u64(1..20)),
@@ -90,13 +90,13 @@ impl Fault {
             }
             18..=24 if is_machine => ordered(random, moment),
             25..=26 if is_machine => Self::KillCall(moment, random.choice(["exec", "cp"]).expect("one")),
-            27 if is_machine => {
+            27..=29 if is_machine => {
                 let Source::Machine(_, reader) = source else { return None };
                 Self::KillInGuest(moment.later(8), random.choice(in_guest(reader)).expect("one"))
             }
-            28 if is_machine => Self::StopMachine(moment),
-            29 => Self::KillHost(moment),
-            30..=31 => Self::Signal(moment, random.choice([Signal::INT, Signal::TERM, Signal::HUP]).expect("one")),
+            30 if is_machine => Self::StopMachine(moment),
+            31..=32 => Self::KillHost(moment),
+            33..=35 => Self::Signal(moment, random.choice([Signal::INT, Signal::TERM, Signal::HUP]).expect("one")),
             _ => return None,
         };
         // What takes long takes all others' time as well.
@@ -225,7 +225,7 @@ impl Moment {
 /// Where nothing can be counted, time alone says when.
 fn moment(random: &mut fastrand::Rng, has_events: bool) -> Moment {
     if has_events {
-        Moment { events: random.usize(..40), millis: random.u64(..120) }
+        Moment { events: random.usize(..30), millis: random.u64(..120) }
     } else {
         Moment { events: 0, millis: random.u64(..1500) }
     }
@@ -247,7 +247,7 @@ fn rule(random: &mut fastrand::Rng) -> Rule {
         }
         12 => (Cut::Forget, 1),
         13 => (Cut::Stall, 1),
-        14 => (Cut::Answer(random.choice([400, 403]).expect("one"), "", ""), usize::MAX),
+        14 => (Cut::Answer(random.choice([400, 401, 403]).expect("one"), "", ""), usize::MAX),
         _ => (Cut::Answer(random.choice([500, 503]).expect("one"), "", ""), usize::MAX),
     };
     let method = match fault {

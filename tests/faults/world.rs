@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::case::{Case, Output, Source};
-use crate::desk::files_of;
+use crate::case::{Case, EXCLUDED, Output, Source};
+use crate::desk::files_without;
 use crate::fault::Fault;
 use crate::host::{Host, Tmpfs, shell};
 use crate::standin::{Kind, Standin};
@@ -89,19 +89,12 @@ impl World {
     pub fn wanted(&self) -> BTreeMap<PathBuf, String> {
         match (&self.machine, &self.tree) {
             (Some(machine), _) => {
-                let mut files = files_of(machine, self.keeps);
-                if self.is_debian() {
-                    files.retain(|path, _| !path.starts_with("usr/lib") && !path.starts_with("usr/share"));
-                }
-                files
+                let is_debian = machine.root().join("usr/bin/dpkg").exists();
+                files_without(machine, self.keeps, if is_debian { &EXCLUDED } else { &[] })
             }
             (None, Some(tree)) => inventory(tree, self.keeps),
             (None, None) => BTreeMap::new(),
         }
-    }
-
-    fn is_debian(&self) -> bool {
-        self.machine.as_ref().is_some_and(|machine| machine.root().join("usr/bin/dpkg").exists())
     }
 
     /// `freeze`, its source and its outputs; the first part is what the source is called in errors.

@@ -89,10 +89,18 @@ impl Desk {
 
 /// Everything of the machine that belongs into an image, by its path there.
 pub fn files_of(machine: &Standin, keeps: Keeps) -> BTreeMap<PathBuf, String> {
+    files_without(machine, keeps, &[])
+}
+
+/// [`files_of`] but for these, and what is below them.
+pub fn files_without(machine: &Standin, keeps: Keeps, excluded: &[&str]) -> BTreeMap<PathBuf, String> {
     let left = |path: &Path| {
         let is_content = path.parent().is_some_and(|parent| EMPTY.iter().any(|folder| parent == Path::new(folder)));
         let name = path.to_string_lossy();
-        is_content || name.starts_with(".smolvm-ready.") || name == "workspace/.smolvm-workspace-seeded"
+        is_content
+            || excluded.contains(&&*name)
+            || name.starts_with(".smolvm-ready.")
+            || name == "workspace/.smolvm-workspace-seeded"
     };
     let mut files = inventory_without(&machine.root(), keeps, left);
     let workspace = Path::new("workspace");
