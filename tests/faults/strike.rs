@@ -66,6 +66,10 @@ impl Target<'_> {
     }
 
     fn catches(&self, signal: Signal) -> bool {
+        let program = std::fs::read_link(format!("/proc/{}/exe", self.pid.as_raw_nonzero()));
+        if program.is_ok_and(|program| program != self.world.host.binary) {
+            return false;
+        }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()));
         let caught = status.unwrap_or_default();
         let caught = caught.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
