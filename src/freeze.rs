@@ -85,15 +85,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
             })
             .collect();
         let image = image::build(&options.image, &layers)?;
-        let committed = tokio::select! {
-            committed = commit_all(&sinks, &image) => committed,
-            () = stop.stopped() => Err(Error::interrupted()),
-        };
-        // What hung up because of a stop is not the cause.
-        let committed = committed.map_err(|error| match stop.take_cause() {
-            Some(cause) => Error::first_cause(error, cause),
-            None => error,
-        })?;
+        let committed = commit_all(&sinks, &image, &stop).await?;
         Ok::<(Flowed, Vec<Committed>), Error>((flowed, committed))
     };
     match frozen.await {
@@ -177,16 +169,31 @@ async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext, pace
 /// First all that can fail without showing, so that no name is given where another output has no room. Then the names,
 /// one after the other: if the second refuses the image, the first is the only one to have it, and the error says so.
 /// Artifacts come last, so one is named once all registries have the image, and there is nothing to be taken back.
-async fn commit_all(sinks: &[Sink], image: &crate::sink::Image) -> Result<Vec<Committed>> {
-    try_join_all(sinks.iter().map(|sink| sink.prepare(image))).await?;
+/// A stop is not heeded while a name is given, which each output does in a moment or gives up: nobody could tell else
+/// whether it was.
+async fn commit_all(sinks: &[Sink], image: &crate::sink::Image, stop: &Stop) -> Result<Vec<Committed>> {
+    // What hung up because of a stop is not the cause.
+    let cause_of = |error| match stop.take_cause() {
+        Some(cause) => Error::first_cause(error, cause),
+        None => error,
+    };
+    let prepared = tokio::select! {
+        prepared = try_join_all(sinks.iter().map(|sink| sink.prepare(image))) => prepared.map(drop),
+        () = stop.stopped() => Err(Error::interrupted()),
+    };
+    prepared.map_err(cause_of)?;
     let mut committed: Vec<Committed> = Vec::new();
     for sink in sinks {
-        match sink.commit(image).await {
+        let named = match stop.check() {
+            Ok(()) => sink.commit(image).await,
+            Err(stopped) => Err(stopped),
+        };
+        match named {
             Ok(done) => committed.push(done),
-            Err(error) if committed.is_empty() => return Err(error),
+            Err(error) if committed.is_empty() => return Err(cause_of(error)),
             Err(error) => {
                 let names: Vec<_> = committed.iter().map(|done| done.name.as_str()).collect();
-                return Err(error.hint(format!("the image is complete at {}", names.join(", "))));
+                return Err(cause_of(error).hint(format!("the image is complete at {}", names.join(", "))));
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::archive::entry;
 use crate::host::{Host, finish, names, one_line, open_sessions, tags, until};
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::layers::random_bytes;
-use crate::support::proxy::{Habits, Proxy};
+use crate::support::proxy::{Fault, Habits, Proxy, nth};
 
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -32,7 +32,7 @@ pub fn feed(child: &mut Child, files: u64) -> ChildStdin {
 }
 
 /// Sends it, and sees it leave in time, with the code that a shell expects.
-fn leaves_by(signal: Signal, child: Child) {
+fn leaves_by(signal: Signal, child: Child) -> String {
     let began = Instant::now();
     kill_process(Pid::from_child(&child), signal).expect("to be sent");
     let output = finish(child);
@@ -41,6 +41,7 @@ fn leaves_by(signal: Signal, child: Child) {
     assert!(line.contains("interrupted"), "{line}");
     assert_eq!(output.status.code(), Some(if signal == Signal::INT { 130 } else { 143 }), "{line}");
     assert!(took < LEAVE_WITHIN, "it took {took:?}");
+    line
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +60,23 @@ async fn a_signal_while_a_slow_registry_takes_layers() {
         assert!(tags(&registry, "space/name").is_empty());
         assert!(names(&host.path("scratch")).is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_while_names_are_given_says_which_ones_are() {
+    let (host, registry) = (Host::new(), DockerRegistry::start());
+    let source = format!("dir:{}", host.tree("tree", "echo x >x").display());
+    // PUT ends the layer's session and the config's; the third one is the manifest.
+    let proxy = Proxy::start(registry.address, Habits::default(), vec![nth("PUT", 3, Fault::Stall)]).await;
+    let (name, layout) = (format!("{}/space/name:tag", proxy.address), format!("oci:{}", host.text("layout")));
+    let child = start(&host, &[&source, "--to", &layout, "--to", &name]);
+    until("the manifest is on its way", || {
+        proxy.seen().iter().any(|seen| seen.method == "PUT" && seen.target.contains("/manifests/"))
+    });
+    let line = leaves_by(Signal::TERM, child);
+    assert!(line.contains("the image is complete at oci:"), "{line}");
+    assert!(tags(&registry, "space/name").is_empty());
+    host.verify(&layout);
 }
 
 #[test]
