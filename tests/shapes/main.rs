@@ -67,7 +67,7 @@ fn what_is_frozen_comes_back() {
 
 /// The words of a fault that come before its details.
 fn kind(fault: &str) -> String {
-    fault.split(':').next().unwrap_or_default().to_owned()
+    fault.split([':', '(']).next().unwrap_or_default().trim_end().to_owned()
 }
 
 /// Freezes and compares; what is wrong, if anything is. The folder stays then.
