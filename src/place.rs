@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs};
@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// The file that is locked.
 const LOCK: &str = "lock";
+/// So often a run that sweeps may come between the making of a folder and its locking.
+const TRIES: usize = 8;
 
 /// The folder of one run; it goes with this.
 #[derive(Debug)]
@@ -33,11 +35,32 @@ impl Place {
         };
         fs::create_dir_all(parent).map_err(failed)?;
         sweep(parent, prefix);
+        let mut made = Self::make(parent, prefix, run);
+        for _ in 1..TRIES {
+            made = made.or_else(|_| Self::make(parent, prefix, run));
+        }
+        made.map_err(failed)
+    }
+
+    fn make(parent: &Path, prefix: &str, run: u64) -> io::Result<Self> {
         let name = format!("{prefix}{run:016x}");
-        let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(parent).map_err(failed)?;
-        let lock = File::create_new(folder.path().join(LOCK)).map_err(failed)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
+        // What lies in it is nobody else's to read, whatever the umask.
+        let private = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix(&name).rand_bytes(0).permissions(private).tempdir_in(parent)?;
+        let lock = File::create_new(folder.path().join(LOCK))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        // One that sweeps may have had the lock first, and be gone again, with the folder.
+        let there = fs::symlink_metadata(folder.path().join(LOCK))?;
+        if there.ino() != lock.metadata()?.ino() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         Ok(Self { folder, _lock: lock })
+    }
+
+    /// Whether the run `run`, of this user's, has its place in `parent`, and lives.
+    pub(crate) fn is_alive(parent: &Path, prefix: &str, run: u64) -> bool {
+        let folder = place_of(parent, prefix, run);
+        lock_of(&folder).is_some_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
     /// Where it is.
@@ -106,6 +129,7 @@ mod tests {
         let folder = home.path().join("cache/thaw");
         let living = Place::below(&folder, "thaw-", 1).unwrap();
         assert_eq!(living.path(), place_of(&folder, "thaw-", 1));
+        assert_eq!(living.path().metadata().unwrap().mode() & 0o777, 0o700);
         fs::write(living.path().join("artifact"), "half").unwrap();
         fs::create_dir(folder.join("thaw-dead")).unwrap();
         fs::write(folder.join("thaw-dead/lock"), "").unwrap();
@@ -113,9 +137,28 @@ mod tests {
         let other = Place::below(&folder, "thaw-", 2).unwrap();
         assert_eq!(names(&folder).len(), 2);
         assert!(living.path().join("artifact").exists());
+        assert!(Place::is_alive(&folder, "thaw-", 1) && !Place::is_alive(&folder, "thaw-", 3));
         drop(living);
+        assert!(!Place::is_alive(&folder, "thaw-", 1));
         other.close().unwrap();
         assert!(names(&folder).is_empty());
+    }
+
+    /// Each sweeps what the others are just making.
+    #[test]
+    fn many_at_once_all_get_their_place() {
+        let home = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let folder = home.path();
+                scope.spawn(move || {
+                    for run in 0..100 {
+                        let place = Place::below(folder, "run-", thread * 1000 + run).unwrap();
+                        assert!(place.path().join(LOCK).exists());
+                    }
+                });
+            }
+        });
     }
 
     #[test]

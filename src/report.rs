@@ -80,6 +80,9 @@ pub struct Snapshot {
     pub scratch_bytes_max: u64,
     /// Entries that the user should know about.
     pub notices: Notices,
+    /// What was to be done in the machine when all of it was read, and failed: `--post-exec`, tidying up. The image is whole.
+    #[serde(default)]
+    pub undone: Vec<String>,
     #[serde(skip)]
     threads: (usize, usize),
 }
@@ -169,6 +172,7 @@ impl Snapshot {
             scratch_bytes_peak: 0,
             scratch_bytes_max: budget.scratch_bytes_max,
             notices: flowed.notices,
+            undone: Vec::new(),
             threads: (budget.workers, budget.uploads),
         }
     }
@@ -189,9 +193,16 @@ impl Snapshot {
             .map(|stage| stage.retries)
             .sum();
         self.own_reader = meters.own_reader.load(Ordering::Relaxed);
+        self.undone = meters.undone();
         let memory_waiting_seconds = meters.memory.read().waiting_seconds;
         bottleneck(&used, &self.loads(), memory_waiting_seconds).clone_into(&mut self.bottleneck);
         self
+    }
+
+    /// The process's exit code, as README.md documents it: 0, or 7 where something was left undone.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.undone.is_empty() { 0 } else { 7 }
     }
 
     pub(crate) fn stored_as(mut self, compression: Compression) -> Self {
@@ -256,6 +267,7 @@ impl Snapshot {
         lines.push(format!("time        {:.1} s, {rate:.0} MiB/s, {} retries", self.seconds, self.retries));
         lines.push(format!("bottleneck  {}", self.bottleneck));
         lines.extend(self.record.as_ref().map(|id| format!("record      {id}")));
+        lines.extend(self.undone.iter().map(|what| format!("undone      {what}")));
         for (kind, count) in self.notices.counts() {
             let names: Vec<_> = self
                 .notices

@@ -61,6 +61,13 @@ impl Answer {
         Trouble::Failed { code: self.code, words: last_words(&self.stderr) }
     }
 
+    /// Whether smolvm did not even get through to the machine, so that nothing ran in it.
+    pub(crate) fn never_began(&self) -> bool {
+        self.code == Some(1)
+            && self.stdout.is_empty()
+            && self.stderr.contains("Error: agent operation failed: connect: ")
+    }
+
     /// Nothing, if smolvm says that it worked.
     pub(crate) fn done(&self) -> Result<(), Trouble> {
         if self.code == Some(0) { Ok(()) } else { Err(self.trouble()) }

@@ -124,9 +124,13 @@ struct MachineArguments {
     /// Run this in the guest by `sh -c`, as root, before anything is read.
     #[arg(long, value_name = "COMMAND")]
     pre_exec: Option<String>,
-    /// Run this in the guest afterwards, on every way out.
+    /// Run this in the guest afterwards, on every way out. Where it fails behind a complete capture, the image is kept, and
+    /// the exit code is 7.
     #[arg(long, value_name = "COMMAND")]
     post_exec: Option<String>,
+    /// How long each of the two may take (10m, 2h).
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
+    exec_timeout: Duration,
     /// Wait this long while another freeze has the machine (30s, 10m).
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
     wait: Duration,
@@ -271,9 +275,12 @@ impl Freeze {
                 super::remark(&hidden(snapshot.workspace_entries));
             }
         }
-        match snapshot.outputs.first() {
-            Some(artifact) if is_path_wanted => super::print(&artifact.name),
-            _ => Ok(ExitCode::SUCCESS),
+        for what in &snapshot.undone {
+            super::remark(&format!("the image is complete, but {what}"));
+        }
+        match snapshot.outputs.first().filter(|_| is_path_wanted) {
+            Some(artifact) => super::print(&artifact.name).map(|_| snapshot.exit_code().into()),
+            None => Ok(snapshot.exit_code().into()),
         }
     }
 
@@ -370,6 +377,7 @@ impl MachineArguments {
             wait: self.wait,
             pre_exec: self.pre_exec,
             post_exec: self.post_exec,
+            exec_limit: self.exec_timeout,
             ..machine::Options::default()
         }
     }

@@ -125,9 +125,21 @@ pub struct Meters {
     /// Whether a machine was read by our own reader in the guest.
     pub own_reader: AtomicBool,
     rows: Mutex<Vec<Weak<Now>>>,
+    undone: Mutex<Vec<String>>,
 }
 
 impl Meters {
+    /// Remembers what the source had still to do when all of it was read, and could not: the image is whole without it.
+    pub fn left_undone(&self, what: String) {
+        self.undone.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// What was left undone, in order.
+    #[must_use]
+    pub fn undone(&self) -> Vec<String> {
+        self.undone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What each row does at this moment.
     #[must_use]
     pub fn rows(&self) -> Vec<(Row, Activity)> {

@@ -23,6 +23,7 @@ mod faithful;
 mod interrupt;
 mod live;
 mod memory;
+mod night;
 mod reader;
 mod refused;
 mod together;

@@ -15,7 +15,10 @@ use crate::standin::Kind;
 use crate::trees::{AWKWARD, Keeps, LONG, MODEST, assert_same};
 
 fn desk(kind: Kind) -> Desk {
-    let mut desk = Desk::new(kind);
+    released(Desk::new(kind))
+}
+
+pub fn released(mut desk: Desk) -> Desk {
     // As it is released: without debugging symbols, small enough for a guest.
     let stripped = desk.host.path("smolfreeze");
     let status = Command::new("strip").arg("-o").arg(&stripped).arg(&desk.host.binary).status().unwrap();

@@ -12,6 +12,7 @@ mod standin;
 mod calls;
 mod faults;
 mod lists;
+mod night;
 mod rig;
 mod space;
 mod whole;

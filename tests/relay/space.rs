@@ -31,8 +31,8 @@ fn a_spool_stays_within_its_window() {
         assert!(frozen.unwrap().tar.as_file().metadata().unwrap().len() > 200 << 20);
     });
     let peak = peak.into_inner();
-    // The script, the words and the small files beside the chunks.
-    assert!(peak > bound / 2 && peak <= bound + (256 << 10), "{peak} bytes in the spool, bound {bound}");
+    // Beside the chunks the script, small files, and the words, whose room is taken beforehand.
+    assert!(peak > bound / 2 && peak <= bound + (512 << 10), "{peak} bytes in the spool, bound {bound}");
     rig.assert_clean();
 }
 

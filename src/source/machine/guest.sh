@@ -5,8 +5,9 @@
 #   whoami                                       user, folder and environment of a plain exec
 #   look                                         everything else the host wants to know before it makes a plan
 #   survey PLAN                                  entries and bytes that PLAN selects
-#   prepare SPOOL NEEDED_KIB                     makes the spool folder, if there is room and no other freeze
-#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE READER
+#   prepare SPOOL NEEDED_KIB LEASE DEAD          takes the machine and makes the spool, if there is room and no other freeze
+#                                                that lives; DEAD is one whose host does not, if the asking one knows that
+#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE HOLD READER
 #                                                lists, archives, cuts, waits; run detached
 #   next SPOOL ACK_FROM ACK_TO FROM WAIT SIGN    acknowledges, waits, answers with what is ready
 #   stop SPOOL                                   ends it and removes every trace
@@ -18,7 +19,8 @@
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
 # producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files with
-# several links), stop (asks it to end).
+# several links), going (as long as chunks can be written), hold (nothing is read before a `next` that waits), stop (asks it
+# to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
 set -u
@@ -55,8 +57,16 @@ pace() {
 	fi
 }
 
-# Pauses the Nth time in a row: eager for half a second, then without burning the guest's cores. Each is a process.
-pause() { if [ "$1" -lt 12 ]; then sleep "$short"; else sleep "$long"; fi; }
+# Pauses as long as COMMAND is true, but no more than TIMES: eager for half a second, then without burning the guest's
+# cores. Each is a process.
+wait_while() {
+	turns=0 turns_max=$1
+	shift
+	while [ "$turns" -lt "$turns_max" ] && "$@"; do
+		if [ "$turns" -lt 12 ]; then sleep "$short"; else sleep "$long"; fi
+		turns=$((turns + 1))
+	done
+}
 
 begin() { echo "smolfreeze 1"; }
 
@@ -170,67 +180,62 @@ squeeze() {
 	esac
 }
 
+# The spool can't be written, for REASON: nothing more goes into it. Taking a file away needs no room.
+spoiled() {
+	rm -f going u.*
+	echo "$1" >&2
+	echo "spool 1" >>verdict
+}
+
 # Chunk N of SIZE bytes, complete in its slot, becomes visible: its line says size and checksum.
 publish() {
-	if has cksum; then sum="cksum $(cksum <"c.$3")"; else sum="md5 $(md5sum <"c.$3")"; fi
+	slot=c.$(($1 % window))
+	if has cksum; then sum="cksum $(cksum <"$slot")"; else sum="md5 $(md5sum <"$slot")"; fi
 	# "kind sum rest": what the tool says behind the sum is not wanted.
 	kind=${sum%% *} rest=${sum#* }
-	echo "chunk $1 $2 $kind ${rest%% *}" >"m.new.$1" && mv "m.new.$1" "m.$1"
+	{ echo "chunk $1 $2 $kind ${rest%% *}" >"m.new.$1" && mv "m.new.$1" "m.$1"; } || spoiled "chunk $1 can't be told of"
 }
 
 # The next chunk of stdin into slot $1; leaves its size in $size. What GNU tar writes comes in whole records, so their
 # count tells the size, and a slot's file can be written over: that takes half the time of new pages for each chunk.
 fill() {
-	if [ "$records" = whole ]; then
-		dd of="c.$1" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock conv=notrunc 2>dd.words || return
-		# "FULL+PARTIAL records in"
-		read -r count _ <dd.words
-		[ "${count#*+}" = 0 ] || {
-			echo "the archive ends in the middle of a record" >dd.words
-			return 1
-		}
-		size=$((${count%+*} * 65536))
-		[ "$size" -eq "$chunk_bytes" ] || dd if=/dev/null of="c.$1" bs=65536 seek="${count%+*}" 2>dd.words
-	else
-		dd of="c.$1" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock 2>dd.words || return
+	keep=''
+	[ "$records" = odd ] || keep=conv=notrunc
+	# shellcheck disable=SC2086  # one word, or none
+	said=$(dd of="c.$1" bs=65536 count=$((chunk_bytes / 65536)) iflag=fullblock $keep 2>&1) || {
+		spoiled "$said"
+		return 1
+	}
+	if [ "$records" = odd ]; then
 		size=$(wc -c <"c.$1")
+	else
+		# "FULL+PARTIAL records in"
+		size=$((${said%%+*} * 65536))
+		[ "$size" -eq "$chunk_bytes" ] || dd if=/dev/null of="c.$1" bs=65536 seek="${said%%+*}" 2>/dev/null
+		case $said in *+0\ records\ in*) ;; *) spoiled "the archive ends in the middle of a record" ;; esac
 	fi
 }
 
 # Waits until index N may be used: when N - $window was acknowledged, whose slot it takes. Files tell, so nothing that is
-# killed can lose count.
+# killed can lose count. False when nothing more can be written.
 take_turn() {
-	turns=0
-	while [ -e "u.$(($1 - window))" ]; do
-		pause "$turns"
-		turns=$((turns + 1))
-	done
-	: >"u.$1"
+	wait_while 999999999 test -e "u.$(($1 - window))"
+	echo 2>/dev/null >"u.$1" || spoiled "chunk $1 can't be begun"
+	[ -e going ]
 }
 
 # Cuts stdin into chunks, at most $window of them unacknowledged; a seam marks the archive's end.
 cut_up() {
 	read -r index <index
-	take_turn "$index"
-	while
-		slot=$((index % window))
-		fill "$slot" || {
-			cat dd.words >&2
-			echo "dd 1" >>verdict
-			: >failed
-			return
-		}
-		[ "$size" -gt 0 ]
-	do
+	size=$chunk_bytes
+	while take_turn "$index" && [ "$size" -eq "$chunk_bytes" ] && fill $((index % window)) && [ "$size" -gt 0 ]; do
 		# Beside the next dd: a checksum must not keep tar waiting.
-		publish "$index" "$size" "$slot" &
+		publish "$index" "$size" &
 		index=$((index + 1))
-		take_turn "$index"
-		[ "$size" -eq "$chunk_bytes" ] || break
 	done
 	wait
-	echo "seam $index" >m.new && mv m.new "m.$index"
-	echo $((index + 1)) >index
+	[ -e going ] || return
+	{ echo "seam $index" >m.new && mv m.new "m.$index" && over index $((index + 1)); } || spoiled "an end can't be told of"
 }
 
 # All archives of the plan, one after the other. First all entries with one link, then all with several, so that the
@@ -241,7 +246,7 @@ archives() {
 	records=odd
 	if [ "$squeeze" = none ] && find_tar; then records=whole; fi
 	for names in 'single linked apart' 'linked apart' apart; do
-		[ ! -e failed ] || return
+		[ -e going ] || return
 		[ "$names" = 'single linked apart' ] || [ -s "${names%% *}" ] || continue
 		# shellcheck disable=SC2086  # words on purpose
 		list $names | archive "${names%% *}" | squeeze
@@ -252,8 +257,9 @@ archives() {
 # to call itself, it may not be whole.
 is_ours() {
 	[ -e reader.new ] || return
-	{ [ -n "$version" ] && chmod 700 reader.new && [ "$(./reader.new --version)" = "$version" ]; } 2>/dev/null &&
-		mv reader.new reader && return
+	chmod 700 reader.new
+	{ ./reader.new --version >said & echo $! >trial; wait $!; } 2>/dev/null
+	[ -n "$version" ] && [ "$(cat said)" = "$version" ] && mv reader.new reader && return
 	rm -f reader.new
 	return 1
 }
@@ -263,52 +269,80 @@ read_whole() {
 	run ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
 }
 
-set_state() { echo "$*" >state.new && mv state.new state; }
+# Writes a small file over another in one piece, without a process and without any room: a full disk stops nothing.
+over() { printf '%-40s\n' "$2" 1<>"$1"; }
 
-# As long as any other, so that it is written over another in one piece, without a process that renames.
-number() { printf '%020d\n' "$1"; }
+# Who has the machine: whom the lock names, or that one's heir, and so on. An heir came when the one before was dead; its
+# link has a name that only one can make, and all of them go with the last.
+holder() {
+	owner=''
+	while heir=$(readlink "$lock$owner"); do owner=$heir; done
+	[ -n "$owner" ]
+}
 
+# Whether freeze $1 lives: its beat moves, or, before it has one, its spool is younger than its lease.
 alive() {
-	before='' after=''
-	read -r before <"$1/beat" || return 1
-	sleep 3
-	read -r after <"$1/beat" || return 1
-	[ "$before" != "$after" ]
+	if read -r before <"$folder/.smolfreeze-$1/beat"; then
+		sleep 3
+		read -r after <"$folder/.smolfreeze-$1/beat" && [ "$before" != "$after" ]
+	else
+		age=$(($(date +%s) - $(stat -c %Y "$folder/.smolfreeze-$1" || echo 0)))
+		[ "$age" -ge 0 ] && [ "$age" -lt "$2" ]
+	fi
 } 2>/dev/null
 
-# Spools of runs that died, and their lock: removed. True when no live freeze is left.
-sweep() {
-	owner=$(readlink "$lock" 2>/dev/null)
-	if [ -n "$owner" ]; then
-		if alive "$folder/.smolfreeze-$owner"; then return 1; fi
-		rm -f "$lock"
-	fi
-	for stale in "$folder"/.smolfreeze-*; do
-		if [ -d "$stale" ] && [ "$stale" != "$spool" ]; then rm -rf "$stale"; fi
-	done
+# Asks the producer of spool $1 to end, and waits for that a while.
+ask_to_end() {
+	# Not `:`, which ends the whole shell where the spool was never made.
+	echo 2>/dev/null >"$1/stop"
+	pace
+	wait_while 60 test -e "$1/beat"
 }
 
 prepare() {
 	begin
-	if ! sweep; then
+	# A host that did not hear the first answer asks again.
+	made=${made:-$(stat -c %.9Y "$folder")}
+	# Anybody in the guest may have put something else there.
+	[ -L "$lock" ] || [ ! -e "$lock" ] || rm -rf "$lock"
+	[ -z "$3" ] || ask_to_end "$folder/.smolfreeze-$3"
+	for _ in 1 2 3 4 5; do
+		if holder && [ "$owner" = "$id" ]; then break; fi
+		case $owner in '' | "$3") ;; *) ! alive "$owner" "$2" || break ;; esac
+		link=$lock$owner
+		{ mkdir "$spool"; ln -sn "$id" "$link"; } 2>/dev/null
+		# Who was just leaving may have taken away what led here.
+		holder
+		[ "$owner" = "$id" ] || [ "$(readlink "$link")" != "$id" ] || rm -f "$link"
+	done
+	if [ "$owner" != "$id" ]; then
+		leave
 		echo "busy $owner"
-	elif free=$(df -Pk "$folder" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9]*%.*/\1/p') && [ "${free:-0}" -lt "$1" ]; then
+	elif
+		for stale in "$folder"/.smolfreeze-*; do
+			if [ -d "$stale" ] && [ "$stale" != "$spool" ]; then rm -rf "$stale"; fi
+		done
+		free=$(df -Pk "$folder" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9]*%.*/\1/p') && [ "${free:-0}" -lt "$1" ]
+	then
 		echo "full $free"
-	elif [ -e "$spool/made" ]; then
-		# A host that did not hear the first answer asks again.
-		echo "ready"
-	elif made=$(stat -c %.9Y "$folder") && { mkdir "$spool" || [ -d "$spool" ]; }; then
-		echo "$made" >"$spool/made"
+	elif echo "$made" >"$spool/made"; then
+		untouched
 		echo "ready"
 	fi
 	echo "done prepare"
 }
 
-# The spool's own folder gets the time back that it had before us: an unchanged machine gives unchanged layers.
-untouched() {
-	[ -n "${made:-}" ] || { read -r made <"$spool/made"; } 2>/dev/null
-	# GNU's tools know nanoseconds; busybox's stat gives whole seconds for the same format, and its touch takes no others.
-	touch -d "@${made:-}" "$folder" 2>/dev/null || touch -d "@${made%.*}" "$folder" 2>/dev/null
+# The spool's own folder gets the time back that it had before us: an unchanged machine gives unchanged layers. GNU's tools
+# know nanoseconds; busybox's stat gives whole seconds for the same format, and its touch takes no others.
+untouched() { touch -d "@$made" "$folder" || touch -d "@${made%.*}" "$folder"; } 2>/dev/null
+
+# Removes every trace: the lock, if it is ours, before the heirs, to whom only it leads, and before the spool, without
+# which we are dead to others; then the spool.
+leave() {
+	cd /
+	if holder && [ "$owner" = "$id" ]; then rm -f "$lock" "$lock"?*; fi
+	for _ in 1 2 3; do rm -rf "$spool" && break; done
+	[ -z "$made" ] || untouched
 }
 
 # Ends everything of ours. The group is only killed when it is our own: an agent may share one with what it starts.
@@ -320,72 +354,87 @@ finish() {
 	set -- ${stat##*) }
 	if [ "${3:-}" = $$ ]; then own=yes; fi
 	if [ "$own" = yes ]; then kill -TERM 0; else kill "$producer" 2>/dev/null; fi
-	[ "$(readlink "$lock")" = "$id" ] && rm -f "$lock"
-	cd /
-	for _ in 1 2 3; do rm -rf "$spool" && break; done
-	untouched
+	leave
 	if [ "$own" = yes ]; then kill -KILL 0; fi
 	exit 0
 }
 
-# Beats, and watches for a reason to end: the lease (seconds without a sign of the host), a stop, a lost lock.
+# Beats, and watches for a reason to end: the lease (seconds without a sign of the host), a stop, an heir.
 keep_watch() {
 	tick=1 ticks_max=$1 beat=0 quiet=0 seen='' now=''
 	if [ "$short" != 1 ]; then tick=0.2 ticks_max=$(($1 * 5)); fi
-	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ -d "$spool" ]; do
+	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ ! -L "$lock$id" ] && [ -d "$spool" ]; do
 		sleep "$tick"
 		beat=$((beat + 1))
-		{ number "$beat" 1<>beat; } 2>/dev/null || break
-		# Every second or so; a fork each.
-		[ $((beat % 5)) -ne 0 ] || [ "$(readlink "$lock")" = "$id" ] || break
-		read -r now <sign
+		{ over beat "$beat" && read -r now <sign; } 2>/dev/null || break
 		if [ "$now" = "$seen" ]; then quiet=$((quiet + 1)); else quiet=0 seen=$now; fi
+		# A trial of the reader that hangs.
+		[ "$beat" -ne 50 ] || [ ! -e reader.new ] || kill -KILL "$(cat trial)"
+		# A producer that was killed tells of no end.
+		kill -0 "$producer" 2>/dev/null || { read -r now <state && [ "$now" != running ]; } || {
+			wait "$producer"
+			echo "producer $?" >>verdict
+			over state "end 0" || break
+		}
 	done
 }
 
 produce() {
-	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 version=${5:-}
+	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 hold=$5 version=$6
 	cd "$spool" || exit 1
-	if ! ln -sn "$id" "$lock" 2>/dev/null; then
-		# A start that was made twice, because its answer was lost, must not disturb the first.
-		[ "$(readlink "$lock")" = "$id" ] || set_state "busy $(readlink "$lock")"
-		exit 0
-	fi
-	number 0 >beat
+	holder
+	if [ "$owner" != "$id" ]; then over state "busy $owner" && exit 0; fi
+	# A start that was made twice, because its answer was lost, must not disturb the first.
+	mkfifo words.pipe 2>/dev/null || exit 0
 	plan=$(sed -n 's/^#: //p' "$0")
 	pace
 	echo "$short $long" >pace
-	echo 0 >index
-	number 0 >sign
-	: >verdict
-	untouched
-	set_state running
-	mkfifo words.pipe
+	# What is to be said on a full disk has its room from here on.
+	dd if=/dev/zero of=words bs=1024 count="$words_kib" 2>/dev/null
+	echo >verdict
+	for file in going $hold; do : >"$file"; done
+	for file in index sign beat; do over "$file" 0; done
+	over state running
 	(
 		{
-			dd of=words bs=1024 count="$words_kib" iflag=fullblock 2>/dev/null
+			dd of=words bs=1024 count="$words_kib" iflag=fullblock conv=notrunc 2>/dev/null
 			cat >/dev/null
 		} <words.pipe &
 		reader=$!
-		if is_ours; then read_whole; else archives; fi 2>words.pipe
+		{
+			archiver=archives
+			if is_ours; then archiver=read_whole; fi
+			wait_while 999999999 test -e hold
+			"$archiver"
+		} 2>words.pipe
 		wait "$reader"
 		read -r index <index
-		set_state "end $index"
+		over state "end ${index:-0}"
 	) &
 	producer=$!
 	keep_watch "$lease"
 	finish
 }
 
+# Whether there is nothing to tell of, and may be later.
+nothing_new() {
+	[ ! -e "m.$from" ] && [ -d "$spool" ] || return
+	if read -r state <state && [ "$state" != running ]; then return 1; fi
+	# One process, where each look of ours takes one; it may come to be while we look.
+	! [ -e reader ] || ! ./reader guest-wait --spool "$spool" --index "$from" --seconds "$seconds"
+}
+
 next() {
 	begin
 	cd "$spool" 2>/dev/null || {
-		echo "gone $(readlink "$lock" 2>/dev/null)"
+		holder
+		echo "gone $owner"
 		echo "done $5"
 		return
 	}
-	number "$5" 1<>sign
-	ack=$1 ack_to=$2 index=$3 turns_max=$4 answer=$5
+	over sign "$5"
+	[ "$4" -eq 0 ] || [ ! -e hold ] || rm -f hold
+	ack=$1 ack_to=$2 from=$3 pauses=$4 answer=$5
 	set --
 	while [ "$ack" -lt "$ack_to" ]; do
 		set -- "$@" "m.$ack" "u.$ack"
@@ -394,27 +443,21 @@ next() {
 	[ $# -eq 0 ] || rm -f "$@"
 	pace
 	# At most that many seconds, counted in pauses: a guest's clock may jump.
-	turns=0 state='' seconds=$((turns_max + 1))
-	if [ "$short" != 1 ]; then turns_max=$((turns_max * 10 + 20)); fi
-	while [ ! -e "m.$index" ] && [ -d "$spool" ] && [ "$turns" -lt "$turns_max" ]; do
-		read -r state <state && [ "$state" != running ] && break
-		# One process, where each look of ours takes one; it may come to be while we look.
-		if [ -e reader ] && ./reader guest-wait --spool "$spool" --index "$index" --seconds "$seconds"; then break; fi
-		pause "$turns"
-		turns=$((turns + 1))
-	done 2>/dev/null
+	state='' seconds=$((pauses + 1))
+	if [ "$short" != 1 ]; then pauses=$((pauses * 10 + 20)); fi
+	wait_while "$pauses" nothing_new 2>/dev/null
 	# State before chunks: an end that is seen has all its chunks before it.
 	{ read -r state <state; } 2>/dev/null
-	while [ -e "m.$index" ]; do
-		read -r line <"m.$index" && echo "$line"
-		index=$((index + 1))
+	while [ -e "m.$from" ]; do
+		read -r line <"m.$from" && echo "$line"
+		from=$((from + 1))
 	done
 	echo "state ${state:-starting}"
 	{ read -r beat <beat && echo "beat $beat"; } 2>/dev/null
 	case $state in
 	end*)
-		sed 's/^/verdict /' verdict
-		sed 's/^/word /' words
+		sed -n 's/^./verdict &/p' verdict
+		tr -d '\000' <words | sed 's/^/word /'
 		;;
 	esac
 	echo "done $answer"
@@ -422,18 +465,9 @@ next() {
 
 stop() {
 	begin
-	# Not `:`, which ends the whole shell where the spool was never made.
-	echo 2>/dev/null >"$spool/stop"
-	pace
-	turns=0
-	while [ -e "$spool/beat" ] && [ "$turns" -lt 60 ]; do
-		pause "$turns"
-		turns=$((turns + 1))
-	done
+	ask_to_end "$spool"
 	# Nobody was watching: what still runs there ends when its folder is gone.
-	[ "$(readlink "$lock" 2>/dev/null)" = "$id" ] && rm -f "$lock"
-	{ read -r made <"$spool/made"; } 2>/dev/null && rm -rf "$spool" && untouched
-	rm -rf "$spool"
+	leave
 	if [ -e "$spool" ]; then echo "left $spool"; fi
 	echo "done stop"
 }
@@ -459,6 +493,8 @@ prepare | produce | next | stop)
 	id=${spool##*/.smolfreeze-}
 	lock=$folder/.smolfreeze.lock
 	export verdict="$spool/verdict" TMPDIR="$spool"
+	made=''
+	{ read -r made <"$spool/made"; } 2>/dev/null
 	;;
 esac
 case $verb in

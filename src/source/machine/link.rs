@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::smolvm::{self, Answer, Trouble};
+use crate::smolvm::{self, Answer, Call, Trouble};
 
 /// smolvm calls in flight at once. A guest serves 8 connections at a time, shared with the user's own sessions.
 const CALLS_MAX: usize = 3;
+
+/// Where smolvm reads the most bytes that one `cp` may carry. It counts before it writes, in all releases that know it.
+const COPY_BYTES_MAX: &str = "SMOLVM_FILE_TRANSFER_MAX_BYTES";
 
 /// Whose command it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +34,10 @@ pub(crate) trait Link: Sync {
     fn run(&self, whose: As, command: &[&str], limit: Duration) -> impl Future<Output = Result<Answer, Trouble>>;
     /// Copies a file of the host's to `to` in the machine.
     fn put(&self, from: &Path, to: &str, limit: Duration) -> impl Future<Output = Result<(), Trouble>>;
-    /// Copies the machine's file `from` to the new file `to`.
-    fn take(&self, from: &str, to: &Path, limit: Duration) -> impl Future<Output = Result<(), Trouble>>;
+    /// Copies the machine's file `from` to the new file `to`, if it has at most `bytes_max`: whatever it is made to in the
+    /// guest meanwhile, this host takes no more.
+    fn take(&self, from: &str, to: &Path, bytes_max: u64, limit: Duration)
+    -> impl Future<Output = Result<(), Trouble>>;
     /// What the list of machines says about this one; `None` when it is not in there.
     fn listed(&self) -> impl Future<Output = Result<Option<serde_json::Value>, Trouble>>;
 }
@@ -63,13 +68,14 @@ impl Smolvm {
         smolvm::version(&self.executable).await.ok()?
     }
 
-    async fn call(&self, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
+    async fn call(
+        &self,
+        arguments: Vec<OsString>,
+        environment: &[(&str, OsString)],
+        limit: Duration,
+    ) -> Result<Answer, Trouble> {
         let _turn = self.calls.acquire().await.map_err(|_| Trouble::NotStarted("the link is closed".to_owned()))?;
-        smolvm::call(&self.executable, arguments, limit).await
-    }
-
-    async fn copy(&self, from: OsString, to: OsString, limit: Duration) -> Result<(), Trouble> {
-        self.call(vec!["machine".into(), "cp".into(), from, to], limit).await?.done()
+        Call::start(&self.executable, arguments, environment)?.answer(limit).await
     }
 
     fn inside(&self, path: &str) -> OsString {
@@ -88,15 +94,17 @@ impl Link for Smolvm {
         }
         arguments.push("--".into());
         arguments.extend(command.iter().map(OsString::from));
-        self.call(arguments, limit).await
+        self.call(arguments, &[], limit).await
     }
 
     async fn put(&self, from: &Path, to: &str, limit: Duration) -> Result<(), Trouble> {
-        self.copy(from.into(), self.inside(to), limit).await
+        let arguments = vec!["machine".into(), "cp".into(), from.into(), self.inside(to)];
+        self.call(arguments, &[], limit).await?.done()
     }
 
-    async fn take(&self, from: &str, to: &Path, limit: Duration) -> Result<(), Trouble> {
-        self.copy(self.inside(from), to.into(), limit).await
+    async fn take(&self, from: &str, to: &Path, bytes_max: u64, limit: Duration) -> Result<(), Trouble> {
+        let arguments = vec!["machine".into(), "cp".into(), self.inside(from), to.into()];
+        self.call(arguments, &[(COPY_BYTES_MAX, bytes_max.to_string().into())], limit).await?.done()
     }
 
     async fn listed(&self) -> Result<Option<serde_json::Value>, Trouble> {

@@ -36,11 +36,15 @@ pub struct Options {
     pub patience: Duration,
     /// How long one call of smolvm may take, beside what a chunk's size adds. Default: 1 minute.
     pub call_limit: Duration,
-    /// How long to wait while another freeze has the machine. Default: not at all.
+    /// How long `pre_exec` may take, and `post_exec`; after an interruption the latter has 3 seconds. Default: 1 hour.
+    pub exec_limit: Duration,
+    /// How long to wait while another freeze has the machine. Default: not at all. One of this host and user whose process
+    /// is dead is not waited for; of others, one that died has the machine until its lease ends.
     pub wait: Duration,
     /// Run in the guest by `sh -c`, as root, before anything is read.
     pub pre_exec: Option<String>,
-    /// The same, afterwards, on every way out.
+    /// The same, afterwards, on every way out. Where it fails behind a complete capture, the image is kept, and the report
+    /// says so.
     pub post_exec: Option<String>,
 }
 
@@ -55,6 +59,7 @@ impl Default for Options {
             lease: Duration::from_secs(300),
             patience: Duration::from_secs(120),
             call_limit: Duration::from_secs(60),
+            exec_limit: Duration::from_secs(3600),
             wait: Duration::ZERO,
             pre_exec: None,
             post_exec: None,

@@ -8,6 +8,7 @@ use super::answer::{self, Look, Whoami};
 use super::capture;
 use super::folder::Folder;
 use super::link::{As, Link, Smolvm};
+use super::trying::Trying;
 use super::{GUEST_SCRIPT, Options};
 use crate::error::{Error, Result};
 use crate::oci::Compression;
@@ -20,7 +21,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 1536;
 /// A larger reader is not copied into a guest: a program with all its debugging symbols, most likely.
 const READER_BYTES_MAX: u64 = 32 << 20;
 /// What a survey may take, on a large machine with a cold cache.
-const SURVEY_LIMIT: Duration = Duration::from_secs(900);
+pub(super) const SURVEY_LIMIT: Duration = Duration::from_secs(900);
 
 /// What is known about a machine before it is read; an image's config is made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,10 +79,9 @@ impl Machine {
     async fn probe(name: &str, options: Options) -> Result<Self> {
         let mut link = Smolvm::new(options.smolvm.clone(), name);
         let subject = format!("machine '{name}'");
-        let failed = |trouble: Trouble| {
-            Error::source("finding the machine", &subject, trouble).hint("is smolvm installed? --smolvm names it")
-        };
-        let Some(listed) = link.listed().await.map_err(failed)? else {
+        let trying = Trying::quietly(&link, name, &options);
+        let listed = trying.until_it_works("finding the machine", || link.listed()).await;
+        let Some(listed) = listed.map_err(|error| error.hint("is smolvm installed? --smolvm names it"))? else {
             let error = Error::source("finding the machine", &subject, "smolvm knows no machine of this name");
             return Err(error.hint("`smolvm machine ls` lists them"));
         };
@@ -96,10 +96,13 @@ impl Machine {
         }
         let image = listed["image"].as_str().map(str::to_owned);
         link.set_image_machine(image.is_some());
-        let (own, root) =
-            tokio::join!(run(&link, &options, As::Own, &["whoami"]), run(&link, &options, As::Root, &["look"]));
-        let whoami = Whoami::read(&understood(&subject, "probing", &own, "whoami")?);
-        let look = Look::read(&understood(&subject, "looking", &root, "look")?);
+        let trying = Trying::quietly(&link, name, &options);
+        let (own, root) = tokio::join!(
+            asked(&trying, "probing", As::Own, &["whoami"], options.call_limit),
+            asked(&trying, "looking", As::Root, &["look"], options.call_limit),
+        );
+        let whoami = Whoami::read(&understood(&subject, "probing", &own?, "whoami")?);
+        let look = Look::read(&understood(&subject, "looking", &root?, "look")?);
         usable(&subject, &look)?;
         let facts = facts(name, image, &listed, whoami, &look);
         let mut options = options;
@@ -124,12 +127,12 @@ impl Machine {
     /// When the selection can't be, the machine does not answer, or on a stop.
     pub async fn survey(&self, selection: &Selection, stop: &Stop) -> Result<Survey> {
         let capture = capture::decide(&self.look, self.facts.image.is_none(), selection)?;
-        let command = ["sh", "-c", GUEST_SCRIPT, "smolfreeze", "survey", &capture.plan];
+        let trying = Trying::quietly(&self.link, &self.facts.name, &self.options);
+        let (subject, doing, verb) = (self.subject(), "surveying", ["survey", &capture.plan]);
         let answer = tokio::select! {
-            answer = self.link.run(As::Root, &command, SURVEY_LIMIT) => answer,
+            answer = asked(&trying, doing, As::Root, &verb, SURVEY_LIMIT) => answer?,
             () = stop.stopped() => return Err(Error::hung_up("the freeze")),
         };
-        let (subject, doing) = (self.subject(), "surveying");
         let counted = answer::survey(&understood(&subject, doing, &answer, "survey")?);
         // A guest without awk can't count; then nobody knows.
         let Some((entries, bytes, largest)) = counted else { return Ok(Survey::default()) };
@@ -155,8 +158,41 @@ impl Machine {
 
 /// Runs a verb of the script before it is in the guest.
 pub(super) async fn run(link: &impl Link, options: &Options, whose: As, verb: &[&str]) -> Result<Answer, Trouble> {
-    let command = [&["sh", "-c", GUEST_SCRIPT, "smolfreeze"], verb].concat();
-    link.run(whose, &command, options.call_limit).await
+    link.run(whose, &before_it_is_there(verb), options.call_limit).await
+}
+
+fn before_it_is_there<'a>(verb: &[&'a str]) -> Vec<&'a str> {
+    [&["sh", "-c", GUEST_SCRIPT, "smolfreeze"], verb].concat()
+}
+
+/// The same for a verb whose name its answer ends with, tried again where smolvm did not get it to its end. What the guest
+/// itself can't do, it can't do the next time; nor does what takes its whole time.
+async fn asked(
+    trying: &Trying<'_, Smolvm>,
+    doing: &str,
+    whose: As,
+    verb: &[&str],
+    limit: Duration,
+) -> Result<Result<Answer, Trouble>> {
+    let command = before_it_is_there(verb);
+    let attempt = async || match trying.link.run(whose, &command, limit).await {
+        Ok(answer) => match answer::lines(&answer.stdout, verb[0]) {
+            Err(reason) if answer.code == Some(0) => Err(Trouble::Damaged(reason)),
+            Err(_) if may_pass(&answer) => Err(answer.trouble()),
+            _ => Ok(Ok(answer)),
+        },
+        Err(trouble @ Trouble::TimedOut(_)) => Ok(Err(trouble)),
+        Err(trouble) => Err(trouble),
+    };
+    trying.until_it_works(doing, attempt).await
+}
+
+/// Whether a failed call may work the next time: smolvm ends with 1 where it is its own failure, unless it says that
+/// there is no such command, or that a session has the machine.
+fn may_pass(answer: &Answer) -> bool {
+    let words = answer.stderr.to_lowercase();
+    let is_final = ["no such file", "not found", "session", "busy"].iter().any(|word| words.contains(word));
+    answer.code.is_none_or(|code| code == 1) && !is_final
 }
 
 /// The lines of an answer, or an error with the likely cause.

@@ -87,7 +87,7 @@ pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Wri
 pub fn wait(spool: &Path, index: u64, limit: Duration) {
     let (began, item, state) = (Instant::now(), spool.join(format!("m.{index}")), spool.join("state"));
     // Before the producer has a state, it starts.
-    let goes_on = || std::fs::read(&state).map_or_else(|_| spool.exists(), |state| state == b"running\n");
+    let goes_on = || std::fs::read(&state).map_or_else(|_| spool.exists(), |state| state.starts_with(b"running"));
     while !item.exists() && goes_on() && began.elapsed() < limit {
         std::thread::sleep(ITEM_PAUSE);
     }

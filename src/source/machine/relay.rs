@@ -33,10 +33,14 @@ pub(super) const HOST_CHUNKS_MAX: usize = 2;
 /// Archives of one transfer, and one more: single entries, linked ones, linked ones of `/workspace`. The edge has room for so many seams, so
 /// a guest that announced more could have relay and delivery wait for each other.
 pub(super) const SEAMS_MAX: usize = 4;
+/// What `guest.sh` calls itself among the exit codes, where it could not write the spool.
+const SPOOL: &str = "spool";
 /// Seconds that a `next` may wait in the guest.
 const NEXT_WAIT_SECONDS: u64 = 20;
 /// How long the producer's beat may stand still while the guest answers.
 const BEAT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing may come from a producer that lives and has room: what a whole walk may take, which some make first.
+const SILENCE_MAX: Duration = super::probe::SURVEY_LIMIT;
 
 /// One transfer.
 pub(super) struct Relay<'a, L> {
@@ -82,6 +86,8 @@ struct Standing {
     asked_at: Instant,
     began: Instant,
     beat: (u64, Instant),
+    /// When the guest last told of something, or had no room for it.
+    moved_at: Instant,
     end: Option<Next>,
 }
 
@@ -151,6 +157,22 @@ impl<L: Link> Relay<'_, L> {
         }
     }
 
+    /// Does `work` while the producer waits for a first `next` that waits, and tells the guest that its host lives.
+    pub(super) async fn meanwhile(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let signs = async {
+            loop {
+                tokio::time::sleep(self.options.lease / 4).await;
+                if let Err(error) = self.ask(0, 0, 0, 0).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            error = signs => Err(error),
+        }
+    }
+
     /// One `next`: acknowledges, waits in the guest for something new, tells where things stand.
     async fn ask(&self, acknowledged: u64, had: u64, from: u64, wait: u64) -> Result<Event> {
         let numbers = [acknowledged, had, from, wait].map(|number| number.to_string());
@@ -211,7 +233,7 @@ impl<L: Link> Relay<'_, L> {
                 let tried = self.signs.fetch_add(1, Ordering::Relaxed);
                 // A new name each time: a call that was killed may still hold the old one.
                 let to = self.folder.path(&format!("{index}.{tried}"));
-                let taken = self.link.take(&from, &to, limit).await;
+                let taken = self.link.take(&from, &to, size + 1, limit).await;
                 let file = File::open(&to);
                 // Without a name: nothing stays behind, whatever happens.
                 let _ = std::fs::remove_file(&to);
@@ -238,11 +260,12 @@ impl<L: Link> Relay<'_, L> {
             return error
                 .hint("the host ran out of open files: start the machine from a shell with a higher `ulimit -n`");
         }
+        if words.starts_with(SPOOL) || words.contains("No space left on device") {
+            let folder = self.spool.rsplit_once('/').map_or("", |(folder, _)| folder);
+            return error.hint(format!("free space in the machine's {folder}, or lower --chunk-size or --window"));
+        }
         if words.starts_with(verdict::READER) {
             return error.hint("--guest-reader tar leaves the reading to the guest's own tools");
-        }
-        if words.contains("No space left on device") {
-            return error.hint("free space in the machine, or lower --chunk-size or --window");
         }
         error
     }
@@ -266,6 +289,7 @@ impl Standing {
             asked_at: now,
             began: now,
             beat: (0, now),
+            moved_at: now,
             end: None,
         }
     }
@@ -359,7 +383,8 @@ impl Standing {
         match &next.state {
             State::Gone(owner) if owner.is_empty() => {
                 return Err(
-                    "the spool in the guest is gone; was the machine restarted, or its /var/tmp emptied?".to_owned()
+                    "the spool in the guest is gone; was the machine restarted, or its /var/tmp emptied or full?"
+                        .to_owned(),
                 );
             }
             State::Gone(owner) | State::Busy(owner) => {
@@ -373,6 +398,7 @@ impl Standing {
             }
             _ => {}
         }
+        self.within_patience(&next, options, Instant::now())?;
         self.within_bounds(&next, options.window_chunks)?;
         for item in &next.items {
             self.places.push_back(match item {
@@ -389,6 +415,18 @@ impl Standing {
                 return Err("the guest ended, and no archive of it did".to_owned());
             }
             self.end = Some(next);
+        }
+        Ok(())
+    }
+
+    /// Refuses to wait on for a guest that has room for more, and gives nothing.
+    fn within_patience(&mut self, next: &Next, options: &Options, now: Instant) -> Result<(), String> {
+        if !next.items.is_empty() || !self.may_grow(options) {
+            self.moved_at = now;
+        }
+        if next.state == State::Running && now.duration_since(self.moved_at) > SILENCE_MAX {
+            let minutes = SILENCE_MAX.as_secs() / 60;
+            return Err(format!("the producer in the guest lives, and has given nothing for {minutes} minutes"));
         }
         Ok(())
     }

@@ -11,7 +11,6 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use super::answer;
 use super::capture::{self, Capture};
-use super::checksum;
 use super::deliver::{Arrived, deliver};
 use super::folder::Folder;
 use super::link::{As, Link as _, Smolvm};
@@ -126,14 +125,11 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(machine: &'a Machine, capture: &'a Capture, outlet: &Outlet) -> Result<Self> {
-        let folder = machine.look.spool_folder.as_deref().unwrap_or("/var/tmp");
-        let mut id = [0_u8; 8];
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| Error::source("choosing a name", machine.subject(), errno))?;
-        let id = checksum::hex(&id);
-        let spool = format!("{folder}/.smolfreeze-{id}");
+        let folder = Folder::new()?;
+        let spools = machine.look.spool_folder.as_deref().unwrap_or("/var/tmp");
+        let spool = format!("{spools}/.smolfreeze-{}", folder.id());
         let (outlet_meters, observer) = outlet.watchers();
-        Ok(Self { machine, capture, folder: Folder::new()?, spool, outlet_meters, observer })
+        Ok(Self { machine, capture, folder, spool, outlet_meters, observer })
     }
 
     fn trying(&self) -> Trying<'_, Smolvm> {
@@ -149,45 +145,61 @@ impl<'a> Session<'a> {
     /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more.
     async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
         let options = &self.machine.options;
-        let result = match self.set_up(stop).await {
-            Ok(()) => tokio::select! {
-                result = self.relay(&sender) => result,
-                () = stop.stopped() => Err(Error::hung_up("the freeze")),
-            },
+        // The user's commands run around what has the machine: with another freeze in it, they would disturb that one.
+        let taken = self.to_its_end(stop, self.prepare(stop)).await;
+        let post_exec = options.post_exec.as_deref().filter(|_| taken.is_ok());
+        let result = match taken {
+            Ok(()) => self.with_the_machine(&sender, stop).await,
             Err(error) => Err(error),
         };
         drop(sender);
-        let limit = if stop.is_stopped() { CLEANUP_STOPPED } else { CLEANUP };
+        // Where nobody waits for us, the command has its own limit, and may have to be begun again.
+        let unhurried = [CLEANUP, options.exec_limit + CLEANUP + options.patience];
+        let [cleanup, exec] = if stop.is_stopped() { [CLEANUP_STOPPED; 2] } else { unhurried };
         let (cleaned, after) = tokio::join!(
-            tokio::time::timeout(limit, self.clean_up()),
-            tokio::time::timeout(
-                limit.max(if stop.is_stopped() { limit } else { options.call_limit }),
-                self.user_command("post-exec", options.post_exec.as_deref())
-            ),
+            tokio::time::timeout(cleanup, self.clean_up()),
+            tokio::time::timeout(exec, self.user_command("post-exec", post_exec)),
         );
-        let late = |_| Err(Error::source("cleaning up", self.machine.subject(), "no answer in time"));
-        [cleaned.unwrap_or_else(late), after.unwrap_or_else(late)].into_iter().fold(result, |result, step| {
-            match (result, step) {
-                (result, Ok(())) => result,
-                (Ok(_), Err(error)) => Err(error),
-                (Err(cause), Err(error)) => Err(cause.attach(error)),
+        let late = |doing, limit| Err(Error::source(doing, self.machine.subject(), Trouble::TimedOut(limit)));
+        let steps = [
+            cleaned.unwrap_or_else(|_| late("cleaning up", cleanup)),
+            after.unwrap_or_else(|_| late("post-exec", exec)),
+        ];
+        steps.into_iter().filter_map(Result::err).fold(result, |result, error| match result {
+            // All of it was carried over before: the image is whole, and the user hears of what was not done after it.
+            Ok(found) => {
+                self.outlet_meters.left_undone(error.to_string());
+                Ok(found)
             }
+            Err(cause) => Err(cause.attach(error)),
         })
     }
 
-    /// Up to a producer that runs.
-    async fn set_up(&self, stop: &Stop) -> Result<()> {
-        tokio::select! {
-            done = self.user_command("pre-exec", self.machine.options.pre_exec.as_deref()) => done?,
-            () = stop.stopped() => return Err(Error::hung_up("the freeze")),
-        }
-        self.to_its_end(stop, self.prepare(stop)).await?;
+    /// From a producer that starts to one that ends.
+    async fn with_the_machine(&self, sender: &Sender<Arrived>, stop: &Stop) -> Result<Found> {
+        let relay = Relay {
+            link: &self.machine.link,
+            spool: &self.spool,
+            folder: &self.folder,
+            options: &self.machine.options,
+            trying: self.trying(),
+            signs: AtomicU64::new(0),
+        };
         let programs = async {
             let (script, reader) = tokio::join!(self.put_script(), self.put_reader());
             script.map(|()| reader)
         };
         let reader = self.to_its_end(stop, programs).await?;
-        self.to_its_end(stop, self.produce(reader)).await
+        self.to_its_end(stop, self.produce(reader)).await?;
+        let work = async {
+            let pre_exec = self.user_command("pre-exec", self.machine.options.pre_exec.as_deref());
+            relay.meanwhile(pre_exec).await?;
+            relay.run(sender).await
+        };
+        tokio::select! {
+            result = work => result,
+            () = stop.stopped() => Err(Error::hung_up("the freeze")),
+        }
     }
 
     /// One step that makes something in the guest. A call that is cut off could still be at it there when we have
@@ -203,39 +215,27 @@ impl<'a> Session<'a> {
         Err(Error::hung_up("the freeze"))
     }
 
-    async fn relay(&self, sender: &Sender<Arrived>) -> Result<Found> {
-        let relay = Relay {
-            link: &self.machine.link,
-            spool: &self.spool,
-            folder: &self.folder,
-            options: &self.machine.options,
-            trying: self.trying(),
-            signs: AtomicU64::new(0),
-        };
-        relay.run(sender).await
-    }
-
-    /// Makes the spool; waits, if asked to, while another freeze has the machine.
+    /// Takes the machine and makes the spool; waits, if asked to, while another freeze has it.
     async fn prepare(&self, stop: &Stop) -> Result<()> {
         let (options, began) = (&self.machine.options, Instant::now());
         let needed_kib = (options.guest_bytes_max() >> 10).to_string();
+        let lease = options.lease.as_secs().to_string();
+        let failed = |reason: String| Error::source("preparing", self.machine.subject(), reason);
+        let mut dead = String::new();
         loop {
-            let lines: Vec<Vec<u8>> = self
-                .trying()
-                .until_it_works("preparing", async || {
-                    let answer =
-                        probe::run(&self.machine.link, options, As::Root, &["prepare", &self.spool, &needed_kib])
-                            .await?;
-                    let lines = answer::lines(&answer.stdout, "prepare").map_err(|_| answer.trouble())?;
-                    Ok(lines.into_iter().map(<[u8]>::to_vec).collect())
-                })
-                .await?;
-            let said = lines.first().map(|line| String::from_utf8_lossy(line).into_owned()).unwrap_or_default();
+            let verb = ["prepare", &self.spool, &needed_kib, &lease, &dead];
+            let attempt = async || {
+                let answer = probe::run(&self.machine.link, options, As::Root, &verb).await?;
+                let lines = answer::lines(&answer.stdout, "prepare").map_err(|_| answer.trouble())?;
+                Ok(lines.first().map(|line| String::from_utf8_lossy(line).into_owned()).unwrap_or_default())
+            };
+            let said = self.trying().until_it_works("preparing", attempt).await?;
             match said.split_once(' ').unwrap_or((&said, "")) {
                 ("ready", _) => return Ok(()),
+                ("busy", owner) if owner != dead && self.folder.knows_dead(owner) => owner.clone_into(&mut dead),
                 ("busy", owner) if began.elapsed() >= options.wait => {
                     let reason = format!("another freeze ({owner}) is at work on this machine");
-                    return Err(Error::source("preparing", self.machine.subject(), reason).hint("--wait waits for it"));
+                    return Err(failed(reason).hint("--wait waits for it"));
                 }
                 ("busy", _) => tokio::select! {
                     () = tokio::time::sleep(BUSY_PAUSE) => {}
@@ -245,16 +245,9 @@ impl<'a> Session<'a> {
                     let folder = self.spool.rsplit_once('/').map_or("", |(folder, _)| folder);
                     let reason =
                         format!("{needed_kib} KiB are needed in the guest's {folder}, and {free} KiB are free");
-                    return Err(Error::source("preparing", self.machine.subject(), reason)
-                        .hint("free some space there, or lower --chunk-size or --window"));
+                    return Err(failed(reason).hint("free some space there, or lower --chunk-size or --window"));
                 }
-                _ => {
-                    return Err(Error::source(
-                        "preparing",
-                        self.machine.subject(),
-                        "the spool folder could not be made",
-                    ));
-                }
+                _ => return Err(failed("the spool folder could not be made".to_owned())),
             }
         }
     }
@@ -289,7 +282,8 @@ impl<'a> Session<'a> {
         let numbers = [options.window_chunks, options.chunk_bytes() >> 10, options.lease.as_secs()]
             .map(|number| number.to_string());
         let [window, chunk_kib, lease] = &numbers;
-        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease, reader];
+        let hold = if options.pre_exec.is_some() { "hold" } else { "" };
+        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease, hold, reader];
         if self.machine.look.tools.contains("setsid") {
             command.insert(0, "setsid");
         }
@@ -326,11 +320,18 @@ impl<'a> Session<'a> {
             .await
     }
 
+    /// Runs a command of the user's, once: it is only tried again where it never began.
     async fn user_command(&self, which: &str, command: Option<&str>) -> Result<()> {
         let Some(command) = command else { return Ok(()) };
-        let failed = |trouble: Trouble| Error::source(format!("{which} '{command}'"), self.machine.subject(), trouble);
-        let answer = self.machine.link.run(As::Root, &["sh", "-c", command], self.machine.options.call_limit).await;
-        let answer = answer.map_err(failed)?;
-        if answer.code == Some(0) { Ok(()) } else { Err(failed(answer.trouble())) }
+        let (doing, limit) = (format!("{which} '{command}'"), self.machine.options.exec_limit);
+        let attempt = async || match self.machine.link.run(As::Root, &["sh", "-c", command], limit).await {
+            Ok(answer) if answer.never_began() => Err(answer.trouble()),
+            answer => Ok(answer),
+        };
+        let ended = self.trying().until_it_works(&doing, attempt).await?.and_then(|answer| answer.done());
+        ended.map_err(|trouble| {
+            let error = Error::source(doing, self.machine.subject(), &trouble);
+            if matches!(trouble, Trouble::TimedOut(_)) { error.hint("--exec-timeout gives it longer") } else { error }
+        })
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
+use super::Options;
 use super::link::Link;
 use crate::error::{Error, Result};
-use crate::progress::{Meters, Observer};
+use crate::progress::{Meters, Observer, Silent};
 use crate::smolvm::Trouble;
 
 /// The first pause, about; each further one is twice as long.
@@ -28,7 +29,12 @@ pub(super) struct Trying<'a, L> {
     pub(super) observer: Arc<dyn Observer>,
 }
 
-impl<L: Link> Trying<'_, L> {
+impl<'a, L: Link> Trying<'a, L> {
+    /// Before there is a freeze that could tell of it.
+    pub(super) fn quietly(link: &'a L, machine: &'a str, options: &Options) -> Self {
+        Self { link, machine, patience: options.patience, meters: Arc::default(), observer: Arc::new(Silent) }
+    }
+
     /// The machine, as errors name it.
     pub(super) fn subject(&self) -> String {
         format!("machine '{}'", self.machine)

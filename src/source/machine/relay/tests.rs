@@ -40,6 +40,23 @@ fn a_guest_that_is_further_ahead_than_its_window_is_refused() {
 }
 
 #[test]
+fn a_guest_that_lives_and_gives_nothing_is_not_waited_for() {
+    let options = Options { window_chunks: 2, ..Options::default() };
+    let running = |from, items: &str| Next { state: State::Running, ..answer(from, items) };
+    let (mut standing, began) = (Standing::new(), Instant::now());
+    let late = began + SILENCE_MAX + Duration::from_secs(1);
+    let later = late + SILENCE_MAX + Duration::from_secs(1);
+    standing.within_patience(&running(0, ""), &options, began + SILENCE_MAX / 2).unwrap();
+    standing.within_patience(&running(0, "chunk"), &options, late).unwrap();
+    standing.within_patience(&running(1, ""), &options, late + SILENCE_MAX).unwrap();
+    let refusal = standing.within_patience(&running(1, ""), &options, later).unwrap_err();
+    assert!(refusal.contains("15 minutes"), "{refusal}");
+    // With a full window it is the guest that waits.
+    standing.told(running(0, "chunk chunk"), 0, &options).unwrap();
+    standing.within_patience(&running(2, ""), &options, later).unwrap();
+}
+
+#[test]
 fn an_end_without_an_archive_is_refused() {
     let options = Options::default();
     let ended = |items: &str, count| Next { state: State::End(count), ..answer(0, items) };
