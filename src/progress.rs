@@ -28,6 +28,8 @@ pub enum NoticeKind {
     Socket,
     /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
     Mount,
+    /// One of overlayfs's own marks: a device 0:0 is not in the image, an entry is there without its attributes of overlayfs.
+    Overlay,
     /// An output of this very freeze, or the state folder's artifacts, lie inside its source; they were left out.
     Output,
 }
@@ -92,6 +94,16 @@ impl Notices {
         *count += 1;
         if *count <= Self::NAMES_KEPT {
             self.named.push(Notice { kind, path: String::from_utf8_lossy(path).into_owned() });
+        }
+    }
+
+    /// Adds what another part of the freeze had to tell.
+    pub fn extend(&mut self, other: Self) {
+        for (kind, count) in other.counts {
+            let before = self.counts.entry(kind).or_default();
+            let room = usize::try_from(Self::NAMES_KEPT.saturating_sub(*before)).unwrap_or(usize::MAX);
+            self.named.extend(other.named.iter().filter(|notice| notice.kind == kind).take(room).cloned());
+            *before += count;
         }
     }
 

@@ -14,8 +14,9 @@ pub fn form(layer: &[u8]) {
 }
 
 /// The layers hold the entries in order, each once, but for directories that came before; and every directory that
-/// came before and is above an entry is in its layer.
+/// came before and is above an entry is in its layer. Of overlayfs's own marks, and links to them, they hold none.
 pub fn nothing_lost(entries: &[Entry], layers: &[Vec<Entry>]) {
+    let entries = &without_whiteouts(entries);
     let mut next = 0;
     let mut directories: HashSet<Vec<&[u8]>> = HashSet::new();
     for layer in layers {
@@ -38,10 +39,52 @@ pub fn nothing_lost(entries: &[Entry], layers: &[Vec<Entry>]) {
             if entry.is_directory() {
                 directories.insert(parts.clone());
                 held.insert(parts);
+            } else {
+                directories.remove(&parts);
             }
         }
     }
     assert_eq!(next, entries.len(), "entries are missing");
+}
+
+fn without_whiteouts(entries: &[Entry]) -> Vec<Entry> {
+    let mut whiteouts: HashSet<Vec<&[u8]>> = HashSet::new();
+    let kept = entries.iter().filter(|entry| {
+        let to_one = |target: &Vec<u8>| entry.kind.is_hard_link() && whiteouts.contains(&parts(target));
+        let is_one = entry.is_whiteout || entry.link.as_ref().is_some_and(to_one);
+        if is_one {
+            whiteouts.insert(entry.parts())
+        } else {
+            whiteouts.remove(&entry.parts())
+        };
+        !is_one
+    });
+    kept.cloned().collect()
+}
+
+/// No entry lies below what is no folder in an earlier layer, unless the way is in its own.
+pub fn no_way_lost(layers: &[Vec<Entry>]) {
+    let mut earlier: HashSet<Vec<&[u8]>> = HashSet::new();
+    for layer in layers {
+        let mut here: HashSet<Vec<&[u8]>> = HashSet::new();
+        for entry in layer {
+            let parts = entry.parts();
+            for length in 0..parts.len() {
+                let above = &parts[..length];
+                assert!(
+                    !earlier.contains(above) || here.contains(above),
+                    "{entry:?} is below a link that is not there"
+                );
+            }
+            if entry.is_directory() {
+                here.remove(&parts);
+                earlier.remove(&parts);
+            } else {
+                here.insert(parts);
+            }
+        }
+        earlier.extend(here);
+    }
 }
 
 /// Nothing in a layer leads out of it.

@@ -10,6 +10,8 @@ pub struct Entry {
     pub sparse_name: Option<Vec<u8>>,
     pub kind: tar::EntryType,
     pub size: u64,
+    /// A character device 0:0: overlayfs's own mark.
+    pub is_whiteout: bool,
     pub link: Option<Vec<u8>>,
     /// The content's beginning.
     pub content: Vec<u8>,
@@ -43,11 +45,22 @@ pub fn read(bytes: &[u8]) -> io::Result<Vec<Entry>> {
             sparse_name,
             kind: entry.header().entry_type(),
             size: entry.size(),
+            is_whiteout: is_whiteout(entry.header()),
             link: entry.link_name_bytes().map(|link| without_nuls(&link)),
             content,
         });
     }
     Ok(entries)
+}
+
+fn is_whiteout(header: &tar::Header) -> bool {
+    let numbers = [329..337, 337..345].map(|field| &header.as_bytes()[field]);
+    // Zero in any way to write a number.
+    header.entry_type().is_character_special()
+        && numbers.iter().all(|number| {
+            let octal = number.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+            octal.iter().all(|digit| *digit == b'0') || (number[0] == 0x80 && number[1..] == [0; 7])
+        })
 }
 
 impl Entry {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use smolfreeze::stage::cut::{CutOptions, CutPiece, CutSummary, Cutter};
 use smolfreeze::stage::scan::{Scanned, Scanner};
 
-/// Complete layers, or the error's words.
-pub type Cut = Result<(Vec<Vec<u8>>, CutSummary), String>;
+/// Complete layers and what marks of overlayfs are not in them, or the error's words.
+pub type Cut = Result<(Vec<Vec<u8>>, CutSummary, Vec<Vec<u8>>), String>;
 
 /// Cuts `tar` in chunks of these lengths, over and over; in one without any.
 pub fn cut(options: &CutOptions, tar: &[u8], chunks: &[u16]) -> Cut {
@@ -26,12 +26,17 @@ pub fn cut(options: &CutOptions, tar: &[u8], chunks: &[u16]) -> Cut {
         Ok(())
     };
     let mut cutter = Cutter::new(options.clone());
+    let mut unmarked = Vec::new();
     let cut = split(tar, chunks)
-        .try_for_each(|chunk| cutter.push(&Bytes::copy_from_slice(chunk), &mut emit))
+        .try_for_each(|chunk| {
+            let pushed = cutter.push(&Bytes::copy_from_slice(chunk), &mut emit);
+            unmarked.append(&mut cutter.unmarked());
+            pushed
+        })
         .and_then(|()| cutter.finish(&mut emit))
         .map_err(|error| error.to_string())?;
     assert!(!open, "the last layer has no end");
-    Ok((layers, cut))
+    Ok((layers, cut, unmarked))
 }
 
 /// Scans `tar` in chunks of these lengths.

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::memory::{Buffer, Memory, Slice, Table};
 use super::pack::{LayerFeed, LayerPiece};
 use crate::error::{Error, Result};
-use crate::progress::{Activity, Meters, Observer, Track};
+use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Track};
 use crate::source::Piece;
 use crate::stage::cut::{CutPiece, CutSummary, Cutter};
 
@@ -42,8 +42,8 @@ struct Layers {
 
 impl Feed {
     /// Cuts what comes in, and hands on layer by layer. All that a cut's thread does.
-    pub(super) fn run(&self, mut cutter: Cutter, pieces: &Receiver<Piece>) -> Result<CutSummary> {
-        let (mut layers, mut tables) = (Layers::default(), Table::default());
+    pub(super) fn run(&self, mut cutter: Cutter, pieces: &Receiver<Piece>) -> Result<(CutSummary, Notices)> {
+        let (mut layers, mut tables, mut notices) = (Layers::default(), Table::default(), Notices::default());
         loop {
             match self.track.during(Activity::WaitsForSource, || pieces.recv()) {
                 Ok(Piece::Bytes(chunk)) => {
@@ -51,8 +51,15 @@ impl Feed {
                     cutter.push(chunk.bytes(), &mut |piece| self.take(&mut layers, Some(&chunk), piece))?;
                     self.settle(&mut layers, Some(&chunk))?;
                     self.memory.count(&mut tables, cutter.table_bytes())?;
+                    for path in cutter.unmarked() {
+                        self.observer.noticed(NoticeKind::Overlay, &path);
+                        notices.add(NoticeKind::Overlay, &path);
+                    }
                 }
-                Ok(Piece::End) => return cutter.finish(&mut |piece| self.take(&mut layers, None, piece)),
+                Ok(Piece::End) => {
+                    let summary = cutter.finish(&mut |piece| self.take(&mut layers, None, piece))?;
+                    return Ok((summary, notices));
+                }
                 Err(_) => return Err(Error::hung_up("the source")),
             }
         }

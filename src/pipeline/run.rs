@@ -167,7 +167,8 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     if let Some(cause) = stop.take_cause() {
         return Err(cause);
     }
-    let (notices, summary, _) = ended.map_err(|_| panicked("a thread"))?;
+    let (mut notices, (summary, of_the_cut), _) = ended.map_err(|_| panicked("a thread"))?;
+    notices.extend(of_the_cut);
     Ok(Flowed { layers: uploads.in_order()?, notices, summary, held_bytes_peak: memory.held_bytes_peak() })
 }
 

@@ -1,8 +1,9 @@
 //! `tar:FILE` and `tar:-`: a tar that somebody else wrote, plain, gzip or zstd.
 //!
-//! A file is read twice: first for its links (headers only where it is plain), then for its bytes, with entries that are
-//! linked to each other at the end, so that they come to lie in one layer. Standard input, like any pipe, can be read
-//! once: it becomes one layer, unless the user cuts it and no link reaches across.
+//! A file is read twice: first for its order (headers only where it is plain), then for its bytes, without those that a
+//! later entry of the same name replaces, and with entries that are linked to each other at the end, so that they come
+//! to lie in one layer. Standard input, like any pipe, can be read once, and there are files whose entries mean what they
+//! do in their own order alone: those become one layer, unless the user cuts it and nothing reaches across.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::memory::{BUFFER_BYTES, Buffer};
 use crate::progress::Notices;
 use crate::stage::header::BLOCK_BYTES;
-use crate::stage::scan::{Scanned, Scanner};
+use crate::stage::scan::{Scanned, Scanner, joined};
 use crate::stop::Stop;
 
 /// What is read of content that nobody wants, where it can't be passed over, and of headers.
@@ -95,14 +96,14 @@ impl Archive {
     /// When the tar is damaged or cut off.
     pub fn survey(&mut self, stop: &Stop, runtime: &Handle) -> Result<Survey> {
         if matches!(self.input, Input::Once(..)) {
-            return Ok(Survey { links_unordered: true, ..Survey::default() });
+            return Ok(Survey { unordered: true, ..Survey::default() });
         }
         let scanned = self.scan(stop, runtime)?;
         let survey = Survey {
-            tar_bytes: Some(scanned.entry_bytes + 2 * BLOCK_BYTES as u64),
+            tar_bytes: Some(scanned.entry_bytes - bytes_of(&scanned.replaced) + 2 * BLOCK_BYTES as u64),
             entries: scanned.entries,
             largest_entry_bytes: scanned.largest_entry_bytes,
-            links_unordered: false,
+            unordered: scanned.order_matters,
         };
         self.scanned = Some(scanned);
         Ok(survey)
@@ -112,7 +113,7 @@ impl Archive {
     #[must_use]
     pub fn whole_from(&self) -> Option<u64> {
         let scanned = self.scanned.as_ref().filter(|scanned| !scanned.linked.is_empty())?;
-        Some(scanned.entry_bytes - scanned.linked.iter().map(|extent| extent.end - extent.start).sum::<u64>())
+        Some(scanned.entry_bytes - bytes_of(&scanned.replaced) - bytes_of(&scanned.linked))
     }
 
     /// Streams the tar; blocks the calling thread until all was handed on.
@@ -121,11 +122,11 @@ impl Archive {
     /// When the tar can't be read to its end, or the freeze is stopped.
     pub fn stream(self, outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
         let mut filling = Filling { outlet, buffer: None };
-        match self.scanned.as_ref().filter(|scanned| !scanned.linked.is_empty()) {
+        match self.scanned.as_ref().filter(|scanned| !scanned.linked.is_empty() || !scanned.replaced.is_empty()) {
             None => filling.take(&mut self.reader(runtime)?, u64::MAX, stop)?,
             Some(scanned) => {
-                let whole = 0..scanned.entry_bytes;
-                self.pass(&mut filling, &outside(&scanned.linked, &whole), stop, runtime)?;
+                let not_now = joined([&scanned.linked[..], &scanned.replaced].concat());
+                self.pass(&mut filling, &outside(&not_now, scanned.entry_bytes), stop, runtime)?;
                 self.pass(&mut filling, &scanned.linked, stop, runtime)?;
                 filling.write(&[0; 2 * BLOCK_BYTES])?;
             }
@@ -354,26 +355,15 @@ fn sniff(file: &mut File) -> std::io::Result<Vec<u8>> {
     Ok(magic)
 }
 
-/// The parts of `range` that lie in `extents`, which are sorted.
-fn inside(extents: &[Range<u64>], range: &Range<u64>) -> Vec<Range<u64>> {
-    let first = extents.partition_point(|extent| extent.end <= range.start);
-    let touching = extents[first..].iter().take_while(|extent| extent.start < range.end);
-    touching.map(|extent| extent.start.max(range.start)..extent.end.min(range.end)).collect()
+fn bytes_of(extents: &[Range<u64>]) -> u64 {
+    extents.iter().map(|extent| extent.end - extent.start).sum()
 }
 
-/// The parts of `range` that lie outside of `extents`.
-fn outside(extents: &[Range<u64>], range: &Range<u64>) -> Vec<Range<u64>> {
-    let (mut parts, mut at) = (Vec::new(), range.start);
-    for part in inside(extents, range) {
-        if at < part.start {
-            parts.push(at..part.start);
-        }
-        at = part.end;
-    }
-    if at < range.end {
-        parts.push(at..range.end);
-    }
-    parts
+/// What lies between `extents`, which are sorted, up to `end`.
+fn outside(extents: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
+    let begins = std::iter::once(0).chain(extents.iter().map(|extent| extent.end));
+    let ends = extents.iter().map(|extent| extent.start).chain([end]);
+    begins.zip(ends).map(|(begin, end)| begin..end).filter(|part| !part.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -26,8 +26,9 @@ pub struct Survey {
     pub entries: u64,
     /// The largest entry's content, about.
     pub largest_entry_bytes: u64,
-    /// Whether links may point anywhere in the stream, so that it has to stay in one layer.
-    pub links_unordered: bool,
+    /// Whether entries may mean something else in another order or apart from each other: links, a name that comes twice,
+    /// an entry below a link. They stay in one layer, unless it is cut and nothing reaches across.
+    pub unordered: bool,
 }
 
 /// Buffers that a source may have taken and not yet sent, where nobody says how many.

@@ -12,21 +12,26 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::header::BLOCK_BYTES;
+use super::header::{BLOCK_BYTES, Kind};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 
 mod ancestors;
+mod end;
 pub(super) mod entry;
-mod path;
+mod marks;
+mod order;
+pub(super) mod path;
 pub(super) mod rule;
 
 use ancestors::{Directories, HASH_BYTES, Held};
+use end::END_MARK;
+pub(super) use end::EndMark;
 use entry::{Pending, Read, Resolved};
-pub use rule::LayerSize;
+use order::Others;
+pub use rule::{LAYERS_MAX, LayerSize};
 
-/// The two zero blocks that end a tar.
-static END_MARK: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
+use super::sparse::ContentMap;
 
 /// The folder that smolvm mounts its own over, as a path for [`CutOptions::own_layers`].
 pub const WORKSPACE: &[u8] = b"workspace";
@@ -44,6 +49,9 @@ pub struct CutOptions {
     pub whole_from: Option<u64>,
     /// Folders that get layers of their own, as paths without a slash at either end. No link may cross their border.
     pub own_layers: Vec<Vec<u8>>,
+    /// Nobody knows whether an entry lies below something else than a folder: names are remembered past their layer, in up
+    /// to 18 bytes each. Of a folder that was walked, or a tar that was scanned, it is known.
+    pub unordered: bool,
 }
 
 /// What comes out of a cut, in order.
@@ -88,7 +96,14 @@ pub struct Cutter {
     /// Header bytes of that entry that came in earlier chunks.
     earlier: Vec<u8>,
     layer: Option<OpenLayer>,
+    /// Layers that began.
+    layers: u64,
     directories: Directories,
+    /// Hashes of the names that were no folders' in the layers that ended, if somebody has to know.
+    earlier_others: HashSet<u64>,
+    /// Hashes of the whiteouts that were left out: links to them are, too.
+    whiteouts: HashSet<u64>,
+    unmarked: Vec<Vec<u8>>,
     /// Bytes before the current chunk.
     offset: u64,
     entries: u64,
@@ -104,11 +119,10 @@ enum State {
         left: u64,
         keep: bool,
         name: Vec<u8>,
+        /// A sparse map that it begins with, until that is complete.
+        map: Option<Box<ContentMap>>,
     },
-    /// Zero blocks and nothing else; `seen` bytes of them came.
-    End {
-        seen: u64,
-    },
+    End(EndMark),
 }
 
 /// The layer that is being written.
@@ -117,8 +131,7 @@ struct OpenLayer {
     /// Bytes of its entries, repeated ancestors not counted.
     entry_bytes: u64,
     held: Held,
-    /// Hashes of the paths that a hard link may point to.
-    files: HashSet<u64>,
+    others: Others,
     /// Which of the folders with own layers it is for.
     own: Option<usize>,
 }
@@ -142,7 +155,11 @@ impl Cutter {
             pending: Pending::default(),
             earlier: Vec::new(),
             layer: None,
+            layers: 0,
             directories: Directories::default(),
+            earlier_others: HashSet::new(),
+            whiteouts: HashSet::new(),
+            unmarked: Vec::new(),
             offset: 0,
             entries: 0,
             workspace_entries: 0,
@@ -158,8 +175,15 @@ impl Cutter {
         while cursor.at < chunk.len() {
             let rest = &chunk[cursor.at..];
             match &mut self.state {
-                State::Content { left, keep, .. } => {
+                State::Content { left, keep, name, map } => {
                     let now = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    if let Some(sparse) = map {
+                        let taken = sparse.take(&rest[..now]);
+                        let refused = |reason| entry::Refusal::of(name, reason).error(self.offset);
+                        if taken.map_err(refused)? {
+                            *map = None;
+                        }
+                    }
                     *left -= now as u64;
                     cursor.at += now;
                     cursor.headers = cursor.at;
@@ -180,18 +204,12 @@ impl Cutter {
                             hand_on(chunk, cursor.run..cursor.headers, emit)?;
                             self.earlier.clear();
                             (cursor.run, cursor.headers) = (cursor.at, cursor.at);
-                            self.state = State::End { seen: BLOCK_BYTES as u64 };
+                            self.state = State::End(EndMark::begun());
                         }
                     }
                 }
-                State::End { seen } => {
-                    if let Some(at) = rest.iter().position(|byte| *byte != 0) {
-                        let offset = self.offset + (cursor.at + at) as u64;
-                        let reason =
-                            "there is more after the archive's end mark; are these several archives in one file?";
-                        return Err(Error::source("reading the tar", format_args!("byte {offset}"), reason));
-                    }
-                    *seen += rest.len() as u64;
+                State::End(end) => {
+                    end.take(rest, self.offset + cursor.at as u64)?;
                     cursor.at = chunk.len();
                     (cursor.run, cursor.headers) = (cursor.at, cursor.at);
                 }
@@ -207,8 +225,15 @@ impl Cutter {
     /// Bytes of the tables that grow with the tar: every directory, and the names of the layer that is open.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
-        let layer = self.layer.as_ref().map_or(0, |layer| layer.held.bytes() + layer.files.capacity() * HASH_BYTES);
-        self.directories.bytes() + layer + self.earlier.capacity()
+        let layer = self.layer.as_ref().map_or(0, |layer| layer.held.bytes() + layer.others.bytes());
+        let names = (self.earlier_others.capacity() + self.whiteouts.capacity()) * HASH_BYTES;
+        self.directories.bytes() + layer + names + self.earlier.capacity()
+    }
+
+    /// Entries since the last call of which overlayfs's own marks are in no layer: left out where they are one, or without
+    /// the attributes that are.
+    pub fn unmarked(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.unmarked)
     }
 
     /// The tar has ended; so does the last layer.
@@ -220,7 +245,7 @@ impl Cutter {
             Err(Error::source("reading the tar", subject, format!("{reason}; it was cut off")))
         };
         match &self.state {
-            State::End { seen } if *seen >= END_MARK.len() as u64 => {}
+            State::End(end) if end.is_whole() => {}
             State::Content { left, name, .. } => {
                 return cut_off(entry::quoted(name), format!("the stream ends {left} bytes before the entry does"));
             }
@@ -244,31 +269,55 @@ impl Cutter {
     /// An entry's headers are complete: decide what becomes of it.
     fn entry(&mut self, chunk: &Bytes, cursor: &mut Cursor, entry: &Resolved, emit: Emit) -> Result<()> {
         let refuse = |reason: &str| self.refuse(&entry::Refusal::of(&entry.name, reason), cursor);
-        let skip = self.options.exclude.matches_within(&entry.path)
+        let excluded = self.options.exclude.matches_within(&entry.path)
             || self.options.exclude.matches_within(entry::lenient(&entry.name));
-        let path = match &entry.hostile {
-            Some(_) if skip => &[][..],
-            Some(reason) => return Err(refuse(reason)),
-            None => &entry.path[..],
-        };
-        let content = padded(entry.size);
+        if let Some(reason) = entry.hostile.filter(|_| !excluded) {
+            return Err(refuse(reason));
+        }
+        let unmarked = !excluded && self.is_whiteout(entry);
+        if unmarked || (entry.overlay_marks && !excluded) {
+            self.unmarked.push(entry.path.clone());
+        }
+        let skip = excluded || unmarked;
         if skip {
             hand_on(chunk, cursor.run..cursor.headers, emit)?;
             self.earlier.clear();
             (cursor.run, cursor.headers) = (cursor.at, cursor.at);
         } else {
+            if entry.overlay_marks {
+                hand_on(chunk, cursor.run..cursor.headers, emit)?;
+                self.earlier.extend_from_slice(&chunk[cursor.headers..cursor.at]);
+                self.earlier = marks::without_attributes(&self.earlier);
+                (cursor.run, cursor.headers) = (cursor.at, cursor.at);
+            }
             if entry.is_directory {
-                self.directories.insert(path, &[&self.earlier, &chunk[cursor.headers..cursor.at]]);
+                self.directories.insert(&entry.path, &[&self.earlier, &chunk[cursor.headers..cursor.at]]);
             }
             self.place(chunk, cursor, entry, emit)?;
             self.entries += 1;
             self.workspace_entries +=
                 u64::from(path::is_within(&entry.path, WORKSPACE) && entry.path.len() > WORKSPACE.len());
         }
+        let content = padded(entry.size);
         if content > 0 {
-            self.state = State::Content { left: content, keep: !skip, name: entry.name.clone() };
+            let map = entry.map.clone().filter(|_| !skip);
+            self.state = State::Content { left: content, keep: !skip, name: entry.name.clone(), map };
         }
         Ok(())
+    }
+
+    /// Whether overlayfs would take the entry for a mark. It links its whiteouts to each other.
+    fn is_whiteout(&mut self, entry: &Resolved) -> bool {
+        let is_one = match &entry.link {
+            Some(target) => self.whiteouts.contains(&rule::hash(target)),
+            None => entry.kind == Kind::Whiteout,
+        };
+        if is_one {
+            self.whiteouts.insert(rule::hash(&entry.path));
+        } else if !self.whiteouts.is_empty() {
+            self.whiteouts.remove(&rule::hash(&entry.path));
+        }
+        is_one
     }
 
     /// Puts the entry into the layer it belongs to, behind the ancestors it needs.
@@ -280,9 +329,14 @@ impl Cutter {
             _ if own != layer.own => true,
             Some(whole_from) if begins_at >= whole_from => begins_at == whole_from,
             _ => {
-                entry.link.is_none() && self.options.layer_size.ends_before(&entry.path, entry_bytes, layer.entry_bytes)
+                let size = self.options.layer_size;
+                entry.link.is_none() && size.ends_before(&entry.path, entry_bytes, self.layers, layer.entry_bytes)
             }
         });
+        if ends && self.layers == LAYERS_MAX {
+            let reason = "it wants one more layer than runtimes take; the tar goes in and out of /workspace too often";
+            return Err(self.refuse(&entry::Refusal::of(&entry.name, reason), cursor));
+        }
         let mut interrupted = false;
         if ends || self.layer.is_none() {
             hand_on(chunk, cursor.run..cursor.headers, emit)?;
@@ -294,22 +348,27 @@ impl Cutter {
         }
         let Some(layer) = self.layer.as_mut() else { return Ok(()) };
         if let Some(target) = &entry.link
-            && !layer.files.contains(&rule::hash(target))
+            && !layer.others.contains(target)
         {
             return Err(self.unreachable_link(entry, target, cursor));
         }
-        for path in layer.held.missing(&entry.path) {
+        let missing = layer.held.missing(&entry.path);
+        let missing = layer.others.folders_only(missing, &self.earlier_others);
+        let missing = missing.and_then(|missing| layer.others.insert(entry, &mut layer.held).map(|()| missing));
+        let missing = match missing {
+            Ok(missing) => missing,
+            Err(reason) => return Err(self.out_of_order(entry, &reason, cursor)),
+        };
+        if entry.is_directory && self.options.unordered {
+            self.earlier_others.remove(&rule::hash(&entry.path));
+        }
+        for path in missing {
             let Some(blocks) = self.directories.header_blocks(path) else { continue };
             if !interrupted {
                 hand_on(chunk, cursor.run..cursor.headers, emit)?;
                 interrupted = true;
             }
             emit(CutPiece::Own(blocks.into()))?;
-        }
-        if entry.is_directory {
-            layer.held.insert(&entry.path);
-        } else {
-            layer.files.insert(rule::hash(&entry.path));
         }
         layer.entry_bytes += entry_bytes;
         if interrupted || !self.earlier.is_empty() {
@@ -325,6 +384,7 @@ impl Cutter {
     fn open_layer(&mut self, own: Option<usize>, emit: Emit) -> Result<()> {
         if self.layer.is_none() {
             self.layer = Some(OpenLayer { own, ..OpenLayer::default() });
+            self.layers += 1;
             let workspace = own.is_some_and(|own| self.options.own_layers[own] == WORKSPACE);
             emit(CutPiece::Begin { workspace })?;
         }
@@ -332,7 +392,10 @@ impl Cutter {
     }
 
     fn end_layer(&mut self, emit: Emit) -> Result<()> {
-        self.layer = None;
+        let layer = self.layer.take();
+        if self.options.unordered {
+            self.earlier_others.extend(layer.into_iter().flat_map(|layer| layer.others.into_names()));
+        }
         emit(CutPiece::Own(Bytes::from_static(&END_MARK)))?;
         emit(CutPiece::End)
     }
@@ -352,22 +415,6 @@ impl Cutter {
     /// Names the byte where the entry's headers begin, in whatever chunk they came.
     fn refuse(&self, refusal: &entry::Refusal, cursor: &Cursor) -> Error {
         refusal.error(self.offset + cursor.headers as u64 - self.earlier.len() as u64)
-    }
-
-    fn unreachable_link(&self, entry: &Resolved, target: &[u8], cursor: &Cursor) -> Error {
-        let reason = format!(
-            "it is a link to {}, which is in an earlier layer or in none; a layer must not link into another",
-            entry::quoted(target)
-        );
-        let own = |path: &[u8]| self.options.own_layers.iter().position(|folder| path::is_within(path, folder));
-        let hint = match (own(&entry.path), own(target)) {
-            (here, there) if here != there => {
-                "/workspace has layers of its own: leave out one of the two with --exclude"
-            }
-            _ if self.options.own_layers.is_empty() => "leave --layer-size out, or freeze into one layer",
-            _ => "unpack the tar and freeze the folder (dir:PATH): there, linked files come last",
-        };
-        self.refuse(&entry::Refusal::of(&entry.name, &reason), cursor).hint(hint)
     }
 }
 

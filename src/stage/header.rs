@@ -3,6 +3,7 @@
 //! Only what the cut has to know is read; the bytes themselves are passed on as they came. What two readers could
 //! understand differently is refused, since a layer must mean the same to everyone.
 
+use super::sparse::{ContentMap, SparseMap, decimal};
 use crate::text;
 
 /// A tar block.
@@ -19,7 +20,11 @@ pub enum Kind {
     HardLink,
     /// A directory.
     Directory,
-    /// Symlink, device or FIFO: an entry without content.
+    /// A symlink.
+    Symlink,
+    /// A character device 0:0, by which overlayfs says that a name of a lower folder is gone.
+    Whiteout,
+    /// Another device or a FIFO: an entry without content.
     Other,
     /// PAX records for the next entry.
     Pax,
@@ -78,7 +83,9 @@ pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
         b'S' => Kind::OldSparse,
         b'1' => Kind::HardLink,
         b'5' => Kind::Directory,
-        b'2' | b'3' | b'4' | b'6' => Kind::Other,
+        b'2' => Kind::Symlink,
+        b'3' if number(&block[329..337]) == Some(0) && number(&block[337..345]) == Some(0) => Kind::Whiteout,
+        b'3' | b'4' | b'6' => Kind::Other,
         b'x' => Kind::Pax,
         b'g' => Kind::GlobalPax,
         b'L' => Kind::LongName,
@@ -86,7 +93,8 @@ pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
         flag => return Err(Malformed::UnknownType(flag)),
     };
     let size = number(&block[124..136]).ok_or(Malformed::Damaged("its size is no number"))?;
-    if matches!(kind, Kind::HardLink | Kind::Directory | Kind::Other) && size != 0 {
+    let has_none = matches!(kind, Kind::HardLink | Kind::Directory | Kind::Symlink | Kind::Whiteout | Kind::Other);
+    if has_none && size != 0 {
         return Err(Malformed::Contradiction("an entry without content has a size"));
     }
     let (posix, gnu) = (&block[257..265] == b"ustar\x0000", &block[257..265] == b"ustar  \0");
@@ -126,8 +134,15 @@ fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
+/// Gives a block the checksum that is right for it.
+pub fn seal(block: &mut [u8; BLOCK_BYTES]) {
+    block[148..156].copy_from_slice(b"        ");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
 /// Octal with blanks and NUL around it, or base-256 (first bit set), not negative.
-fn number(field: &[u8]) -> Option<u64> {
+pub(super) fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let first = u64::from(field[0] & 0x7f);
         return field[1..].iter().try_fold(first, |value, byte| value.checked_mul(256)?.checked_add(u64::from(*byte)));
@@ -150,6 +165,64 @@ pub struct PaxRecords {
     pub link: Option<Vec<u8>>,
     /// `size`.
     pub size: Option<u64>,
+    /// Whether an extended attribute is one of overlayfs's own.
+    pub overlay_marks: bool,
+    /// What it says of a sparse file.
+    pub sparse: PaxSparse,
+}
+
+/// The records of a sparse file, which came in three formats.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PaxSparse {
+    /// 0.0: `GNU.sparse.offset` and `GNU.sparse.numbytes` in turn. 0.1: `GNU.sparse.map`.
+    map: Option<SparseMap>,
+    /// An offset whose length is still to come.
+    offset: Option<u64>,
+    /// `GNU.sparse.size` or, in 1.0, `GNU.sparse.realsize`.
+    file_bytes: Option<u64>,
+    /// `GNU.sparse.major`, which is 1 where the map is in the content.
+    major: Option<u64>,
+}
+
+impl PaxSparse {
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let number = || decimal(value).ok_or(Malformed::Damaged("a number of a sparse file is none"));
+        let contradiction = |why| Err(Malformed::Contradiction(why));
+        match key {
+            b"size" | b"realsize" => set(&mut self.file_bytes, number()?)?,
+            b"major" => set(&mut self.major, number()?)?,
+            b"map" if self.map.is_some() => return contradiction("it has two sparse maps"),
+            b"map" => self.map.insert(SparseMap::default()).add_list(value).or_else(contradiction)?,
+            b"offset" if self.offset.replace(number()?).is_some() => {
+                return contradiction("its sparse map has an offset without a length");
+            }
+            b"numbytes" => {
+                let Some(offset) = self.offset.take() else {
+                    return contradiction("its sparse map has a length without an offset");
+                };
+                self.map.get_or_insert_default().add(offset, number()?).or_else(contradiction)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Checks what is known of the map of an entry with `content_bytes`; gives the one that is still to come in them.
+    ///
+    /// # Errors
+    /// Why nobody could unpack it.
+    pub(super) fn resolve(&self, content_bytes: u64) -> Result<Option<ContentMap>, &'static str> {
+        let file_bytes = || self.file_bytes.ok_or("its sparse map is of a file of no size");
+        match (self.map, self.major) {
+            _ if self.offset.is_some() => Err("its sparse map has an offset without a length"),
+            (None, None | Some(0)) => Ok(None),
+            (Some(map), None | Some(0)) => map.fits(file_bytes()?, content_bytes).map(|()| None),
+            (None, Some(1)) if content_bytes > 0 => Ok(Some(ContentMap::new(file_bytes()?, content_bytes))),
+            (None, Some(1)) => Err("its content ends within its sparse map"),
+            (Some(_), Some(1)) => Err("it has two sparse maps"),
+            (_, Some(_)) => Err("its sparse map is of an unknown format"),
+        }
+    }
 }
 
 impl PaxRecords {
@@ -181,15 +254,40 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
             b"linkpath" => set(&mut records.link, named()?)?,
             b"GNU.sparse.name" => set(&mut records.sparse_name, named()?)?,
             b"size" => {
-                let size =
-                    std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-                let size = size.and_then(|text| text.parse().ok());
-                set(&mut records.size, size.ok_or(Malformed::Damaged("a PAX size is no number"))?)?;
+                set(&mut records.size, decimal(value).ok_or(Malformed::Damaged("a PAX size is no number"))?)?;
             }
-            _ => {}
+            _ => match key.strip_prefix(b"GNU.sparse.") {
+                Some(key) => records.sparse.record(key, value)?,
+                None => records.overlay_marks |= is_overlay_mark(key),
+            },
         }
     }
     Ok(records)
+}
+
+/// Whether a PAX record is an extended attribute that overlayfs reads for itself (docs.kernel.org, "overlayfs"): in a
+/// mount of root's, or in one of a user's own.
+#[must_use]
+pub fn is_overlay_mark(key: &[u8]) -> bool {
+    let Some(name) = key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr.")) else {
+        return false;
+    };
+    [&b"trusted.overlay."[..], b"user.overlay."]
+        .iter()
+        .any(|mark| decoded(name).take(mark.len()).eq(mark.iter().copied()))
+}
+
+/// GNU tar and libarchive write some characters of a name as `%` and two hexadecimal digits.
+fn decoded(mut name: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let digit = |at: usize| name.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let (first, taken) = match (name.first()?, digit(1), digit(2)) {
+            (b'%', Some(high), Some(low)) => (u8::try_from(16 * high + low).unwrap_or(b'%'), 3),
+            (first, ..) => (*first, 1),
+        };
+        name = &name[taken..];
+        Some(first)
+    })
 }
 
 /// POSIX lets the last record of a key win; there are readers that take the first.
@@ -216,7 +314,7 @@ pub fn only_comments(mut content: &[u8]) -> bool {
 }
 
 /// `<length> <key>=<value>\n`, the length counting all of it.
-fn pax_record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+pub(super) fn pax_record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let blank = content.iter().take(20).position(|byte| *byte == b' ')?;
     let digits =
         std::str::from_utf8(&content[..blank]).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
@@ -243,11 +341,7 @@ pub(crate) mod tests {
         block
     }
 
-    pub(crate) fn seal(block: &mut [u8; BLOCK_BYTES]) {
-        block[148..156].copy_from_slice(b"        ");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    }
+    pub(crate) use super::seal;
 
     #[test]
     fn numbers_are_octal_or_base_256() {
@@ -267,6 +361,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn overlay_marks_are_known_however_they_are_written() {
+        for key in ["SCHILY.xattr.trusted.overlay.opaque", "LIBARCHIVE.xattr.user.overlay.whiteout"] {
+            assert!(is_overlay_mark(key.as_bytes()) && is_overlay_mark(key.replace('v', "%76").as_bytes()), "{key}");
+        }
+        for key in ["SCHILY.xattr.trusted.overlays", "SCHILY.xattr.user.x", "trusted.overlay.opaque", "SCHILY.xattr.%"]
+        {
+            assert!(!is_overlay_mark(key.as_bytes()), "{key}");
+        }
+    }
+
+    #[test]
     fn a_directory_with_content_contradicts_itself() {
         assert!(matches!(parse(&block(b"a/", b'5', 512)), Err(Malformed::Contradiction(_))));
     }
@@ -276,7 +381,12 @@ pub(crate) mod tests {
         let records = parse_pax(b"13 path=a\nb=\n9 size=7\n15 linkpath=xx\n21 SCHILY.xattr.u=\0\n\n").unwrap();
         assert_eq!(
             records,
-            PaxRecords { path: Some(b"a\nb=".to_vec()), link: Some(b"xx".to_vec()), size: Some(7), sparse_name: None }
+            PaxRecords {
+                path: Some(b"a\nb=".to_vec()),
+                link: Some(b"xx".to_vec()),
+                size: Some(7),
+                ..PaxRecords::default()
+            }
         );
         for broken in [
             &b"5 a=b"[..],

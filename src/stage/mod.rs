@@ -5,3 +5,4 @@ pub mod cut;
 pub mod digest;
 pub mod header;
 pub mod scan;
+mod sparse;

@@ -20,5 +20,6 @@ mod memory;
 mod network;
 mod printed;
 mod profile;
+mod tars;
 mod thin;
 mod trees;

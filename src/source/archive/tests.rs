@@ -11,13 +11,10 @@ use crate::stage::header::tests::{block, seal};
 const PIECES: usize = 1000;
 
 #[test]
-fn ranges_split_at_extents() {
-    let extents = [10..20, 30..40];
-    assert_eq!(inside(&extents, &(0..100)), [10..20, 30..40]);
-    assert_eq!(outside(&extents, &(0..100)), [0..10, 20..30, 40..100]);
-    assert_eq!(outside(&extents, &(15..35)), vec![20..30]);
-    assert_eq!(inside(&extents, &(15..35)), [15..20, 30..35]);
-    assert!(inside(&extents, &(20..30)).is_empty());
+fn what_lies_between_extents() {
+    assert_eq!(outside(&[10..20, 30..40], 100), [0..10, 20..30, 40..100]);
+    assert_eq!(outside(&[0..20, 30..40], 40), vec![20..30]);
+    assert_eq!(outside(&[], 7), vec![0..7]);
 }
 
 fn file(name: &str, bytes: usize) -> Vec<u8> {

@@ -137,7 +137,7 @@ impl Machine {
         // A guest without awk can't count; then nobody knows.
         let Some((entries, bytes, largest)) = counted else { return Ok(Survey::default()) };
         let tar_bytes = entries.saturating_mul(ENTRY_OVERHEAD_BYTES).saturating_add(bytes);
-        Ok(Survey { tar_bytes: Some(tar_bytes), entries, largest_entry_bytes: largest, links_unordered: false })
+        Ok(Survey { tar_bytes: Some(tar_bytes), entries, largest_entry_bytes: largest, unordered: false })
     }
 
     /// The reader to offer to this guest, if it may run there and has room.

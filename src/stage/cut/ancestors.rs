@@ -118,6 +118,18 @@ impl Held {
         path::from_root(parent).filter(|ancestor| self.paths.insert(self.hasher.hash_one(ancestor))).collect()
     }
 
+    /// Whether there is a directory at `path`, or the layer has entries below it.
+    pub(super) fn contains(&self, path: &[u8]) -> bool {
+        self.paths.contains(&self.hasher.hash_one(path))
+    }
+
+    /// Something else than a directory is at `path` from now on: whether a way leads over it has to be looked at again.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        if self.paths.remove(&self.hasher.hash_one(path)) {
+            self.last = None;
+        }
+    }
+
     /// The layer has an entry for the directory at `path`.
     pub(super) fn insert(&mut self, path: &[u8]) {
         self.paths.insert(self.hasher.hash_one(path));

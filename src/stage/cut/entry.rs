@@ -4,6 +4,7 @@ use super::path;
 use crate::error::Error;
 use crate::exclude;
 use crate::stage::header::{self, BLOCK_BYTES, Header, Kind, PaxRecords};
+use crate::stage::sparse::{ContentMap, SparseMap};
 pub(in crate::stage) use crate::text::quoted;
 
 /// Most bytes of extension headers (PAX records, long names) that one entry may have: xattrs of 64 KiB and a path of
@@ -24,6 +25,9 @@ pub(in crate::stage) struct Pending {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     main: Option<Header>,
+    /// Of GNU's old sparse format, and how long the file is.
+    sparse: SparseMap,
+    sparse_file_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -59,8 +63,14 @@ pub(in crate::stage) struct Resolved {
     /// Bytes of all its headers.
     pub(in crate::stage) header_bytes: u64,
     pub(in crate::stage) is_directory: bool,
+    /// What its header says that it is.
+    pub(in crate::stage) kind: Kind,
     /// For a hard link, the path that it is a link to.
     pub(in crate::stage) link: Option<Vec<u8>>,
+    /// It has attributes that are overlayfs's own marks.
+    pub(in crate::stage) overlay_marks: bool,
+    /// The content begins with a sparse map.
+    pub(in crate::stage) map: Option<Box<ContentMap>>,
 }
 
 /// Why an entry, or something in an entry's place, can't go into a layer.
@@ -131,6 +141,7 @@ impl Pending {
     fn block(&mut self, block: &[u8; BLOCK_BYTES]) -> Result<Read, Refusal> {
         if matches!(self.state, State::SparseMap) {
             self.header_bytes += BLOCK_BYTES as u64;
+            self.sparse.add_old(&block[..504]).map_err(|reason| self.refusal(reason))?;
             // GNU tar manual, "Old GNU Format": byte 504 says whether one more follows.
             return if block[504] == 0 { self.resolve() } else { self.bounded(Read::More) };
         }
@@ -160,8 +171,12 @@ impl Pending {
                 Ok(Read::More)
             }
             _ => {
-                let extended = header.extended;
+                let (extended, kind) = (header.extended, header.kind);
                 self.main = Some(header);
+                if kind == Kind::OldSparse {
+                    self.sparse_file_bytes = header::number(&block[483..495]);
+                    self.sparse.add_old(&block[386..482]).map_err(|reason| self.refusal(reason))?;
+                }
                 if extended {
                     self.state = State::SparseMap;
                     return Ok(Read::More);
@@ -253,7 +268,31 @@ impl Pending {
             },
             _ => None,
         };
-        Ok(Read::Entry(Resolved { name, path, hostile, size, header_bytes: whole.header_bytes, is_directory, link }))
+        let map = whole.map(main.kind, size).map_err(|reason| Refusal::of(&name, reason))?;
+        Ok(Read::Entry(Resolved {
+            name,
+            path,
+            hostile,
+            size,
+            header_bytes: whole.header_bytes,
+            is_directory,
+            kind: main.kind,
+            link,
+            overlay_marks: pax.is_some_and(|pax| pax.overlay_marks),
+            map,
+        }))
+    }
+
+    /// Checks the sparse map of an entry of `size` bytes; gives the one that its content begins with.
+    fn map(&self, kind: Kind, size: u64) -> Result<Option<Box<ContentMap>>, &'static str> {
+        match (kind, &self.pax) {
+            (Kind::OldSparse, _) => {
+                let file_bytes = self.sparse_file_bytes.ok_or("its sparse map is of a file of no size")?;
+                self.sparse.fits(file_bytes, size).map(|()| None)
+            }
+            (Kind::File, Some(pax)) => pax.sparse.resolve(size).map(|map| map.map(Box::new)),
+            _ => Ok(None),
+        }
     }
 
     fn bounded<T>(&self, value: T) -> Result<T, Refusal> {

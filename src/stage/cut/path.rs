@@ -28,7 +28,7 @@ pub(super) fn normalise(name: &[u8]) -> Result<Vec<u8>, &'static str> {
 }
 
 /// The directory that `path` is in: empty for the root, none for the root itself.
-pub(super) fn parent(path: &[u8]) -> Option<&[u8]> {
+pub(in crate::stage) fn parent(path: &[u8]) -> Option<&[u8]> {
     if path.is_empty() {
         return None;
     }
@@ -36,7 +36,7 @@ pub(super) fn parent(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// `path` and all directories above it, the root first.
-pub(super) fn from_root(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(in crate::stage) fn from_root(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let root = std::iter::once(&path[..0]);
     let inner = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash]);
     let itself = Some(path).filter(|path| !path.is_empty());

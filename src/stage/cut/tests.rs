@@ -1,6 +1,11 @@
 use super::*;
-use crate::error::Kind;
+use crate::error;
 use crate::stage::header::tests::{block, seal};
+
+mod layers;
+mod marks;
+mod order;
+mod sparse;
 
 fn entry(name: &str, flag: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = block(name.as_bytes(), flag, content.len() as u64).to_vec();
@@ -176,7 +181,7 @@ fn hostile_names_are_refused_and_can_be_left_out() {
     for (name, pattern) in [("../x", "../x"), ("/etc/x", "/etc/x"), ("a/.wh.x", ".wh.x"), ("a/../../x", "a/../../x")] {
         let tar = archive(&[entry("ok", b'0', b"1"), entry(name, b'0', b"22"), entry("end", b'0', b"3")]);
         let error = cut(&CutOptions::default(), &tar, 512).unwrap_err();
-        assert_eq!(error.kind(), Kind::Source);
+        assert_eq!(error.kind(), error::Kind::Source);
         assert!(error.to_string().contains(&format!("'{name}'")) && error.to_string().contains("--exclude"), "{error}");
         let exclude = Exclude::new(&[pattern]).unwrap();
         let layers = cut(&CutOptions { exclude, ..CutOptions::default() }, &tar, 100).unwrap();

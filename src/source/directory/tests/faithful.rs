@@ -77,7 +77,7 @@ fn a_survey_is_exact_where_nothing_is_extended() {
     assert_eq!(surveyed.tar_bytes, Some(streamed.tar.len() as u64));
     assert_eq!(surveyed.entries, streamed.names().len() as u64);
     assert_eq!(surveyed.largest_entry_bytes, 3 << 20);
-    assert!(!surveyed.links_unordered);
+    assert!(!surveyed.unordered);
 }
 
 #[test]
