@@ -124,9 +124,7 @@ fn go(world: &mut World, case: &Case, judged: &mut Judged) {
     judged.wrong.extend(judge::left_in_registry(world, case, &ended));
     let is_good = ended.code == Some(0);
     judged.ended = Some(ended);
-    // Its guest takes the host for alive, for as long as its lease says.
-    let is_held = is_killed && world.machine.is_some();
-    if !judged.wrong.is_empty() || (is_good && !case.again) || is_held {
+    if !judged.wrong.is_empty() || (is_good && !case.again) {
         return;
     }
     world.had_crash = case.has_crash();
