@@ -12,6 +12,7 @@ use super::patterns;
 use crate::error::{Error, Result};
 use crate::source::Selection;
 use crate::source::wanted::{EPHEMERAL, Wanted};
+use crate::text;
 
 /// Where smolvm mounts its own disks: the root filesystem is in there once more.
 const SMOLVM: [&str; 2] = ["storage", "oldroot"];
@@ -93,7 +94,11 @@ pub fn decide(look: &Look, bare: bool, selection: &Selection) -> Result<Capture>
     let mut wanted = Wanted::of_root(selection);
     let asked = std::mem::take(&mut wanted.include);
     if let Some(missing) = asked.iter().find(|path| !mounts.contains_key(*path) && !is_one_of(&EPHEMERAL, path)) {
-        return Err(Error::usage("reading --include-mount", missing.display(), "nothing is mounted there"));
+        return Err(Error::usage(
+            "reading --include-mount",
+            Path::new("/").join(missing).display(),
+            "nothing is mounted there",
+        ));
     }
     let smolvm = SMOLVM.iter().map(PathBuf::from).filter(|folder| bare || mounts.contains_key(folder));
     wanted.hollow.extend(smolvm.filter(|folder| !asked.contains(folder)));
@@ -185,8 +190,7 @@ fn escaped(path: &str) -> String {
 
 /// A mount point relative to the root. A plan is made of lines of text, so what can't be one is refused.
 fn relative(point: &[u8]) -> Result<PathBuf> {
-    let refused =
-        |reason: &str| Error::source("reading the mounts", String::from_utf8_lossy(point).escape_debug(), reason);
+    let refused = |reason: &str| Error::source("reading the mounts", text::name(point), reason);
     let text = std::str::from_utf8(point).map_err(|_| refused("the name of a mount point is not UTF-8"))?;
     if text.contains('\n') {
         return Err(refused("the name of a mount point has a line break in it"));

@@ -107,6 +107,10 @@ run() {
 	echo "${1##*/} $?" >>"${verdict:-/dev/null}"
 }
 
+# Whether something was killed, or is not there: what would follow must not be taken for more of the archive.
+killed=' \(12[6-9]\|1[3-9][0-9]\|2[0-9][0-9]\)$'
+broken() { grep -q "$killed" "$verdict"; }
+
 # Depth first, in name order: `/` sorts before everything else. Swapping two bytes twice changes nothing, so a name with
 # \001 in it survives.
 in_order() { run tr '/\001' '\001/' | run sort -z -u | run tr '/\001' '\001/'; }
@@ -167,8 +171,9 @@ archive() {
 		# shellcheck disable=SC2016  # the inner shell expands it
 		run xargs -0 sh -c '[ $# -gt 0 ] || exit 0
 			{ tar -c -C / --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } |
-				{ head -c -1024; echo "head $?" >>"$verdict"; }' sh
-		run head -c 1024 /dev/zero
+				{ head -c -1024; echo "head $?" >>"$verdict"; }
+			! grep -q "$killed" "$verdict" || exit 255' sh
+		broken || run head -c 1024 /dev/zero
 	fi
 }
 
@@ -246,7 +251,7 @@ archives() {
 	records=odd
 	if [ "$squeeze" = none ] && find_tar; then records=whole; fi
 	for names in 'single linked apart' 'linked apart' apart; do
-		[ -e going ] || return
+		if [ ! -e going ] || broken; then return; fi
 		[ "$names" = 'single linked apart' ] || [ -s "${names%% *}" ] || continue
 		# shellcheck disable=SC2086  # words on purpose
 		list $names | archive "${names%% *}" | squeeze
@@ -492,7 +497,7 @@ prepare | produce | next | stop)
 	folder=${spool%/*}
 	id=${spool##*/.smolfreeze-}
 	lock=$folder/.smolfreeze.lock
-	export verdict="$spool/verdict" TMPDIR="$spool"
+	export killed verdict="$spool/verdict" TMPDIR="$spool"
 	made=''
 	{ read -r made <"$spool/made"; } 2>/dev/null
 	;;
