@@ -55,8 +55,8 @@ impl Folder {
 
     /// Whether the freeze with this id was one of this host and user, and its process is dead. Of others nothing is known.
     pub(crate) fn knows_dead(&self, id: &str) -> bool {
-        let halves =
-            id.split_at_checked(16).map(|(home, run)| (u64::from_str_radix(home, 16), u64::from_str_radix(run, 16)));
+        let whole = Some(id).filter(|id| id.len() == 32).and_then(|id| id.split_at_checked(16));
+        let halves = whole.map(|(home, run)| (u64::from_str_radix(home, 16), u64::from_str_radix(run, 16)));
         match halves {
             Some((Ok(home), Ok(run))) => home == self.home() && !Place::is_alive(&self.parent, PREFIX, run),
             _ => false,
