@@ -54,11 +54,6 @@ fn words(world: &World, case: &Case, stderr: &str, code: i32, named: &str) -> Op
         return (!stderr.contains("interrupted")).then(|| "it does not say that it was interrupted".to_owned());
     }
     let mut things = vec![named.to_owned(), world.host.text("scratch")];
-    // Where busybox's find or tar is killed, the next batch follows what it left, and the broken stream is told first: by its
-    // byte, without the machine.
-    if case.has(|fault| matches!(fault, Fault::KillInGuest(..))) {
-        things.push("reading the tar".to_owned());
-    }
     for output in &case.outputs {
         let name = world.name(*output);
         let thing = if output.is_registry() { name.split('/').next().unwrap_or_default() } else { &name };
