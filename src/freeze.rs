@@ -184,11 +184,11 @@ async fn commit_all(sinks: &[Sink], image: &crate::sink::Image, stop: &Stop) -> 
     prepared.map_err(cause_of)?;
     let mut committed: Vec<Committed> = Vec::new();
     for sink in sinks {
-        let named = match stop.check() {
+        let outcome = match stop.check() {
             Ok(()) => sink.commit(image).await,
             Err(stopped) => Err(stopped),
         };
-        match named {
+        match outcome {
             Ok(done) => committed.push(done),
             Err(error) if committed.is_empty() => return Err(cause_of(error)),
             Err(error) => {
