@@ -56,12 +56,7 @@ pub fn check(shape: &Shape, work: &Work, machines: &mut Machines) -> Vec<String>
         env!("CARGO_BIN_EXE_smolfreeze").into()
     };
     let changing = shape.is_live().then(|| Live::start(&tree, shape.seed));
-    let mut ended = freezing::freeze(work, &binary, &source, input.as_deref());
-    if shape.layer_size.is_some() && ended.said.contains("more layers of that size than") {
-        // That was said before anything was read; the size is the last word.
-        source.truncate(source.len() - 2);
-        ended = freezing::freeze(work, &binary, &source, input.as_deref());
-    }
+    let ended = freezing::freeze(work, &binary, &source, input.as_deref());
     if let Some(changing) = changing {
         changing.stop();
     }
