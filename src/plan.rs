@@ -16,7 +16,7 @@ use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::source::Survey;
 use crate::source::machine;
 use crate::stage::compress::Method;
-use crate::stage::cut::{CutOptions, LAYERS_MAX, LayerSize};
+use crate::stage::cut::{CutOptions, LayerSize};
 use crate::state::{Id, State};
 use crate::stop::Stop;
 use crate::text;
@@ -173,7 +173,7 @@ impl Plan {
         opened.settings.smolvm_version = opened.settings.smolvm_version.or(smolvm_version);
         fill_in(&mut options.image, &options.source)?;
         let survey = opened.survey;
-        let layer_size = layer_size(&options, &survey)?;
+        let layer_size = layer_size(&options, &survey);
         let wish = Wish {
             memory_bytes: options.memory_bytes,
             scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
@@ -237,22 +237,13 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn layer_size(options: &FreezeOptions, survey: &Survey) -> Result<LayerSize> {
-    let size = match (options.layer_bytes, survey.tar_bytes) {
+fn layer_size(options: &FreezeOptions, survey: &Survey) -> LayerSize {
+    match (options.layer_bytes, survey.tar_bytes) {
         (Some(0), _) => LayerSize::One,
         (Some(bytes), _) => LayerSize::About(bytes),
         (None, _) if survey.unordered => LayerSize::One,
         (None, Some(tar_bytes)) => LayerSize::for_tar(tar_bytes),
         (None, None) => LayerSize::One,
-    };
-    match survey.tar_bytes.filter(|bytes| size.is_too_small_for(*bytes)) {
-        None => Ok(size),
-        Some(tar_bytes) => {
-            let reason = format!("the source has more layers of that size than the {LAYERS_MAX} that runtimes take");
-            let least = humansize::format_size((tar_bytes / LAYERS_MAX).next_multiple_of(1 << 20), humansize::BINARY);
-            Err(Error::usage("reading --layer-size", options.layer_bytes.unwrap_or(0), reason)
-                .hint(format!("give at least {least}, or leave it out")))
-        }
     }
 }
 

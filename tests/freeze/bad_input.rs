@@ -198,8 +198,10 @@ fn a_full_disk_is_named_and_left_as_it_was() {
     }
     host.freeze(&[&small, "--to", &old]);
     let (index, blobs) = (disk.join("layout/index.json"), disk.join("layout/blobs/sha256"));
-    let before = (fs::read(&index).expect("an index"), names(&blobs));
+    let (index_before, blobs_before) = (fs::read(&index).expect("an index"), names(&blobs));
     host.refuses(4, &disk.display().to_string(), &[&tree, "--to", &layout, "--layer-size", "1MiB"]);
-    assert_eq!((fs::read(&index).expect("an index"), names(&blobs)), before);
+    assert_eq!(fs::read(&index).expect("an index"), index_before);
+    // A blob that has its name may be somebody else's by now: it stays, and gc tells of it.
+    assert!(blobs_before.iter().all(|name| names(&blobs).contains(name)));
     host.verify(&old);
 }

@@ -124,7 +124,9 @@ fn a_signal_while_a_layout_is_written() {
         until("layers are there", || names(&blobs).len() >= before.0.len() + 2);
         leaves_by(signal, child);
         drop(pipe);
-        assert_eq!((names(&blobs), fs::read(host.path("layout/index.json")).ok()), before);
+        assert_eq!(fs::read(host.path("layout/index.json")).ok(), before.1);
+        // A blob that has its name may be somebody else's by now: it stays, and gc tells of it.
+        assert!(before.0.iter().all(|name| names(&blobs).contains(name)));
         if is_new {
             assert!(!host.path("layout").exists(), "{:?}", names(&host.path("layout")));
         } else {

@@ -79,7 +79,7 @@ fn is_what_the_report_says(snapshot: &Snapshot, events: &[Value]) {
     agrees("source", &["reads"], stages.source.busy_seconds);
     agrees("source", &["waits for the cut", "waits for memory"], stages.source.waiting_seconds);
     agrees("cut", &["cuts"], stages.cut.busy_seconds);
-    agrees("cut", &["waits for the source", "waits for the packers"], stages.cut.waiting_seconds);
+    agrees("cut", &["waits for the source", "waits for the packers", "waits for memory"], stages.cut.waiting_seconds);
     agrees("packer", &["hashes"], stages.hash.busy_seconds);
     agrees("packer", &["waits for the cut"], stages.hash.waiting_seconds);
     agrees("packer", &["compresses", "gathers"], stages.compress.busy_seconds);

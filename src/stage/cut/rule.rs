@@ -52,12 +52,6 @@ impl LayerSize {
         }
     }
 
-    /// Whether a tar of `tar_bytes` has surely more than [`LAYERS_MAX`] layers of this size.
-    #[must_use]
-    pub fn is_too_small_for(self, tar_bytes: u64) -> bool {
-        matches!(self, Self::About(target) if tar_bytes / target.max(1) > LAYERS_MAX)
-    }
-
     /// Whether layer `number`, which has `layer_bytes` and counts from 1, ends before the entry at `path`, whose headers and
     /// content are `entry_bytes`.
     pub(super) fn ends_before(self, path: &[u8], entry_bytes: u64, number: u64, layer_bytes: u64) -> bool {
@@ -152,8 +146,6 @@ mod tests {
             let (layers, _) = layers(LayerSize::About(64 << 10), same(bytes, count));
             assert!(layers <= LAYERS_MAX - LAYERS_FOR_BORDERS + 1, "{bytes}: {layers}");
         }
-        assert!(LayerSize::About(MEBI).is_too_small_for(200 * MEBI));
-        assert!(!LayerSize::About(MEBI).is_too_small_for(100 * MEBI) && !LayerSize::One.is_too_small_for(u64::MAX));
     }
 
     #[test]
