@@ -183,7 +183,8 @@ fn files_that_vanish_are_named() {
 #[test]
 fn one_freeze_at_a_time() {
     let rig = small();
-    rig.faults("cp-slow 100 700");
+    // Longer than the three seconds in which the second looks whether the first one lives.
+    rig.faults("cp-slow 100 1800");
     std::thread::scope(|scope| {
         let first = scope.spawn(|| frozen(&rig, rig.options()));
         while rig.spool_bytes() < 1 << 20 {
