@@ -59,6 +59,10 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let line = Line {
         stream: plan.stream,
         leave_timeout: plan.leave_timeout,
+        guest: match &options.source {
+            SourceSpec::Machine(name) => Some(format!("machine '{name}'")),
+            SourceSpec::Directory(_) | SourceSpec::Archive(_) => None,
+        },
         patience: run::PATIENCE,
         cut: plan.cut,
         method,
@@ -92,7 +96,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         Ok((flowed, committed)) => Ok(Snapshot::new(&options, budget, flowed, committed)
             .stored_as(method.compression)
             .took(usage.end(), &meters)
-            .used_scratch(scratch.bytes_peak())),
+            .used_scratch(&scratch)),
         Err(error) => Err(abort_all(&sinks, error).await),
     }
 }

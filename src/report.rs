@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::run::Flowed;
+use crate::pipeline::scratch::Scratch;
 use crate::plan::FreezeOptions;
 use crate::progress::processor::Used;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};
@@ -76,6 +77,9 @@ pub struct Snapshot {
     pub memory_bytes_max: u64,
     /// Most bytes of scratch files that were in use.
     pub scratch_bytes_peak: u64,
+    /// Why scratch space ended before that, if it did: layers were sent as they were made from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_trouble: Option<String>,
     /// Most bytes of scratch files that the plan allowed.
     pub scratch_bytes_max: u64,
     /// Entries that the user should know about.
@@ -170,6 +174,7 @@ impl Snapshot {
             held_bytes_peak: flowed.held_bytes_peak,
             memory_bytes_max: budget.memory_bytes_max(),
             scratch_bytes_peak: 0,
+            scratch_trouble: None,
             scratch_bytes_max: budget.scratch_bytes_max,
             notices: flowed.notices,
             undone: Vec::new(),
@@ -210,8 +215,9 @@ impl Snapshot {
         self
     }
 
-    pub(crate) fn used_scratch(mut self, bytes_peak: u64) -> Self {
-        self.scratch_bytes_peak = bytes_peak;
+    pub(crate) fn used_scratch(mut self, scratch: &Scratch) -> Self {
+        self.scratch_bytes_peak = scratch.bytes_peak();
+        self.scratch_trouble = scratch.trouble().map(str::to_owned);
         self
     }
 
@@ -267,6 +273,7 @@ impl Snapshot {
         lines.push(format!("time        {:.1} s, {rate:.0} MiB/s, {} retries", self.seconds, self.retries));
         lines.push(format!("bottleneck  {}", self.bottleneck));
         lines.extend(self.record.as_ref().map(|id| format!("record      {id}")));
+        lines.extend(self.scratch_trouble.iter().map(|trouble| format!("scratch     none from then on: {trouble}")));
         lines.extend(self.undone.iter().map(|what| format!("undone      {what}")));
         for (kind, count) in self.notices.counts() {
             let names: Vec<_> = self

@@ -48,6 +48,8 @@ pub(crate) struct Line {
     pub(crate) leave_timeout: Duration,
     /// How long everything may stand still.
     pub(crate) patience: Duration,
+    /// The machine, where a guest writes the tar: what is wrong with that is said of it.
+    pub(crate) guest: Option<String>,
     pub(crate) cut: CutOptions,
     pub(crate) method: Method,
     pub(crate) budget: Budget,
@@ -118,8 +120,14 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
     let feed = Feed { memory: memory.clone(), packers: feeds_end, track: track(Row::Cut), meters, observer };
-    let cutter = Cutter::new(line.cut);
-    let summary = crew.spawn("cut", move || feed.meters.cut.on_thread(|| feed.run(cutter, &pieces)));
+    let (cutter, guest) = (Cutter::new(line.cut), line.guest);
+    let summary = crew.spawn("cut", move || {
+        let cut = feed.meters.cut.on_thread(|| feed.run(cutter, &pieces));
+        cut.map_err(|error| match guest {
+            Some(machine) if error.kind() == Kind::Source => Error::source("reading the guest's tar", machine, error),
+            _ => error,
+        })
+    });
     let known = Arc::new(KnownAtSinks {
         store: line.known,
         method: line.method,
@@ -293,6 +301,7 @@ mod tests {
         let line = Line {
             stream,
             leave_timeout: Duration::from_secs(5),
+            guest: None,
             patience: Duration::from_millis(500),
             cut: CutOptions::default(),
             method,

@@ -122,7 +122,8 @@ fn where_scratch_has_no_room_a_long_layer_goes_out_while_it_is_made() {
     for size in ["4k", "5m"] {
         let _full = Tmpfs::mount(&host.path("scratch"), size);
         for to in [&name, &layout] {
-            host.freeze(&[&source, "--to", to, "--memory", "96MiB", "--no-known"]);
+            let snapshot = host.freeze(&[&source, "--to", to, "--memory", "96MiB", "--no-known"]);
+            assert!(snapshot.scratch_trouble.is_some_and(|trouble| trouble.contains("No space left")), "{size}");
             host.verify(to);
         }
     }
