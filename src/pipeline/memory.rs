@@ -33,6 +33,9 @@ const WASTE_PART: usize = 8;
 /// Fewer bytes are copied to an allocation of their own size rather than keep a buffer.
 const SMALL_BYTES: usize = 64 << 10;
 
+/// Buffers that are kept for reuse past the bound: what a freeze on few cores takes as overdraft.
+const SPARE_BUFFERS: usize = 4;
+
 /// How often a wait for memory looks whether the freeze was stopped.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -129,11 +132,15 @@ struct State {
 }
 
 impl State {
-    /// So many bytes more are held. What would be kept for reuse past the bound goes back to the allocator.
-    fn hold(&mut self, bytes: usize, bound: usize) {
+    fn hold(&mut self, bytes: usize) {
         self.held += bytes;
         self.held_peak = self.held_peak.max(self.held);
-        let room = bound.saturating_sub(self.held) / BUFFER_BYTES;
+    }
+
+    /// Something else than buffers has grown: what would be kept for reuse past the bound goes back to the allocator. Not at
+    /// the bound, where buffers of overdraft come and go: allocated anew each time, they made the process a third larger.
+    fn trim(&mut self, bound: usize) {
+        let room = (bound + SPARE_BUFFERS * BUFFER_BYTES).saturating_sub(self.held) / BUFFER_BYTES;
         self.idle.truncate(room);
     }
 }
@@ -199,7 +206,8 @@ impl Memory {
         let mut state = self.0.lock();
         state.held -= table.bytes;
         state.tables = state.tables + bytes - table.bytes;
-        state.hold(bytes, self.0.held_bytes_max);
+        state.hold(bytes);
+        state.trim(self.0.held_bytes_max);
         (table.bytes, table.home) = (bytes, Some(Arc::clone(&self.0)));
         if state.tables <= self.0.table_bytes_max {
             return Ok(());
@@ -241,9 +249,8 @@ impl Memory {
     }
 
     fn take(&self, state: &mut State, is_reread: bool) -> Buffer {
-        // Before more is counted, which may give idle ones back.
         let bytes = state.idle.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        state.hold(BUFFER_BYTES, self.0.held_bytes_max);
+        state.hold(BUFFER_BYTES);
         Buffer { bytes, held_bytes: BUFFER_BYTES, is_reread, home: Arc::clone(&self.0) }
     }
 }
@@ -342,14 +349,15 @@ impl Buffer {
             buffer.clear();
             let mut state = self.home.lock();
             state.idle.push(buffer);
-            state.hold(0, self.home.held_bytes_max);
+            state.trim(self.home.held_bytes_max);
         }
     }
 
     fn recount(&mut self, held_bytes: usize) {
         let mut state = self.home.lock();
         state.held -= self.held_bytes;
-        state.hold(held_bytes, self.home.held_bytes_max);
+        state.hold(held_bytes);
+        state.trim(self.home.held_bytes_max);
         if self.is_reread {
             state.reread = state.reread + held_bytes - self.held_bytes;
         }
