@@ -112,23 +112,26 @@ fn a_signal_while_nothing_was_read_yet() {
 #[test]
 fn a_signal_while_a_layout_is_written() {
     let host = Host::new();
-    let (layout, blobs) = (host.text("layout"), host.path("layout/blobs/sha256"));
     let small = format!("dir:{}", host.tree("small", "echo x >x").display());
     for (signal, is_new) in [(Signal::INT, true), (Signal::TERM, true), (Signal::INT, false), (Signal::TERM, false)] {
+        // Each its own: what has its name stays.
+        let name = format!("layout-{signal:?}-{is_new}");
+        let (layout, blobs) = (host.text(&name), host.path(&name).join("blobs/sha256"));
+        let index = host.path(&name).join("index.json");
         if !is_new {
             host.freeze(&[&small, "--to", &format!("oci:{layout}:old")]);
         }
-        let before = (names(&blobs), fs::read(host.path("layout/index.json")).ok());
+        let before = (names(&blobs), fs::read(&index).ok());
         let mut child = start(&host, &["tar:-", "--to", &format!("oci:{layout}:new"), "--layer-size", "1MiB"]);
         let pipe = feed(&mut child, 4);
         until("layers are there", || names(&blobs).len() >= before.0.len() + 2);
         leaves_by(signal, child);
         drop(pipe);
-        assert_eq!(fs::read(host.path("layout/index.json")).ok(), before.1);
+        assert_eq!(fs::read(&index).ok(), before.1);
         // A blob that has its name may be somebody else's by now: it stays, and gc tells of it.
         assert!(before.0.iter().all(|name| names(&blobs).contains(name)));
         if is_new {
-            assert!(!host.path("layout").exists(), "{:?}", names(&host.path("layout")));
+            assert!(!host.path(&name).exists(), "{:?}", names(&host.path(&name)));
         } else {
             host.verify(&format!("oci:{layout}:old"));
         }

@@ -231,9 +231,9 @@ fn there_are_never_more_layers_than_runtimes_take() {
     let tree =
         host.tree("tree", "mkdir d; for i in {1..400}; do head -c 40000 /dev/urandom >d/$i; done; tar -cf ../t.tar d");
     let to = format!("oci:{}", host.text("layout"));
-    let line =
-        host.refuses(2, "--layer-size", &[&format!("dir:{}", tree.display()), "--to", &to, "--layer-size", "64KiB"]);
-    assert!(line.contains("120") && line.contains("at least"), "{line}");
+    let walked = host.freeze(&[&format!("dir:{}", tree.display()), "--to", &to, "--layer-size", "64KiB"]);
+    assert!((100..=120).contains(&walked.layers.len()), "{} layers", walked.layers.len());
+    fs::remove_dir_all(host.path("layout")).expect("a layout");
     let tar = host.path("t.tar");
     let snapshot =
         comes_out_as(&host, &tree, &["tar:-", "--layer-size", "64KiB"], Some(&tar), "a pipe of unknown length");
