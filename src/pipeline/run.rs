@@ -121,13 +121,7 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
     let feed = Feed { memory: memory.clone(), packers: feeds_end, track: track(Row::Cut), meters, observer };
     let (cutter, guest) = (Cutter::new(line.cut), line.guest);
-    let summary = crew.spawn("cut", move || {
-        let cut = feed.meters.cut.on_thread(|| feed.run(cutter, &pieces));
-        cut.map_err(|error| match guest {
-            Some(machine) if error.kind() == Kind::Source => Error::source("reading the guest's tar", machine, error),
-            _ => error,
-        })
-    });
+    let summary = crew.spawn("cut", move || of_guest(guest, feed.meters.cut.on_thread(|| feed.run(cutter, &pieces))));
     let known = Arc::new(KnownAtSinks {
         store: line.known,
         method: line.method,
@@ -178,6 +172,14 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let (mut notices, (summary, of_the_cut), _) = ended.map_err(|_| panicked("a thread"))?;
     notices.extend(of_the_cut);
     Ok(Flowed { layers: uploads.in_order()?, notices, summary, held_bytes_peak: memory.held_bytes_peak() })
+}
+
+/// What is wrong with a tar that a guest wrote is said of the machine.
+fn of_guest<T>(guest: Option<String>, cut: Result<T>) -> Result<T> {
+    cut.map_err(|error| match guest {
+        Some(machine) if error.kind() == Kind::Source => Error::source("reading the guest's tar", machine, error),
+        _ => error,
+    })
 }
 
 /// The threads of a run.
