@@ -8,7 +8,7 @@
 //! moment, by whoever changes the index, or removes something.
 //!
 //! A blob that has its name is nobody's own: another freeze, or another program, may count on it. So no freeze takes one
-//! back. What no image needs is removed by [`collect`], which asks the index ([`reach`]).
+//! back. What no image needs is removed by [`collect`], which asks the index (`reach`).
 
 use std::fs::{self, File};
 use std::io::Write as _;

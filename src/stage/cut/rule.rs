@@ -12,8 +12,8 @@ pub enum LayerSize {
 
 /// Most layers of an image, whatever comes: Docker's overlay2 stops at 125, containerd's overlayfs at 127.
 ///
-/// How this is held: a plan takes a size of which the source has at most [`LAYERS_PLANNED`]. Layers are about that long
-/// in the mean, so that there are about a hundred at most. From the [`LAYERS_STEADY`]th on each may be twice as long as
+/// How this is held: a plan takes a size of which the source has at most `LAYERS_PLANNED`. Layers are about that long
+/// in the mean, so that there are about a hundred at most. From the hundredth on each may be twice as long as
 /// the one before, and the last one that a size ends is followed by as many as borders want that no size can lift: where
 /// links begin, and those of folders with layers of their own. More such borders than that are refused.
 pub const LAYERS_MAX: u64 = 120;
