@@ -21,14 +21,16 @@ use crate::state::{Id, State};
 use crate::stop::Stop;
 use crate::text;
 
+mod layout_name;
 mod open;
 mod packing;
 mod spec;
 
+pub use layout_name::LayoutName;
 use open::{open, open_machine};
 pub use packing::PackWith;
 use packing::Packing;
-pub(crate) use spec::is_machine_name;
+pub(crate) use spec::{DEFAULT_TAG, is_machine_name};
 pub use spec::{OutputSpec, SourceSpec};
 
 /// Sent slower than this many bytes a second, several uploads look like dead ones to a registry.

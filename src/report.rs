@@ -297,7 +297,8 @@ fn output_lines(output: &Committed) -> Vec<String> {
         return vec![format!("frozen      {}@{}", output.name, output.digest)];
     };
     let size = humansize::format_size(bytes, humansize::BINARY);
-    let start = format!("start it anywhere: smolvm machine create --name NEW --from {}", output.name);
+    let start =
+        format!("start it anywhere: smolvm machine create --name NEW --from {}", text::shell(output.name.as_bytes()));
     let beside = output.launcher.as_ref().map_or_else(String::new, |path| format!(", and {}", path.display()));
     vec![format!("frozen      {} ({size}){beside}", output.name), format!("            {start}")]
 }

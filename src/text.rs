@@ -33,6 +33,42 @@ pub fn quoted(bytes: &[u8]) -> String {
     format!("'{}'", name(bytes))
 }
 
+/// A word for a shell to take, whatever its bytes are. Where quotes don't do, it is in the form `$'…'` of bash, ksh and zsh.
+#[must_use]
+pub fn shell(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-+./:,@%".contains(byte);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && bytes.iter().all(is_plain) => return text.to_owned(),
+        Ok(text) if !text.contains(['\'', '\\']) && !text.chars().any(is_hidden) => return format!("'{text}'"),
+        Ok(text) if !text.contains(['"', '\\', '$', '`', '!']) && !text.chars().any(is_hidden) => {
+            return format!("\"{text}\"");
+        }
+        _ => {}
+    }
+    let mut word = String::from("$'");
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '\'' | '\\' => word.extend(['\\', char]),
+                char if is_hidden(char) => {
+                    let mut bytes = [0; 4];
+                    octal(char.encode_utf8(&mut bytes).as_bytes(), &mut word);
+                }
+                char => word.push(char),
+            }
+        }
+        octal(chunk.invalid(), &mut word);
+    }
+    word + "'"
+}
+
+/// Three digits always, so that what follows is no part of them.
+fn octal(bytes: &[u8], word: &mut String) {
+    for byte in bytes {
+        let _ = write!(word, "\\{byte:03o}");
+    }
+}
+
 /// A text that becomes one line, or a part of one. Backslashes stay: escaped names in it are not escaped again.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
@@ -116,6 +152,25 @@ mod tests {
         assert_eq!(line(&name(b"a\\\n")), r"a\\\n");
         assert!(matches!(line("täst"), Cow::Borrowed("täst")));
         assert_eq!(lines(["a\nb", "c"]), "a\\nb\nc");
+    }
+
+    #[test]
+    fn a_shell_takes_the_word_back() {
+        let words: Vec<Vec<u8>> = (1..=255_u8)
+            .flat_map(|byte| [vec![byte], vec![b'a', byte, b'7'], vec![b'\'', byte, b'"']])
+            .chain(["", "/a b", "it's", "$HOME", "~", "\u{202e}1", "a\\'b", "-x"].map(|text| text.as_bytes().to_vec()))
+            .collect();
+        let shown: Vec<_> = words.iter().map(|word| shell(word)).collect();
+        assert!(shown.iter().all(|word| line(word) == *word));
+        let script = format!("printf '%s\\0' {}", shown.join(" "));
+        let said = std::process::Command::new("bash").args(["-c", &script]).output().unwrap().stdout;
+        let expected: Vec<u8> = words.iter().flat_map(|word| [word.as_slice(), b"\0"].concat()).collect();
+        assert!(said == expected, "{script}");
+        assert_eq!(
+            (shell(b"oci:./a"), shell(b"a b"), shell(b"it's")),
+            ("oci:./a".into(), "'a b'".into(), "\"it's\"".into())
+        );
+        assert_eq!(shell(b"k\xffey"), r"$'k\377ey'");
     }
 
     #[test]

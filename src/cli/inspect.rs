@@ -75,8 +75,10 @@ fn image_lines(image: &InspectedImage) -> String {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    // What was asked for by a digest has it already; of an index it is another one.
+    let name = image.name.split("@sha256:").next().unwrap_or_default();
     let mut lines = vec![
-        format!("image         {}@{}", image.name, image.manifest.digest),
+        format!("image         {name}@{}", image.manifest.digest),
         format!("created       {}", shown(&config["created"])),
         format!("platform      {}/{}", shown(&config["os"]), shown(&config["architecture"])),
     ];

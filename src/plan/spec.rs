@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use super::layout_name::LayoutName;
 use crate::error::{Error, Result};
 use crate::sink::registry;
 use crate::text;
 
 /// What the names of artifacts end in.
 const ARTIFACT_EXTENSION: &str = "smolmachine";
+/// What a layout's image is called where nobody says so.
+pub(crate) const DEFAULT_TAG: &str = "latest";
 
 /// What is to be frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +124,7 @@ impl OutputSpec {
         if is_sidecar(path) {
             let reason =
                 "smolvm names the sidecar itself, after the launcher, and takes no PATH that ends in .smolmachine";
-            let hint = format!("give the launcher: --pack '{}'", path.with_extension("").display());
+            let hint = format!("give the launcher: --pack {}", shell(&path.with_extension("")));
             return Err(Error::usage("reading --pack", format_args!("'{}'", path.display()), reason).hint(hint));
         }
         Ok(Self::Packed { launcher: Some(path.to_owned()), sidecar: sidecar_of(path) })
@@ -149,8 +152,13 @@ fn refuse_folder(path: &Path) -> Result<()> {
     if !is_folder && path.file_name().is_some() {
         return Ok(());
     }
-    let hint = format!("name a file, as in --pack '{}'", path.join("NAME.smolmachine").display());
+    let hint = format!("name a file, as in --pack {}", shell(&path.join("NAME.smolmachine")));
     Err(Error::usage("reading --pack", format_args!("'{}'", path.display()), "it is a folder").hint(hint))
+}
+
+/// A path to be pasted.
+fn shell(path: &Path) -> String {
+    text::shell(path.as_os_str().as_encoded_bytes())
 }
 
 fn is_sidecar(path: &Path) -> bool {
@@ -179,21 +187,18 @@ impl std::str::FromStr for OutputSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let Some(path) = text.strip_prefix("oci:") else {
+        let Some(layout) = LayoutName::parse(text) else {
+            registry::check_form(text)?;
             return Ok(Self::Registry(text.to_owned()));
         };
-        let (folder, tag) = match path.rsplit_once(':') {
-            Some((folder, tag)) if !tag.contains('/') => (folder, tag),
-            _ => (path, "latest"),
-        };
-        let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let tag_is_fine =
-            !tag.is_empty() && tag.len() <= 128 && tag.bytes().all(is_tag_byte) && !tag.starts_with(['.', '-']);
-        if folder.is_empty() || !tag_is_fine {
-            let reason = "a layout is oci:DIR or oci:DIR:TAG, the tag of letters, digits, '_', '.' and '-'";
-            return Err(Error::usage("reading --to", format_args!("'{text}'"), reason));
+        let LayoutName { folder, tag, digest } = layout?;
+        if digest.is_some() {
+            let reason = "an image is written under a tag, not a digest";
+            return Err(
+                Error::usage("reading --to", text::quoted(text.as_bytes()), reason).hint("leave out the digest")
+            );
         }
-        Ok(Self::Layout { folder: folder.into(), tag: tag.to_owned() })
+        Ok(Self::Layout { folder, tag: tag.unwrap_or_else(|| DEFAULT_TAG.to_owned()) })
     }
 }
 
@@ -208,9 +213,9 @@ mod tests {
         assert!("dir:".parse::<SourceSpec>().is_err());
         let layout = |folder: &str, tag: &str| OutputSpec::Layout { folder: folder.into(), tag: tag.to_owned() };
         assert_eq!("oci:./usr".parse::<OutputSpec>().unwrap(), layout("./usr", "latest"));
-        assert_eq!("oci:/a:b/c:v1".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "v1"));
-        assert_eq!("oci:/a:b/c".parse::<OutputSpec>().unwrap(), layout("/a:b/c", "latest"));
-        for bad in ["oci:", "oci::x", "oci:a:", "oci:a:.b", "oci:a:b c"] {
+        assert_eq!("oci:./new:team/app:v2".parse::<OutputSpec>().unwrap(), layout("./new", "team/app:v2"));
+        let digest = format!("oci:./new:v1@sha256:{}", "1".repeat(64));
+        for bad in ["oci:", "dev", &digest] {
             assert!(bad.parse::<OutputSpec>().is_err(), "{bad}");
         }
     }
@@ -231,6 +236,6 @@ mod tests {
         let OutputSpec::Packed { launcher, sidecar } = OutputSpec::packed(Path::new("v1.2")).unwrap() else { panic!() };
         assert_eq!((launcher.unwrap(), sidecar), ("v1.2".into(), "v1.2.smolmachine".into()));
         let refused = OutputSpec::packed(Path::new("a/dev.smolmachine")).unwrap_err().to_string();
-        assert!(refused.contains("--pack 'a/dev'"), "{refused}");
+        assert!(refused.contains("--pack a/dev"), "{refused}");
     }
 }

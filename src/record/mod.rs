@@ -119,7 +119,7 @@ pub enum OutputKind {
 pub struct Output {
     /// What kind of place.
     pub kind: OutputKind,
-    /// The name under which it is found there.
+    /// The name under which it is found there, from wherever.
     pub name: String,
     /// The manifest's digest.
     pub digest: Digest,
@@ -186,9 +186,14 @@ impl Output {
             OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } => (OutputKind::Artifact, Some(path)),
         };
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let name = match spec {
+            // The working directory is another one when the record is read.
+            OutputSpec::Layout { folder, tag } => format!("oci:{}:{tag}", absolute(folder).display()),
+            _ => committed.name.clone(),
+        };
         Self {
             kind,
-            name: committed.name.clone(),
+            name,
             digest: committed.digest,
             path: path.map(absolute),
             launcher: committed.launcher.as_ref().map(absolute),

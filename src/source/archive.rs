@@ -21,6 +21,7 @@ use crate::progress::Notices;
 use crate::stage::header::BLOCK_BYTES;
 use crate::stage::scan::{Scanned, Scanner, joined};
 use crate::stop::Stop;
+use crate::text;
 
 /// What is read of content that nobody wants, where it can't be passed over, and of headers.
 const STEP_BYTES: usize = 64 << 10;
@@ -79,8 +80,10 @@ impl Archive {
         let mut file = opened.map_err(|error| failed("opening the tar", &name, error))?;
         let kind = file.metadata().map_err(|error| failed("opening the tar", &name, error))?.file_type();
         if kind.is_dir() {
-            return Err(Error::source("opening the tar", format_args!("'{name}'"), "it is a folder")
-                .hint(format!("freeze it as dir:{name}")));
+            return Err(Error::source("opening the tar", format_args!("'{name}'"), "it is a folder").hint(format!(
+                "freeze it as {}",
+                text::shell(&[b"dir:", path.as_os_str().as_encoded_bytes()].concat())
+            )));
         }
         let magic = sniff(&mut file).map_err(|error| failed("opening the tar", &name, error))?;
         let packing = Packing::sniff(&magic)

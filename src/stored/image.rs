@@ -1,7 +1,6 @@
 //! Images of registries and layouts: reading them back, and checking that they are what they say they are.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use bytes::Bytes;
@@ -14,8 +13,10 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::LAYER_ANNOTATION;
+use crate::layout::REF_NAME;
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::pipeline::gather::LivePiece;
+use crate::plan::{DEFAULT_TAG, LayoutName};
 use crate::sink::registry::RegistryReader;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 use crate::text;
@@ -32,8 +33,8 @@ const LAYERS_AT_ONCE: usize = 4;
 
 /// An image in a registry or in a layout.
 pub enum StoredImage {
-    /// An image in a layout folder: the folder and the tag.
-    Layout(PathBuf, String),
+    /// An image in a layout folder.
+    Layout(LayoutName),
     /// An image in a registry.
     Registry(RegistryReader),
 }
@@ -227,8 +228,8 @@ impl StoredImage {
     async fn manifest(&self) -> Result<(Descriptor, Bytes)> {
         match self {
             Self::Registry(registry) => registry.manifest().await,
-            Self::Layout(folder, tag) => {
-                let descriptor = find_tag(folder, tag).await?;
+            Self::Layout(layout) => {
+                let descriptor = find(layout).await?;
                 let bytes = self.small_blob(&descriptor).await?;
                 Ok((descriptor, bytes))
             }
@@ -267,12 +268,12 @@ impl StoredImage {
                 let blob = registry.blob(descriptor);
                 Ok(stream::try_unfold(blob, async |mut blob| Ok(blob.next().await?.map(|bytes| (bytes, blob)))).boxed())
             }
-            Self::Layout(folder, _) => {
-                let path = folder.join("blobs/sha256").join(descriptor.digest.hex());
+            Self::Layout(layout) => {
+                let path = layout.folder.join("blobs/sha256").join(descriptor.digest.hex());
                 let failed = move |error: std::io::Error| {
                     Error::sink("reading a blob", format_args!("'{}'", path.display()), &error).because(error)
                 };
-                let path = folder.join("blobs/sha256").join(descriptor.digest.hex());
+                let path = layout.folder.join("blobs/sha256").join(descriptor.digest.hex());
                 let file = tokio::fs::File::open(path).await.map_err(&failed)?;
                 Ok(ReaderStream::with_capacity(file, READ_BYTES).map_err(failed).boxed())
             }
@@ -360,21 +361,8 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Diges
         .map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, &error).because(error))
 }
 
-/// What is pushed to a served layout is named `NAME:TAG` there. That reads as a folder `DIR:NAME`, unless there is none.
-pub(crate) fn in_layout(folder: PathBuf, tag: String) -> (PathBuf, String) {
-    let is_layout = |folder: &Path| folder.join("oci-layout").exists();
-    let text = folder.to_string_lossy();
-    if !is_layout(&folder) {
-        for (at, _) in text.match_indices(':') {
-            if is_layout(Path::new(&text[..at])) {
-                return (text[..at].into(), format!("{}:{tag}", &text[at + 1..]));
-            }
-        }
-    }
-    (folder, tag)
-}
-
-async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {
+/// The manifest that a layout's index has under this name. Without one it is `latest`, or the only one there is.
+async fn find(layout: &LayoutName) -> Result<Descriptor> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Named>,
@@ -384,18 +372,28 @@ async fn find_tag(folder: &Path, tag: &str) -> Result<Descriptor> {
         #[serde(flatten)]
         descriptor: Descriptor,
         #[serde(default)]
-        annotations: std::collections::HashMap<String, String>,
+        annotations: HashMap<String, String>,
     }
-    let path = folder.join("index.json");
+    let path = layout.folder.join("index.json");
     let failed = |reason: &dyn std::fmt::Display| {
         Error::sink("reading the layout", format_args!("'{}'", path.display()), reason)
     };
     let text = tokio::fs::read(&path).await.map_err(|error| failed(&error))?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
-    let name_of = |named: &Named| named.annotations.get("org.opencontainers.image.ref.name").cloned();
-    let known: Vec<_> = index.manifests.iter().filter_map(name_of).collect();
-    let found = index.manifests.into_iter().find(|named| name_of(named).as_deref() == Some(tag));
+    let name_of = |named: &Named| named.annotations.get(REF_NAME).cloned();
+    let known: Vec<_> =
+        index.manifests.iter().map(|named| name_of(named).unwrap_or(format!("@{}", named.descriptor.digest))).collect();
+    let is_only = index.manifests.len() == 1;
+    let wanted = layout.tag.as_deref().unwrap_or(DEFAULT_TAG);
+    let position = match layout.digest {
+        // Like a registry: the digest says which, and the tag is for people.
+        Some(digest) => index.manifests.iter().position(|named| named.descriptor.digest == digest),
+        None => index.manifests.iter().position(|named| name_of(named).as_deref() == Some(wanted)),
+    };
+    let position = position.or((layout.tag.is_none() && layout.digest.is_none() && is_only).then_some(0));
+    let found = position.and_then(|at| index.manifests.into_iter().nth(at));
+    let wanted = layout.digest.map_or(wanted.to_owned(), |digest| digest.to_string());
     found
         .map(|named| named.descriptor)
-        .ok_or_else(|| failed(&format!("it has no image '{tag}', only: {}", known.join(", "))))
+        .ok_or_else(|| failed(&format!("it has no image '{wanted}', only: {}", known.join(", "))))
 }

@@ -11,7 +11,6 @@ use crate::sink::SinkContext;
 use crate::sink::registry::{RegistryOptions, RegistryReader};
 
 pub use artifact::{InspectedArtifact, InspectedLayer, StoredArtifact};
-use image::in_layout;
 pub use image::{InspectedImage, StoredImage};
 pub(crate) use image::{Outline, OutlineLayer};
 pub use name::StoredName;
@@ -67,10 +66,7 @@ impl Stored {
     pub async fn open(name: &StoredName, options: RegistryOptions, context: SinkContext) -> Result<Self> {
         Ok(match name {
             StoredName::Artifact(path) => Self::Artifact(StoredArtifact::open(path, context.stop).await?),
-            StoredName::Layout { folder, tag } => {
-                let (folder, tag) = in_layout(folder.clone(), tag.clone());
-                Self::Image(StoredImage::Layout(folder, tag))
-            }
+            StoredName::Layout(layout) => Self::Image(StoredImage::Layout(layout.clone())),
             StoredName::Registry(reference) => {
                 Self::Image(StoredImage::Registry(RegistryReader::connect(reference, options, context).await?))
             }

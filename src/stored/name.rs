@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::plan::OutputSpec;
+use crate::plan::LayoutName;
 
 /// What an artifact's path ends in.
 const ARTIFACT_SUFFIX: &str = ".smolmachine";
@@ -17,14 +17,9 @@ const ARTIFACT_PREFIX: &str = "pack:";
 pub enum StoredName {
     /// A path that ends in `.smolmachine`, or `pack:PATH`.
     Artifact(PathBuf),
-    /// `oci:DIR[:TAG]`.
-    Layout {
-        /// The folder.
-        folder: PathBuf,
-        /// The tag, `latest` by default.
-        tag: String,
-    },
-    /// A reference.
+    /// `oci:DIR[:TAG][@DIGEST]`.
+    Layout(LayoutName),
+    /// A reference; it is judged where it is used, since to `thaw` it may be the name of something else.
     Registry(String),
 }
 
@@ -41,19 +36,22 @@ impl FromStr for StoredName {
             }
             return Ok(Self::Artifact(path.into()));
         }
-        Ok(match text.parse()? {
-            OutputSpec::Layout { folder, tag } => Self::Layout { folder, tag },
-            OutputSpec::Registry(reference) => Self::Registry(reference),
-            OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } => Self::Artifact(path),
-        })
+        match LayoutName::parse(text) {
+            Some(layout) => layout.map(Self::Layout),
+            None => Ok(Self::Registry(text.to_owned())),
+        }
     }
 }
 
 impl fmt::Display for StoredName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Artifact(path) => write!(f, "{}", path.display()),
-            Self::Layout { folder, tag } => write!(f, "oci:{}:{tag}", folder.display()),
+            Self::Artifact(path) => {
+                let path = path.display().to_string();
+                let prefix = if path.ends_with(ARTIFACT_SUFFIX) { "" } else { ARTIFACT_PREFIX };
+                write!(f, "{prefix}{path}")
+            }
+            Self::Layout(layout) => layout.fmt(f),
             Self::Registry(reference) => f.write_str(reference),
         }
     }
@@ -68,10 +66,14 @@ mod tests {
         let artifact = |path: &str| StoredName::Artifact(path.into());
         assert_eq!("./dev.smolmachine".parse::<StoredName>().unwrap(), artifact("./dev.smolmachine"));
         assert_eq!("pack:/a/b".parse::<StoredName>().unwrap(), artifact("/a/b"));
-        let layout = StoredName::Layout { folder: "/a".into(), tag: "v1".to_owned() };
-        assert_eq!("oci:/a:v1".parse::<StoredName>().unwrap(), layout);
+        let layout = LayoutName { folder: "/a".into(), tag: Some("v1".to_owned()), digest: None };
+        assert_eq!("oci:/a:v1".parse::<StoredName>().unwrap(), StoredName::Layout(layout));
         let reference = StoredName::Registry("registry.example/dev:v1".to_owned());
         assert_eq!("registry.example/dev:v1".parse::<StoredName>().unwrap(), reference);
         assert!("pack:".parse::<StoredName>().is_err());
+        let digest = format!("oci:/a:team/app:v1@sha256:{}", "1".repeat(64));
+        for name in ["./dev.smolmachine", "pack:/a/b", "oci:/a", "oci:/a:v1", &digest, "registry.example/dev:v1"] {
+            assert_eq!(name.parse::<StoredName>().unwrap().to_string(), name);
+        }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use self::machine::NewMachine;
 use crate::error::{Error, Result};
 use crate::place::{Place, free_bytes};
-use crate::plan::is_machine_name;
+use crate::plan::{DEFAULT_TAG, LayoutName, is_machine_name};
 use crate::progress::{Meters, Observer};
 use crate::sink::SinkContext;
 use crate::sink::artifact::{AgentRootfs, Lookup};
@@ -268,13 +268,17 @@ async fn bring_up(machine: &NewMachine, artifact: &Path, wishes: &Wishes, start:
 
 /// An image's name as smolvm shows it: a reference, also where the image came from a folder.
 fn image_name(name: &StoredName) -> String {
-    let StoredName::Layout { folder, tag } = name else {
+    let StoredName::Layout(LayoutName { folder, tag, .. }) = name else {
         let name = name.to_string();
         return name.split('@').next().unwrap_or_default().to_owned();
     };
     let last = folder.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let allowed = |char: char| if char.is_ascii_alphanumeric() || "-_.".contains(char) { char } else { '-' };
     let last: String = last.chars().map(allowed).collect();
+    let tag = tag.as_deref().unwrap_or(DEFAULT_TAG);
+    if tag.contains(['/', ':']) {
+        return tag.to_owned();
+    }
     format!("{}:{tag}", if last.trim_matches(['-', '_', '.']).is_empty() { "layout" } else { &last })
 }
 

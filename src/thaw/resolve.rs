@@ -4,10 +4,11 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::oci::Digest;
-use crate::plan::OutputSpec;
+use crate::plan::LayoutName;
 use crate::record::series::Asked;
 use crate::record::store::{Listing, Standing, list};
 use crate::record::{Output, OutputKind, Record};
+use crate::sink::registry;
 use crate::state::State;
 use crate::stored::StoredName;
 
@@ -39,6 +40,9 @@ pub fn resolve(text: &str, state: Option<&Path>) -> Result<Thing> {
             return outputs(&listing, record);
         }
     }
+    if let StoredName::Registry(reference) = &name {
+        registry::check_form(reference)?;
+    }
     Ok(name.into())
 }
 
@@ -67,7 +71,7 @@ fn outputs(listing: &Listing, record: &Record) -> Result<Thing> {
         return Err(Error::usage("finding the snapshot", format_args!("record {}", record.id), reason));
     };
     let name = match (output.name.parse()?, &output.path) {
-        (OutputSpec::Layout { tag, .. }, Some(folder)) => StoredName::Layout { folder: folder.clone(), tag },
+        (StoredName::Layout(named), Some(folder)) => StoredName::Layout(LayoutName { folder: folder.clone(), ..named }),
         // Under its digest it is there also when its tag has moved on.
         _ => StoredName::Registry(format!("{}@{}", output.name, output.digest)),
     };

@@ -17,6 +17,7 @@ mod faults;
 mod host;
 mod interrupt;
 mod memory;
+mod names;
 mod network;
 mod printed;
 mod profile;

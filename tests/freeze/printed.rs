@@ -105,6 +105,6 @@ fn an_image_says_what_it_says_on_its_own_lines() {
     let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = json!(bad);
     fs::write(&path, index.to_string()).unwrap();
-    let (code, said) = says(&mut host.command(&["verify", &to]));
+    let (code, said) = says(&mut host.command(&["verify", &format!("{to}:v1")]));
     assert_eq!((code, said.lines().count()), (Some(4), 1), "{said}");
 }

@@ -20,6 +20,7 @@ mod http;
 mod pace;
 mod parts;
 mod read;
+mod reference;
 mod report;
 mod retry;
 mod token;
@@ -36,6 +37,7 @@ use oci_spec::distribution::Reference;
 use self::auth::Auth;
 use self::http::Client;
 use self::parts::{Live, Parts};
+use self::reference::parse_name;
 use self::report::Report;
 use self::retry::Request;
 use self::upload::{Look, Sessions, Upload};
@@ -49,6 +51,7 @@ use crate::text;
 
 pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
+pub(crate) use self::reference::{check_form, check_name};
 pub use self::report::{Patience, Random, RegistryOptions};
 
 /// All sessions together get this long to be cancelled.
@@ -187,38 +190,6 @@ impl RegistrySink {
     fn upload<'a>(&'a self, parts: Parts<'a>) -> Upload<'a, Client> {
         Upload::new(&self.0.client, &self.0.sessions, &self.0.report, parts)
     }
-}
-
-/// Whether an image can be written under `reference`, as far as its letters say. The first time takes some 60 ms of
-/// processor time: the library makes its grammar ready.
-///
-/// # Errors
-/// Those that [`RegistrySink::connect`] has for it.
-pub(crate) fn check_name(reference: &str) -> Result<()> {
-    parse_name(reference).map(drop)
-}
-
-/// A name to write under.
-fn parse_name(reference: &str) -> Result<Reference> {
-    let parsed = parse(reference)?;
-    if parsed.digest().is_some() || parsed.tag().is_none() {
-        let reason = "an image is written under a tag, not a digest";
-        return Err(Error::usage("reading a reference", reference, reason).hint("give HOST/NAME:TAG"));
-    }
-    Ok(parsed)
-}
-
-fn parse(reference: &str) -> Result<Reference> {
-    let refuse = |reason: &dyn std::fmt::Display| {
-        let subject = text::quoted(reference.as_bytes());
-        Error::usage("reading a reference", subject, reason).hint("give HOST/NAME:TAG")
-    };
-    let parsed: Reference = reference.parse().map_err(|error| refuse(&error).because(error))?;
-    // The library takes a host in capitals without a dot for a part of the name.
-    if parsed.repository().chars().any(|character| character.is_ascii_uppercase()) {
-        return Err(refuse(&"a repository's name has no capital letters"));
-    }
-    Ok(parsed)
 }
 
 /// What sink and reader have in common: from a reference to a registry that answers. A registry that lets everybody in

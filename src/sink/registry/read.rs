@@ -60,7 +60,7 @@ impl RegistryReader {
     /// As [`RegistrySink::connect`](super::RegistrySink::connect).
     pub async fn connect(reference: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
         let Reached { reference, client, report } =
-            super::reach(super::parse(reference)?, "pull", options, context).await?;
+            super::reach(super::reference::parse(reference)?, "pull", options, context).await?;
         let wanted = reference.digest().or(reference.tag()).unwrap_or("latest").to_owned();
         Ok(Self(Arc::new(Inner { wanted, name: reference.to_string(), client, report })))
     }

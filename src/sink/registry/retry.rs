@@ -136,7 +136,10 @@ pub async fn run<A: Attempt>(wire: &impl Wire, report: &Report, subject: &str, m
             let Some((next, delay)) = tries.after(&failure, work.progress()) else {
                 return Err(tries.give_up(failure, report, subject));
             };
-            report.retrying(subject, &failure.to_string(), delay);
+            // A challenge is how a registry says which credentials it wants: nothing went wrong.
+            if !is_challenge(&failure) {
+                report.retrying(subject, &failure.to_string(), delay);
+            }
             tokio::select! {
                 biased;
                 () = report.stop.stopped() => return Err(Error::hung_up("the freeze")),
@@ -198,21 +201,20 @@ impl<'a> Tries<'a> {
             (self.failures, self.refreshed, self.out_of_step) = (0, false, false);
             self.delays = delays(self.patience);
         }
+        if is_challenge(failure) {
+            return (!std::mem::replace(&mut self.refreshed, true)).then_some((Recovery::GoOn, Duration::ZERO));
+        }
         self.failures += 1;
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let (recovery, after) = self.bounded(failure)?;
-        if matches!(verdict(failure.step, &failure.cause, failure.retry_after), Verdict::Refresh) {
-            return Some((recovery, Duration::ZERO));
-        }
         let delay = self.delays.next()?.mul_f64((self.random)()).max(after.unwrap_or_default());
         (failing_since.elapsed() + delay <= self.patience.total).then_some((recovery, delay))
     }
 
     fn bounded(&mut self, failure: &Failure) -> Option<(Recovery, Option<Duration>)> {
         match verdict(failure.step, &failure.cause, failure.retry_after) {
-            Verdict::Done | Verdict::Fatal => None,
+            Verdict::Done | Verdict::Fatal | Verdict::Refresh => None,
             Verdict::Again { after } => Some((Recovery::GoOn, after)),
-            Verdict::Refresh => (!std::mem::replace(&mut self.refreshed, true)).then_some((Recovery::GoOn, None)),
             // Asked, and out of step all the same: this session can't be trusted.
             Verdict::Resume { after } if failure.is_out_of_step() && self.out_of_step => {
                 Some((self.restart(failure)?, after))
@@ -238,6 +240,11 @@ impl<'a> Tries<'a> {
         let tried = self.failing_since.filter(|_| self.failures > 1).map(|since| (self.failures, since.elapsed()));
         failure.into_error(report, subject, tried)
     }
+}
+
+/// Whether the registry wants other credentials than it was given.
+fn is_challenge(failure: &Failure) -> bool {
+    verdict(failure.step, &failure.cause, failure.retry_after) == Verdict::Refresh
 }
 
 fn delays(patience: &Patience) -> ExponentialBackoff {

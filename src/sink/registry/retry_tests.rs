@@ -201,11 +201,13 @@ async fn patience_ends_and_says_how_long_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_renewed_once() {
+async fn a_token_is_renewed_once_and_that_is_no_retry() {
     let (outcome, tokens, retries, _) = tried(&[(401, None)]).await;
-    assert_eq!((outcome.unwrap(), tokens, retries), (1, 1, 1));
-    let (outcome, tokens, ..) = tried(&[(401, None), (401, None)]).await;
-    assert_eq!((outcome.unwrap_err().kind(), tokens), (crate::error::Kind::Unauthorized, 1));
+    assert_eq!((outcome.unwrap(), tokens, retries), (1, 1, 0));
+    let (outcome, tokens, retries, _) = tried(&[(401, None), (401, None)]).await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.kind(), tokens, retries), (crate::error::Kind::Unauthorized, 1, 0));
+    assert!(!error.to_string().contains("tried"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
