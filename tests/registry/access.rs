@@ -211,9 +211,11 @@ async fn an_authority_of_ones_own_is_trusted_only_when_named() {
     let sink = RegistrySink::connect(&name, trusting, context().0).await.unwrap();
     sink.put(&layer(0, 1, 3 << 20)).await.unwrap();
 
-    // Loopback without an authority is reached without TLS, and the registry says what it wants.
+    // Loopback without an authority is asked without TLS first, and then found to have it.
     let error = refused(&name, options()).await;
-    assert!(error.to_string().contains("HTTPS server"), "{error}");
+    assert!(error.to_string().contains("certificate") && error.to_string().contains("--ca-cert"), "{error}");
+    let plain = RegistryOptions { plain_http: true, ..options() };
+    assert!(refused(&name, plain).await.to_string().contains("HTTPS server"));
 
     // Another authority: the certificate is not trusted, and that is final.
     let other = CertifiedIssuer::self_signed(CertificateParams::new(Vec::new()).unwrap(), KeyPair::generate().unwrap());
@@ -232,4 +234,63 @@ async fn an_authority_of_ones_own_is_trusted_only_when_named() {
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+/// A certificate for 127.0.0.1 that is signed by itself and an authority by its form, as `openssl req -x509` makes it.
+fn self_signed() -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.self_signed(&key).unwrap().pem(), key)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_own_certificate_is_trusted_when_given() {
+    let ((certificate, key), (other, _)) = (self_signed(), self_signed());
+    let tls = Some((certificate.clone(), key.serialize_pem()));
+    let registry = DockerRegistry::start_with(&Setup { tls, ..Setup::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.pem");
+    for (given, is_trusted) in [(&certificate, true), (&format!("{other}{certificate}"), true), (&other, false)] {
+        std::fs::write(&path, given).unwrap();
+        for host in ["127.0.0.1", "localhost"] {
+            let name = format!("{host}:{}/space/name:tag", registry.address.port());
+            let options = RegistryOptions { ca_cert: Some(path.clone()), ..options() };
+            match RegistrySink::connect(&name, options, context().0).await {
+                Ok(sink) => assert!(is_trusted && sink.put(&layer(0, 1, 1000)).await.is_ok()),
+                Err(error) => assert!(!is_trusted && error.to_string().contains("certificate"), "{error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_folders_of_docker_and_podman_are_read() {
+    let ((server, server_key), (client, client_key)) = (self_signed(), self_signed());
+    let tls = Some((server.clone(), server_key.serialize_pem()));
+    let registry = DockerRegistry::start_with(&Setup { tls, clients: Some(client.clone()), ..Setup::default() });
+    let folders = tempfile::tempdir().unwrap();
+    let options = || RegistryOptions { certificate_folders: Some(vec![folders.path().to_owned()]), ..options() };
+    let folder = folders.path().join(registry.address.to_string());
+    let name = format!("{}/space/name:tag", registry.address);
+    let put = |file: &str, text: &str| {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(file), text).unwrap();
+    };
+    assert!(refused(&name, options()).await.to_string().contains("certificate"));
+    // It wants to know who we are.
+    put("ca.crt", &server);
+    assert_eq!(refused(&name, options()).await.kind(), Kind::Sink);
+    put("client.cert", &client);
+    let error = refused(&name, options()).await;
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("client.key"), "{error}");
+    put("client.key", &client_key.serialize_pem());
+    let sink = RegistrySink::connect(&name, options(), context().0).await.unwrap();
+    sink.put(&layer(0, 1, 1000)).await.unwrap();
+    put("client.key", &server_key.serialize_pem());
+    let error = refused(&name, options()).await;
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("client.cert"), "{error}");
+    put("broken.crt", "nothing");
+    let error = refused(&name, options()).await;
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("broken.crt"), "{error}");
 }

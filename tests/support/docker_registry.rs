@@ -24,6 +24,8 @@ pub struct Setup {
     pub htpasswd: Option<String>,
     /// Certificate chain and key, PEM.
     pub tls: Option<(String, String)>,
+    /// The authority, PEM, of the clients that it lets in, over TLS.
+    pub clients: Option<String>,
     /// The folder for what it stores; else it goes with the registry.
     pub storage: Option<PathBuf>,
 }
@@ -108,7 +110,9 @@ fn configure(folder: &Path, storage: &Path, setup: &Setup) -> PathBuf {
     let http = match &setup.tls {
         Some((certificate, key)) => {
             let (certificate, key) = (write("chain.pem", certificate), write("key.pem", key));
-            format!("{{addr: '127.0.0.1:0', tls: {{certificate: {certificate}, key: {key}}}}}")
+            let clients = setup.clients.as_ref().map(|authority| write("clients.pem", authority));
+            let clients = clients.map_or_else(String::new, |path| format!(", clientcas: [{path}]"));
+            format!("{{addr: '127.0.0.1:0', tls: {{certificate: {certificate}, key: {key}{clients}}}}}")
         }
         None => "{addr: '127.0.0.1:0'}".to_owned(),
     };

@@ -2,8 +2,7 @@
 //! with care, errors as [`Failure`].
 
 use std::convert::Infallible;
-use std::path::Path;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +15,7 @@ use super::auth::Auth;
 use super::failure::{Cause, Failure, Io, Step};
 use super::guard::{Guard, Refused};
 use super::retry::{Verdict, verdict};
+use super::tls::Certificates;
 use super::{Pace, RegistryOptions};
 use crate::error::{Error, Result};
 
@@ -37,7 +37,7 @@ pub(super) struct Client {
     /// `https://HOST/v2/NAME/`.
     pub(super) repository: Url,
     pub(super) guard: Guard,
-    pub(super) auth: Auth,
+    pub(super) auth: Arc<Auth>,
     stall: Duration,
     pace: Option<Pace>,
 }
@@ -70,13 +70,19 @@ pub(super) struct Answer {
 
 impl Client {
     /// # Errors
-    /// When `--ca-cert` can't be read, or the system's roots can't and are needed.
-    pub(super) async fn new(root: Url, repository: &str, auth: Auth, options: &RegistryOptions) -> Result<Self> {
+    /// When the system's authorities can't be read and are needed.
+    pub(super) async fn new(
+        root: Url,
+        repository: &str,
+        auth: Arc<Auth>,
+        options: &RegistryOptions,
+        certificates: &Certificates,
+    ) -> Result<Self> {
         let guard = Guard::new(&root).await;
         let repository = root
             .join(&format!("{repository}/"))
             .map_err(|error| Error::usage("reading a reference", repository, error))?;
-        let http = build(&root, &guard, options)?;
+        let http = build(&root, &guard, certificates)?;
         Ok(Self { http, root, repository, guard, auth, stall: options.stall_timeout, pace: options.pace.clone() })
     }
 
@@ -168,43 +174,27 @@ impl Answer {
     }
 }
 
-fn build(root: &Url, guard: &Guard, options: &RegistryOptions) -> Result<reqwest::Client> {
-    static PROVIDER: Once = Once::new();
-    // An error means that the process has a provider already, which is as good.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let basis = || {
-        let builder = reqwest::Client::builder()
-            // HTTP/2 would put all uploads on one connection, and so under one congestion window: on a line with any
-            // latency or loss, four of them would get the throughput of one.
-            .http1_only()
-            // Heads are small and wait for an answer.
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("smolfreeze/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(guard.clone()));
-        if root.host_str().is_some_and(super::guard::is_loopback) { builder.no_proxy() } else { builder }
+fn build(root: &Url, guard: &Guard, certificates: &Certificates) -> Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        // HTTP/2 would put all uploads on one connection, and so under one congestion window: on a line with any
+        // latency or loss, four of them would get the throughput of one.
+        .http1_only()
+        // Heads are small and wait for an answer.
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(concat!("smolfreeze/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Arc::new(guard.clone()))
+        .tls_backend_preconfigured(certificates.config(root.scheme() == "https")?);
+    let is_loopback = root.host_str().is_some_and(super::guard::is_loopback);
+    let builder = if is_loopback {
+        builder.no_proxy()
+    } else {
+        super::proxy::check(root)?;
+        builder
     };
-    let built = match &options.ca_cert {
-        Some(path) => basis().tls_certs_merge(authorities(path)?).build(),
-        // Plain http must not fail for want of the system's roots; a token realm on TLS then fails by itself.
-        None if root.scheme() == "http" => basis().build().or_else(|_| basis().tls_certs_only([]).build()),
-        None => basis().build(),
-    };
-    built.map_err(|error| {
-        let hint = "install the system's CA certificates, or give --ca-cert";
-        Error::sink("preparing TLS", root, chain(&error)).hint(hint).because(error)
-    })
-}
-
-fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>> {
-    let refuse = |reason: &str| {
-        Error::usage("reading the CA certificate", path.display(), reason).hint("give a file of PEM certificates")
-    };
-    let pem = std::fs::read(path).map_err(|error| refuse(&error.to_string()).because(error))?;
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| refuse(&chain(&error)))?;
-    if certificates.is_empty() { Err(refuse("it holds no PEM certificate")) } else { Ok(certificates) }
+    builder.build().map_err(|error| Error::sink("preparing a connection", root, chain(&error)).because(error))
 }
 
 /// The instant of the last movement on a connection.

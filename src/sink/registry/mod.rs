@@ -12,6 +12,7 @@
 //! wants, at most 64 MiB. Parts of what is in memory are larger where that is fast.
 
 mod auth;
+mod contact;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -19,10 +20,12 @@ mod guard;
 mod http;
 mod pace;
 mod parts;
+mod proxy;
 mod read;
 mod reference;
 mod report;
 mod retry;
+mod tls;
 mod token;
 mod upload;
 mod wire;
@@ -40,6 +43,7 @@ use self::parts::{Live, Parts};
 use self::reference::parse_name;
 use self::report::Report;
 use self::retry::Request;
+use self::tls::Certificates;
 use self::upload::{Look, Sessions, Upload};
 use self::wire::Wire;
 use super::{Committed, Image, Put, SinkContext};
@@ -196,20 +200,35 @@ impl RegistrySink {
 /// at `/v2/` says only to a writer what it wants of writers; then the first upload gets the token, or the refusal.
 async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
-    let is_loopback = guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
-    let plain = options.plain_http || (is_loopback && options.ca_cert.is_none());
-    let root = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
-    let root = root.parse().map_err(|error| Error::usage("reading a reference", &host, error))?;
     let files = options.auth_files.clone().unwrap_or_else(auth::user_files);
     let credentials = {
         let (registry, repository) = (reference.registry().to_owned(), repository.clone());
         let found = tokio::task::spawn_blocking(move || auth::find(&files, &registry, &repository));
         bounded("asking for credentials", &host, found).await?.map_err(|_| Error::hung_up("credentials"))??
     };
-    let report = Report::new(&options, context, host, credentials.origin.clone());
-    let auth = Auth::new(credentials, format!("repository:{repository}:{actions}"));
-    let client = Client::new(root, &repository, auth, &options).await?;
-    retry::run(&client, &report.first_contact(), "", Request(|| client.ping())).await?;
+    let report = Report::new(&options, context, host.clone(), credentials.origin.clone());
+    let auth = Arc::new(Auth::new(credentials, format!("repository:{repository}:{actions}")));
+    let certificates = Certificates::read(&options, reference.registry())?;
+    let connect = async |scheme: &str| {
+        let root = format!("{scheme}://{host}/v2/");
+        let root = root.parse().map_err(|error| Error::usage("reading a reference", &host, error))?;
+        Client::new(root, &repository, Arc::clone(&auth), &options, &certificates).await
+    };
+    let is_loopback = guard::is_loopback(host.rsplit_once(':').map_or(&host, |(name, _)| name));
+    let is_plain = options.plain_http || (is_loopback && options.ca_cert.is_none());
+    let mut client = connect(if is_plain { "http" } else { "https" }).await?;
+    let mut first = client.ping().await;
+    // On loopback nobody said which it is. The first question holds nothing secret, and what follows goes where it was
+    // answered. TLS first would be no good: a server of plain http may wait for the end of a line that never comes.
+    if is_plain && !options.plain_http && first.as_ref().is_err_and(contact::is_of_a_tls_server) {
+        let secure = connect("https").await?;
+        let answer = secure.ping().await;
+        if contact::speaks_tls(&answer) {
+            (client, first) = (secure, answer);
+        }
+    }
+    let contact = contact::Contact { client: &client, first: Some(first) };
+    retry::run(&client, &report.first_contact(), "", contact).await?;
     Ok(Reached { reference, client, report })
 }
 

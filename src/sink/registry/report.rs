@@ -59,7 +59,7 @@ impl fmt::Debug for Patience {
 /// Choices for a registry; all have defaults.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// A PEM file with further certificate authorities. With it, loopback is reached over TLS too.
+    /// A PEM file with further certificate authorities. With it, loopback is reached over TLS alone.
     pub ca_cert: Option<PathBuf>,
     /// Http without TLS. Loopback hosts need no such choice.
     pub plain_http: bool,
@@ -69,6 +69,8 @@ pub struct RegistryOptions {
     pub part_bytes_max: u64,
     /// A request in which nothing moves for so long has failed. 60 s.
     pub stall_timeout: Duration,
+    /// Folders with a folder `HOST[:PORT]` of certificates for each registry; none for those of Docker and Podman.
+    pub certificate_folders: Option<Vec<PathBuf>>,
     /// Files to find credentials in; none for those of Docker and Podman.
     pub auth_files: Option<Vec<PathBuf>>,
     /// Bounds what is sent; clones of one bound several registries together. None by default.
@@ -85,6 +87,7 @@ impl Default for RegistryOptions {
             part_bytes: 8 << 20,
             part_bytes_max: 64 << 20,
             stall_timeout: Duration::from_secs(60),
+            certificate_folders: None,
             auth_files: None,
             pace: None,
             patience: Patience::default(),
