@@ -162,7 +162,7 @@ pub(crate) async fn listed(executable: &Path, machine: &str) -> Result<Option<se
 }
 
 /// Reads to the end and keeps at most `bytes_max`; the rest is read and dropped, so that the writer can end.
-async fn read_some(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8> {
+pub(crate) async fn read_some(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8> {
     let (mut kept, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     let Some(mut from) = from else { return kept };
     while let Ok(count @ 1..) = from.read(&mut buffer).await {

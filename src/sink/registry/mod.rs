@@ -13,10 +13,12 @@
 
 mod auth;
 mod contact;
+mod credentials;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod helper;
 mod http;
 mod pace;
 mod parts;
@@ -30,7 +32,6 @@ mod token;
 mod upload;
 mod wire;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub use self::read::{BlobReader, RegistryReader};
 pub(crate) use self::reference::{check_form, check_name};
 pub use self::report::{Patience, Random, RegistryOptions};
 
+/// A credential helper may wait for a person who isn't there.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// All sessions together get this long to be cancelled.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(1200);
 
@@ -200,12 +203,8 @@ impl RegistrySink {
 /// at `/v2/` says only to a writer what it wants of writers; then the first upload gets the token, or the refusal.
 async fn reach(reference: Reference, actions: &str, options: RegistryOptions, context: SinkContext) -> Result<Reached> {
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
-    let files = options.auth_files.clone().unwrap_or_else(auth::user_files);
-    let credentials = {
-        let (registry, repository) = (reference.registry().to_owned(), repository.clone());
-        let found = tokio::task::spawn_blocking(move || auth::find(&files, &registry, &repository));
-        bounded("asking for credentials", &host, found).await?.map_err(|_| Error::hung_up("credentials"))??
-    };
+    let files = options.auth_files.clone().unwrap_or_else(credentials::user_files);
+    let credentials = credentials::find(&files, reference.registry(), &repository, HELPER_TIMEOUT).await?;
     let report = Report::new(&options, context, host.clone(), credentials.origin.clone());
     let auth = Arc::new(Auth::new(credentials, format!("repository:{repository}:{actions}")));
     let certificates = Certificates::read(&options, reference.registry())?;
@@ -230,11 +229,4 @@ async fn reach(reference: Reference, actions: &str, options: RegistryOptions, co
     let contact = contact::Contact { client: &client, first: Some(first) };
     retry::run(&client, &report.first_contact(), "", contact).await?;
     Ok(Reached { reference, client, report })
-}
-
-/// A credential helper may wait for a person who isn't there.
-async fn bounded<T>(operation: &str, subject: &str, work: impl Future<Output = T>) -> Result<T> {
-    const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
-    let late = |_| Error::usage(operation, subject, "the credential helper gave no answer in 30 s");
-    tokio::time::timeout(HELPER_TIMEOUT, work).await.map_err(late)
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 
-use super::auth::Credential;
+use super::credentials::Credential;
 use super::failure::{Cause, Failure, Stale, Step};
 use super::http::{Ask, Client, header};
 
