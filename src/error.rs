@@ -50,6 +50,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind's name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Source => "source",
+            Self::Sink => "sink",
+            Self::Unauthorized => "unauthorized",
+            Self::Corrupt => "corrupt",
+            Self::Interrupted => "interrupted",
+            Self::HungUp | Self::Internal => "internal",
+        }
+    }
+
     /// The process's exit code for this kind, as README.md documents it.
     #[must_use]
     pub fn exit_code(self) -> u8 {
@@ -128,10 +142,14 @@ impl Error {
         Self::new(Kind::Interrupted, Side::Plan, "the command", "on request", "interrupted")
     }
 
-    /// What the user can do about it, as an imperative clause.
+    /// What the user can do about it, as an imperative clause. A further one stands behind the earlier.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        let hint = hint.into();
+        self.0.hint = Some(match self.0.hint.take() {
+            Some(earlier) => format!("{earlier}; {hint}"),
+            None => hint,
+        });
         self
     }
 
@@ -223,11 +241,11 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line() {
-        let error = Error::sink("sending", "'a\u{1b}[31m'", "said\r\nfrozen").hint("call\t'b'");
+        let error = Error::sink("sending", "'a\u{1b}[31m'", "said\r\nfrozen").hint("call").hint("\t'b'");
         let error = error.attach(Error::sink("cancelling", "c\n", "d"));
         assert_eq!(
             error.to_string(),
-            r"sending failed: 'a\x1b[31m': said\r\nfrozen; call\t'b' (and cleaning up: cancelling failed: c\n: d)"
+            r"sending failed: 'a\x1b[31m': said\r\nfrozen; call; \t'b' (and cleaning up: cancelling failed: c\n: d)"
         );
     }
 

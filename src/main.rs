@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 use smolfreeze::error::Kind;
 use smolfreeze::stop::Stop;
@@ -15,7 +14,7 @@ mod bars;
 mod cli;
 
 fn main() -> ExitCode {
-    let arguments = match cli::Arguments::try_parse() {
+    let arguments = match cli::Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };

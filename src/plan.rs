@@ -13,6 +13,7 @@ use crate::oci::Compression;
 use crate::pipeline::budget::{Budget, Wish, default_memory_bytes};
 use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
+use crate::sink::registry;
 use crate::source::Survey;
 use crate::source::machine;
 use crate::stage::compress::Method;
@@ -72,6 +73,8 @@ pub struct FreezeOptions {
     pub machine: machine::Options,
     /// What the image says about running it. What is empty here comes from the machine, if one is frozen. Architecture, date and source are filled in where empty.
     pub image: ImageOptions,
+    /// Files that the caller writes meanwhile, a report say: a folder is frozen without them.
+    pub own_files: Vec<PathBuf>,
     /// Certificates to trust besides the system's, as a PEM file.
     pub ca_cert: Option<PathBuf>,
     /// Speak plain http to the registry, wherever it is.
@@ -105,6 +108,7 @@ impl FreezeOptions {
             tar_bytes_max: None,
             machine: machine::Options::default(),
             image: ImageOptions::default(),
+            own_files: Vec::new(),
             ca_cert: None,
             plain_http: false,
             known: None,
@@ -152,6 +156,9 @@ impl Plan {
         let started = Timestamp::now();
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
+        if let Some(path) = &options.ca_cert {
+            registry::check_authorities(path)?;
+        }
         let id = name(&mut options, started)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
         let run = fastrand::u64(..);

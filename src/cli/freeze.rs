@@ -1,6 +1,7 @@
 //! `smolfreeze freeze`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,13 +13,16 @@ use smolfreeze::image::ImageOptions;
 use smolfreeze::oci::Compression;
 use smolfreeze::pipeline::budget::default_memory_bytes;
 use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec, cores};
+use smolfreeze::progress::Observer;
 use smolfreeze::report::Snapshot;
 use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
+use super::given::Given;
+use super::report::{Failed, ReportFile};
 use super::trace::Trace;
 use super::{RegistryArguments, bytes};
-use crate::bars::{self, ProgressMode};
+use crate::bars::{self, ProgressMode, Shown};
 
 /// Freeze a root filesystem into an OCI image.
 ///
@@ -51,11 +55,11 @@ pub struct Freeze {
     /// Print the plan and its budget, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Write what happened to this file, as JSON.
-    #[arg(long, value_name = "FILE")]
+    /// Write what happened to this file, as JSON; of a freeze that failed, its error.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     report: Option<PathBuf>,
     /// Write to this file what every stage did and waited for at each moment, as a trace for ui.perfetto.dev.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     profile: Option<PathBuf>,
     /// How to show progress.
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, value_name = "HOW")]
@@ -242,33 +246,41 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 
 impl Freeze {
     /// Plans, freezes and tells.
-    pub async fn run(self, stop: Stop) -> Result<ExitCode> {
-        let (progress, dry_run, quiet) = (self.progress, self.dry_run, self.quiet);
-        let (report, profile) = (self.report.clone(), self.profile.clone());
+    pub async fn run(mut self, given: &Given, stop: Stop) -> Result<ExitCode> {
+        let (dry_run, quiet) = (self.dry_run, self.quiet);
         let is_path_wanted = self.to.is_empty() && self.pack.pack.is_none();
-        let plan = Plan::make(self.options()?, &stop).await?;
-        if let Some(remark) = plan.remark().filter(|_| !quiet) {
-            super::remark(remark);
-        }
+        let (report, profile, progress) = (self.report.take(), self.profile.take(), self.progress);
+        let mut options = self.options()?;
+        given.check_freeze(&options.source, &options.outputs)?;
         if dry_run {
+            let plan = make_plan(options, quiet, &stop).await?;
             return super::print(&plan.to_string());
         }
-        let is_packed_by_smolvm = plan.is_packed_by_smolvm();
-        let (observer, shown) = bars::observer(progress, quiet);
-        let trace = profile.map(|path| Trace::begin(&path, Arc::clone(&observer))).transpose()?;
-        let observer = trace.as_ref().map_or(observer, Trace::observer);
-        let frozen = smolfreeze::freeze::freeze(plan, observer, stop).await;
-        shown.finish();
-        let traced = trace.map_or(Ok(()), Trace::finish);
-        let snapshot = match (frozen, traced) {
-            (Ok(snapshot), Ok(())) => snapshot,
-            (Ok(_), Err(error)) => return Err(error.hint("the freeze itself is complete")),
-            (Err(error), Ok(())) => return Err(error),
-            (Err(error), Err(untraced)) => return Err(error.attach(untraced)),
+        options.own_files = report.iter().chain(&profile).cloned().collect();
+        let source = options.source.to_string();
+        // Before anything is read, and what can't be written to costs no freeze.
+        let report = report.as_deref().map(ReportFile::open).transpose()?;
+        let profile = profile.map(|path| Ok((Trace::open(&path)?, path))).transpose()?;
+        let frozen = async {
+            let plan = make_plan(options, quiet, &stop).await?;
+            let is_packed_by_smolvm = plan.is_packed_by_smolvm();
+            let snapshot = carry_out(plan, profile, bars::observer(progress, quiet), stop.clone()).await?;
+            Ok((snapshot, is_packed_by_smolvm))
         };
-        if let Some(path) = report {
-            write_report(&path, &snapshot)?;
-        }
+        let (snapshot, is_packed_by_smolvm) = match (frozen.await, report) {
+            (Ok(frozen), report) => {
+                let written = report.map_or(Ok(()), |report| report.write(&frozen.0));
+                written.map_err(|error| error.hint("the freeze itself is complete"))?;
+                frozen
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(report)) => {
+                return Err(match report.write(&Failed::new(&source, &error)) {
+                    Ok(()) => error,
+                    Err(unwritten) => error.attach(unwritten),
+                });
+            }
+        };
         if !quiet {
             super::print(&snapshot.summary())?;
             if is_packed_by_smolvm && snapshot.workspace_entries > 0 {
@@ -337,10 +349,6 @@ impl Freeze {
             PackWithArgument::Auto | PackWithArgument::Own => OutputSpec::artifact,
         };
         let packed = self.pack.pack.iter().map(|path| artifact(fill_in("--pack", path)?.as_ref()));
-        if self.pack.agent_rootfs.is_some() && self.pack.pack.is_none() && !self.to.is_empty() {
-            let reason = "no artifact is written, and nothing else carries an agent";
-            return Err(Error::usage("reading the options", "--agent-rootfs", reason).hint("--pack writes one"));
-        }
         images.chain(packed).collect()
     }
 }
@@ -391,13 +399,29 @@ fn hidden(entries: u64) -> String {
     )
 }
 
-fn write_report(path: &std::path::Path, snapshot: &Snapshot) -> Result<()> {
-    let failed = |error: std::io::Error| {
-        Error::sink("writing the report", format_args!("'{}'", path.display()), &error)
-            .because(error)
-            .hint("the freeze itself is complete")
-    };
-    let mut text = serde_json::to_vec_pretty(snapshot).map_err(|error| failed(error.into()))?;
-    text.push(b'\n');
-    std::fs::write(path, text).map_err(failed)
+async fn make_plan(options: FreezeOptions, quiet: bool, stop: &Stop) -> Result<Plan> {
+    let plan = Plan::make(options, stop).await?;
+    if let Some(remark) = plan.remark().filter(|_| !quiet) {
+        super::remark(remark);
+    }
+    Ok(plan)
+}
+
+/// Freezes, and writes the profile on every way out.
+async fn carry_out(
+    plan: Plan,
+    profile: Option<(File, PathBuf)>,
+    (observer, shown): (Arc<dyn Observer>, Shown),
+    stop: Stop,
+) -> Result<Snapshot> {
+    let trace = profile.map(|(file, path)| Trace::begin(&path, file, Arc::clone(&observer))).transpose()?;
+    let observer = trace.as_ref().map_or(observer, Trace::observer);
+    let frozen = smolfreeze::freeze::freeze(plan, observer, stop).await;
+    shown.finish();
+    match (frozen, trace.map_or(Ok(()), Trace::finish)) {
+        (Ok(snapshot), Ok(())) => Ok(snapshot),
+        (Ok(_), Err(error)) => Err(error.hint("the freeze itself is complete")),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(untraced)) => Err(error.attach(untraced)),
+    }
 }

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::Result;
-use smolfreeze::stored::{Inspected, InspectedArtifact, InspectedImage, Stored};
+use smolfreeze::stored::{Inspected, InspectedArtifact, InspectedImage, Stored, StoredName};
 use smolfreeze::text;
 
 use super::RegistryArguments;
+use super::given::Given;
 
 /// Show what an image, or a .smolmachine file, says about itself.
 #[derive(Args)]
@@ -24,8 +25,10 @@ pub struct Inspect {
 
 impl Inspect {
     /// Reads manifest and config, and prints them.
-    pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
+    pub async fn run(self, given: &Given) -> Result<ExitCode> {
+        let name: StoredName = self.image.parse()?;
+        given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
+        let stored = Stored::open(&name, self.registry.options(), RegistryArguments::context()).await?;
         let inspected = stored.inspect(&self.image).await?;
         if self.json {
             return super::print(&serde_json::to_string_pretty(&inspected).unwrap_or_default());

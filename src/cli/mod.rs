@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
 use smolfreeze::progress::Silent;
 use smolfreeze::record::Record;
@@ -18,10 +18,12 @@ use smolfreeze::text;
 
 mod freeze;
 mod gc;
+mod given;
 mod guest_reader;
 mod inspect;
 mod ls;
 mod prune;
+mod report;
 mod rm;
 mod serve;
 mod thaw;
@@ -39,6 +41,9 @@ mod verify;
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// The options that stand there.
+    #[arg(skip)]
+    given: given::Given,
 }
 
 #[derive(Subcommand)]
@@ -91,6 +96,13 @@ impl RegistryArguments {
 }
 
 impl Arguments {
+    /// Those of this process.
+    pub fn read() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        let given = given::Given::of(&matches);
+        Ok(Self { given, ..Self::from_arg_matches(&matches)? })
+    }
+
     /// Runs a command that is for guests: it knows no signals, so that whoever ends its group ends it at once.
     pub fn run_in_guest(&self) -> Option<Result<ExitCode>> {
         match &self.command {
@@ -103,12 +115,13 @@ impl Arguments {
 
 /// Runs one command.
 pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
+    let given = arguments.given;
     match arguments.command {
-        Command::Freeze(freeze) => freeze.run(stop).await,
-        Command::Thaw(thaw) => thaw.run(stop).await,
-        Command::Inspect(inspect) => until_stopped(inspect.run(), &stop).await,
+        Command::Freeze(freeze) => freeze.run(&given, stop).await,
+        Command::Thaw(thaw) => thaw.run(&given, stop).await,
+        Command::Inspect(inspect) => until_stopped(inspect.run(&given), &stop).await,
         Command::Serve(serve) => serve.run(stop).await,
-        Command::Verify(verify) => until_stopped(verify.run(), &stop).await,
+        Command::Verify(verify) => until_stopped(verify.run(&given), &stop).await,
         Command::GuestReader(reader) => reader.run(),
         Command::GuestWait(wait) => Ok(wait.run()),
         Command::Ls(ls) => ls.run(),

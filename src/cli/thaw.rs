@@ -11,10 +11,12 @@ use smolfreeze::error::{Error, Result};
 use smolfreeze::plan::OutputSpec;
 use smolfreeze::progress::Observer;
 use smolfreeze::stop::Stop;
+use smolfreeze::stored::StoredName;
 use smolfreeze::text;
 use smolfreeze::thaw::{ThawContext, ThawOptions, ThawPlan, Wishes, resolve};
 
 use super::RegistryArguments;
+use super::given::Given;
 
 /// Make a smolvm machine of a snapshot.
 ///
@@ -75,11 +77,13 @@ fn mebibytes(text: &str) -> Result<u32, String> {
 
 impl Thaw {
     /// Plans, thaws and tells.
-    pub async fn run(self, stop: Stop) -> Result<ExitCode> {
-        let (json, quiet) = (self.json, self.quiet);
+    pub async fn run(self, given: &Given, stop: Stop) -> Result<ExitCode> {
+        let (json, quiet, from) = (self.json, self.quiet, self.from.clone());
+        let options = self.options()?;
+        given.check_read(&from, matches!(options.from.name, StoredName::Registry(_)))?;
         let counter = Arc::new(Counter::default());
         let context = ThawContext { observer: Arc::clone(&counter) as _, stop };
-        let plan = ThawPlan::make(self.options()?, context).await?;
+        let plan = ThawPlan::make(options, context).await?;
         if !quiet {
             let _ = writeln!(std::io::stderr(), "{plan}");
             counter.total.store(plan.layers(), Ordering::Relaxed);

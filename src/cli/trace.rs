@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::report::{clear, open_for_later};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Value, json};
 use smolfreeze::error::{Error, Result};
@@ -56,9 +57,14 @@ enum Event {
 }
 
 impl Trace {
-    /// Begins a trace in a new file at `path`, or in place of what is there.
-    pub fn begin(path: &Path, next: Arc<dyn Observer>) -> Result<Self> {
-        let file = File::create(path).map_err(|error| failed(path, error))?;
+    /// Opens the file, or makes it, before there is anything to trace.
+    pub fn open(path: &Path) -> Result<File> {
+        open_for_later(path).map_err(|error| failed(path, error))
+    }
+
+    /// Begins a trace in the `file` at `path`, in place of what is there.
+    pub fn begin(path: &Path, file: File, next: Arc<dyn Observer>) -> Result<Self> {
+        clear(&file).map_err(|error| failed(path, error))?;
         let (edge, events) = bounded(EDGE_SPANS);
         let counts = Arc::new(Counts::default());
         let writer = Writer {

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::{Kind, Result};
-use smolfreeze::stored::Stored;
+use smolfreeze::stored::{Stored, StoredName};
 use smolfreeze::text;
 
 use super::RegistryArguments;
+use super::given::Given;
 
 /// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
 #[derive(Args)]
@@ -25,8 +26,10 @@ pub struct Verify {
 
 impl Verify {
     /// Verifies, and prints each fault on a line of its own.
-    pub async fn run(self) -> Result<ExitCode> {
-        let stored = Stored::open(&self.image.parse()?, self.registry.options(), RegistryArguments::context()).await?;
+    pub async fn run(self, given: &Given) -> Result<ExitCode> {
+        let name: StoredName = self.image.parse()?;
+        given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
+        let stored = Stored::open(&name, self.registry.options(), RegistryArguments::context()).await?;
         let on_terminal = std::io::stderr().is_terminal();
         let show = |done: usize, total: usize| {
             if on_terminal {

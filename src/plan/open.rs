@@ -156,7 +156,7 @@ pub(super) fn open(
             });
             // Or each artifact of a home would hold all the earlier ones.
             let kept = options.records.as_deref().map(State::at).transpose()?.map(|state| state.artifacts());
-            let own_outputs = own_outputs.chain(kept).collect();
+            let own_outputs = own_outputs.chain(kept).chain(options.own_files.clone()).collect();
             let apart = own_layers(options).iter().map(|folder| OsStr::from_bytes(folder).into()).collect();
             let include_mounts = options.include_mounts.clone();
             let selection = Selection { exclude, include_mounts, own_outputs, apart };

@@ -19,6 +19,7 @@ mod interrupt;
 mod memory;
 mod names;
 mod network;
+mod options;
 mod printed;
 mod profile;
 mod tars;

@@ -58,6 +58,7 @@ pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
 pub(crate) use self::reference::{check_form, check_name};
 pub use self::report::{Patience, Random, RegistryOptions};
+pub(crate) use self::tls::check_authorities;
 
 /// A credential helper may wait for a person who isn't there.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
