@@ -155,7 +155,8 @@ impl Lines {
             return;
         }
         let of = expected.map_or_else(String::new, |bytes| format!(" of about {}", HumanBytes(bytes)));
-        line(&format!("{seconds:.0} s: read {}{of}, sent {}", HumanBytes(read), HumanBytes(sent)));
+        let sent = if sent > 0 { format!(", sent {}", HumanBytes(sent)) } else { String::new() };
+        line(&format!("{seconds:.0} s: read {}{of}{sent}", HumanBytes(read)));
     }
 }
 

@@ -1,6 +1,5 @@
 //! `smolfreeze verify`.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,6 +9,7 @@ use smolfreeze::text;
 
 use super::RegistryArguments;
 use super::given::Given;
+use crate::bars::{self, ProgressMode};
 
 /// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
 #[derive(Args)]
@@ -20,6 +20,9 @@ pub struct Verify {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: ProgressMode,
     #[command(flatten)]
     registry: RegistryArguments,
 }
@@ -30,17 +33,10 @@ impl Verify {
         let name: StoredName = self.image.parse()?;
         given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
         let stored = Stored::open(&name, self.registry.options(), RegistryArguments::context()).await?;
-        let on_terminal = std::io::stderr().is_terminal();
-        let show = |done: usize, total: usize| {
-            if on_terminal {
-                let _ = write!(
-                    std::io::stderr(),
-                    "\rlayer {done} of {total}{}",
-                    if done == total { "\r\x1b[K" } else { "" }
-                );
-            }
-        };
-        let verified = stored.verify(&show).await?;
+        let (observer, shown) = bars::observer(self.progress, false);
+        let verified = stored.verify(&observer).await;
+        shown.finish();
+        let verified = verified?;
         if self.json {
             super::print(&serde_json::to_string_pretty(&verified).unwrap_or_default())?;
         } else if verified.faults.is_empty() {

@@ -4,5 +4,7 @@ pub mod compress;
 pub mod cut;
 pub mod digest;
 pub mod header;
+mod renamed;
 pub mod scan;
 mod sparse;
+pub(crate) mod walk;

@@ -1,35 +1,29 @@
 //! Images of registries and layouts: reading them back, and checking that they are what they say they are.
 
-use std::collections::HashMap;
-
-use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use crate::error::{Error, Kind, Result, Side};
+use crate::image::LAYER_ANNOTATION;
+use crate::layout::REF_NAME;
+use crate::oci::{Descriptor, DiffId, Digest};
+use crate::plan::{DEFAULT_TAG, LayoutName};
+use crate::sink::registry::RegistryReader;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::mpsc;
-use tokio_util::io::{ReaderStream, StreamReader};
-
-use crate::error::{Error, Kind, Result, Side};
-use crate::image::LAYER_ANNOTATION;
-use crate::layout::REF_NAME;
-use crate::oci::{Compression, Descriptor, DiffId, Digest};
-use crate::pipeline::gather::LivePiece;
-use crate::plan::{DEFAULT_TAG, LayoutName};
-use crate::sink::registry::RegistryReader;
-use crate::stage::digest::{DiffIdHasher, DigestHasher};
-use crate::text;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio_util::io::ReaderStream;
 
 use super::Verified;
-use super::hashing::{Hashing, take};
+use super::layer::{self, EndOnDrop, Source, Watch, layers_at_once};
+use crate::progress::Observer;
+use crate::stage::digest::DigestHasher;
+use crate::stop::Stop;
 
 /// Bytes of config that are read at most.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Bytes that one read of a blob takes.
 const READ_BYTES: usize = 256 << 10;
-/// Layers that are checked at a time.
-const LAYERS_AT_ONCE: usize = 4;
 
 /// An image in a registry or in a layout.
 pub enum StoredImage {
@@ -92,17 +86,6 @@ pub(crate) struct OutlineLayer {
     pub(crate) workspace: bool,
 }
 
-/// One layer that was read to its end.
-#[derive(Debug, Default)]
-pub(crate) struct LayerRead {
-    pub(crate) entries: u64,
-    pub(crate) stored_bytes: u64,
-    pub(crate) tar_bytes: u64,
-    pub(crate) faults: Vec<String>,
-    /// What the first fault is, where it is not that the layer is another one than it says.
-    pub(crate) kind: Option<Kind>,
-}
-
 impl StoredImage {
     /// Manifest and config.
     ///
@@ -118,11 +101,11 @@ impl StoredImage {
     }
 
     /// Reads every blob again: size, digest, diff_id, and whether each layer is a tar from its first byte to its last.
-    /// `checked` is told of each layer that is done.
+    /// `observer` is told how many stored bytes there are, and of those that were read.
     ///
     /// # Errors
     /// When the image can't be read at all; what is wrong with it is in [`Verified::faults`].
-    pub async fn verify(&self, checked: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified> {
+    pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
         let (manifest, bytes) = self.manifest().await?;
         let parsed: Manifest = parse(&bytes, "reading the manifest", manifest.digest)?;
         let config = self.config(&parsed.config).await?;
@@ -131,13 +114,15 @@ impl StoredImage {
         if let Err(fault) = same_number(&parsed, &diff_ids) {
             verified.faults.push(fault);
         }
-        let total = parsed.layers.len();
+        let sizes = parsed.layers.iter().map(|layer| layer.descriptor.size);
+        observer.expected(sizes.fold(0, u64::saturating_add));
+        let end = EndOnDrop(Stop::new());
+        let watch = Watch { observer: Arc::clone(observer), stop: end.0.clone() };
         let layers = parsed.layers.iter().zip(&diff_ids);
-        let layers = layers.map(|(layer, diff_id)| self.read_layer(&layer.descriptor, *diff_id, None));
-        let mut reading = stream::iter(layers).buffered(LAYERS_AT_ONCE);
+        let layers = layers.map(|(layer, diff_id)| layer::read(self, &layer.descriptor, *diff_id, (), &watch));
+        let mut reading = stream::iter(layers).buffered(layers_at_once());
         while let Some(layer) = reading.next().await {
-            verified.add(layer?);
-            checked(verified.layers, total);
+            verified.add(layer?.0);
         }
         Ok(verified)
     }
@@ -162,67 +147,6 @@ impl StoredImage {
             OutlineLayer { descriptor, diff_id, workspace }
         });
         Ok(Outline { layers: layers.collect(), config: (parsed.config, config), manifest })
-    }
-
-    /// Reads one layer to its end, and holds it against its descriptor and its diff_id. `tap` gets the stored bytes as
-    /// they come: good for nothing before this has returned without a fault.
-    ///
-    /// # Errors
-    /// When reading can't go on, but for what is wrong with this layer alone: that is among its faults.
-    pub(crate) async fn read_layer(
-        &self,
-        layer: &Descriptor,
-        diff_id: DiffId,
-        tap: Option<&mpsc::Sender<LivePiece>>,
-    ) -> Result<LayerRead> {
-        let mut found = LayerRead::default();
-        let Some(compression) = Compression::from_media_type(&layer.media_type) else {
-            let media_type = text::line(&layer.media_type);
-            found.faults.push(format!("layer {}: media type '{media_type}' is none of a layer", layer.digest));
-            return Ok(found);
-        };
-        let blob = match self.blob(layer).await {
-            Ok(blob) => blob,
-            Err(error) if matches!(error.kind(), Kind::Sink | Kind::Corrupt) => {
-                (found.faults, found.kind) = (vec![error.to_string()], Some(error.kind()));
-                return Ok(found);
-            }
-            Err(error) => return Err(error),
-        };
-        let blob = match tap {
-            Some(tap) => tapped(blob, tap.clone()),
-            None => blob,
-        };
-        let (stored, digest) =
-            Hashing::new(StreamReader::new(blob.map_err(std::io::Error::other)), DigestHasher::default());
-        let stored = BufReader::with_capacity(READ_BYTES, stored);
-        let plain: Box<dyn AsyncRead + Send + Unpin> = match compression {
-            Compression::Zstd => Box::new(whole(ZstdDecoder::new(stored), |decoder| decoder.multiple_members(true))),
-            Compression::Gzip => Box::new(whole(GzipDecoder::new(stored), |decoder| decoder.multiple_members(true))),
-            Compression::None => Box::new(stored),
-        };
-        let (plain, tar) = Hashing::new(plain, DiffIdHasher::default());
-        match read_tar(plain).await {
-            Ok(entries) => found.entries = entries,
-            Err(_) if tap.is_some_and(mpsc::Sender::is_closed) => return Err(Error::hung_up("the artifact")),
-            Err(error) => {
-                found.kind = kind_within(&error);
-                found.faults.push(format!("layer {}: {}", layer.digest, innermost(&error)));
-            }
-        }
-        let ((found_digest, size), (found_diff_id, tar_bytes)) = (take(&digest).finish(), take(&tar).finish());
-        (found.stored_bytes, found.tar_bytes) = (size, tar_bytes);
-        if found.faults.is_empty() {
-            let mut compare = |what: &str, stated: String, is: String| {
-                if stated != is {
-                    found.faults.push(format!("layer {}: {what} should be {stated}, and is {is}", layer.digest));
-                }
-            };
-            compare("the size", layer.size.to_string(), size.to_string());
-            compare("the digest", layer.digest.to_string(), found_digest.to_string());
-            compare("the diff_id", diff_id.to_string(), found_diff_id.to_string());
-        }
-        Ok(found)
     }
 
     async fn manifest(&self) -> Result<(Descriptor, Bytes)> {
@@ -262,6 +186,14 @@ impl StoredImage {
         Ok(bytes.into())
     }
 
+    /// Where a blob's bytes come from, for a thread that may block.
+    pub(super) fn source(&self, descriptor: &Descriptor) -> Source {
+        match self {
+            Self::Registry(registry) => Source::Registry(Box::new(registry.blob(descriptor))),
+            Self::Layout(name) => Source::File(name.folder.join("blobs/sha256").join(descriptor.digest.hex()), None),
+        }
+    }
+
     async fn blob(&self, descriptor: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
         match self {
             Self::Registry(registry) => {
@@ -281,79 +213,11 @@ impl StoredImage {
     }
 }
 
-/// Reads all entries and what follows them; how many there were.
-async fn read_tar(plain: impl AsyncRead + Send + Unpin) -> std::io::Result<u64> {
-    let mut archive = tokio_tar::ArchiveBuilder::new(plain).set_ignore_zeros(false).build();
-    let mut entries = 0;
-    let mut listed = archive.entries()?;
-    while let Some(entry) = listed.try_next().await? {
-        let mut entry = entry;
-        entry.path()?;
-        tokio::io::copy(&mut entry, &mut tokio::io::sink()).await?;
-        entries += 1;
-    }
-    drop(listed);
-    let mut rest = archive.into_inner().map_err(|_| std::io::Error::other("an entry is still being read"))?;
-    let mut block = vec![0; READ_BYTES];
-    loop {
-        let read = rest.read(&mut block).await?;
-        if read == 0 {
-            return Ok(entries);
-        }
-        if block[..read].iter().any(|byte| *byte != 0) {
-            return Err(std::io::Error::other("there is more after the tar's end mark"));
-        }
-    }
-}
-
-/// Who made an I/O error, in its own words.
-fn innermost(error: &std::io::Error) -> String {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof {
-        return "the tar, or its compression, ends early; it was cut off".to_owned();
-    }
-    let mut cause: &(dyn std::error::Error + 'static) = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-/// The same stream, of which `tap` gets everything first. Who listens there may stop listening.
-fn tapped(blob: BoxStream<'static, Result<Bytes>>, tap: mpsc::Sender<LivePiece>) -> BoxStream<'static, Result<Bytes>> {
-    blob.and_then(move |bytes| {
-        let tap = tap.clone();
-        async move {
-            tap.send(LivePiece::Bytes(bytes.clone())).await.map_err(|_| Error::hung_up("the artifact"))?;
-            Ok(bytes)
-        }
-    })
-    .boxed()
-}
-
 fn same_number(manifest: &Manifest, diff_ids: &[DiffId]) -> std::result::Result<(), String> {
     if diff_ids.len() == manifest.layers.len() {
         return Ok(());
     }
     Err(format!("the config has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()))
-}
-
-/// The kind of this crate's error that an I/O error was made from.
-fn kind_within(error: &std::io::Error) -> Option<Kind> {
-    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
-    while let Some(inner) = cause {
-        if let Some(ours) = inner.downcast_ref::<Error>() {
-            return Some(ours.kind());
-        }
-        let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause = io.map(|inner| inner as &(dyn std::error::Error + 'static)).or(inner.source());
-    }
-    None
-}
-
-/// Sets a decoder up before it is boxed.
-fn whole<D>(mut decoder: D, set: impl FnOnce(&mut D)) -> D {
-    set(&mut decoder);
-    decoder
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Digest) -> Result<T> {

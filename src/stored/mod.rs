@@ -2,17 +2,21 @@
 
 #[doc(hidden)]
 pub mod artifact;
-mod hashing;
 mod image;
+mod layer;
 mod name;
 
+use std::sync::Arc;
+
 use crate::error::Result;
+use crate::progress::Observer;
 use crate::sink::SinkContext;
 use crate::sink::registry::{RegistryOptions, RegistryReader};
 
 pub use artifact::{InspectedArtifact, InspectedLayer, StoredArtifact};
 pub use image::{InspectedImage, StoredImage};
 pub(crate) use image::{Outline, OutlineLayer};
+pub(crate) use layer::{EndOnDrop, Listen, Watch, layers_at_once, read as read_layer};
 pub use name::StoredName;
 
 /// Something stored that was found.
@@ -49,7 +53,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    fn add(&mut self, layer: image::LayerRead) {
+    fn add(&mut self, layer: layer::LayerRead) {
         self.layers += 1;
         self.entries += layer.entries;
         self.stored_bytes += layer.stored_bytes;
@@ -84,15 +88,15 @@ impl Stored {
         }
     }
 
-    /// Reads all of it again, and holds it against what it says about itself. `checked` is told of each layer that is
-    /// done.
+    /// Reads all of it again, and holds it against what it says about itself. `observer` is told how many stored bytes
+    /// there are, and of those that were read.
     ///
     /// # Errors
     /// When it can't be read at all; what is wrong with it is in [`Verified::faults`].
-    pub async fn verify(&self, checked: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified> {
+    pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
         match self {
-            Self::Image(image) => image.verify(checked).await,
-            Self::Artifact(artifact) => artifact.verify(checked).await,
+            Self::Image(image) => image.verify(observer).await,
+            Self::Artifact(artifact) => artifact.verify(observer).await,
         }
     }
 }

@@ -1,19 +1,19 @@
 //! From an image to an artifact: each layer a stream that is checked on its way, and embedded once it was right.
 
+use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use futures_util::stream::{self, StreamExt as _};
 
 use super::{Images, ThawContext, Wishes};
 use crate::error::{Error, Kind, Result, Side};
-use crate::oci::Descriptor;
-use crate::pipeline::gather::{Body, LiveEnd, LiveLayer, LivePiece};
+use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
-use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings};
-use crate::stored::{OutlineLayer, StoredImage};
+use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings, SideFile};
+use crate::stop::Stop;
+use crate::stored::{self, EndOnDrop, Listen, OutlineLayer, StoredImage, Watch, layers_at_once};
 
-/// Pieces of a layer, of 256 KiB at most from a layout, that wait between reader and artifact.
-const PIECES_MAX: usize = 4;
 /// CPUs of a machine made from an image, as smolvm's own `machine create` has it: a cap, idle ones cost nothing.
 const CPUS: u8 = 4;
 /// Its memory in MiB, by the same rule: only touched memory is taken.
@@ -28,8 +28,15 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
         sink = ArtifactSink::create(target, options) => sink?,
     };
     let filled = async {
-        for (index, layer) in images.outline.layers.iter().enumerate() {
-            embed(&images.stored, &sink, index, layer).await?;
+        let end = EndOnDrop(Stop::new());
+        let watch = Watch { observer: Arc::clone(&context.observer), stop: end.0.clone() };
+        let layers = images.outline.layers.iter().enumerate();
+        let arriving = layers.clone().map(|(index, layer)| arrive(&images.stored, target, index + 1, layer, &watch));
+        let mut arriving = stream::iter(arriving).buffered(layers_at_once());
+        for (index, layer) in layers {
+            let Some(arrived) = arriving.next().await else { break };
+            let Arrived { side, end } = arrived?;
+            sink.put_side(side, end, layer.workspace).await?;
             context.observer.layer_sent(index);
         }
         let image = Image { config: images.outline.config.clone(), manifest: images.outline.manifest.clone() };
@@ -50,30 +57,40 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
     }
 }
 
-/// One layer: the artifact hears of its end only when digest, size and diff_id are what the image says.
-async fn embed(stored: &StoredImage, sink: &ArtifactSink, index: usize, layer: &OutlineLayer) -> Result<Descriptor> {
-    let (tap, tail) = mpsc::channel(PIECES_MAX);
-    let reading = async move {
-        let read = stored.read_layer(&layer.descriptor, layer.diff_id, Some(&tap)).await?;
-        if let Some(fault) = read.faults.first() {
-            let kind = read.kind.unwrap_or(Kind::Corrupt);
-            return Err(Error::new(kind, Side::Source, "reading a layer", format_args!("number {}", index + 1), fault));
-        }
-        let end = LiveEnd { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id, tar_bytes: read.tar_bytes };
-        tap.send(LivePiece::End(end)).await.map_err(|_| Error::hung_up("the artifact"))
-    };
-    let live = LiveLayer {
-        index,
-        media_type: layer.descriptor.media_type.clone(),
-        workspace: layer.workspace,
-        head: Body::default(),
-        tail,
-    };
-    match tokio::join!(reading, sink.put_live(live)) {
-        (Ok(()), put) => put,
-        (Err(error), Ok(_)) => Err(error),
-        (Err(reading), Err(putting)) => Err(Error::first_cause(reading, putting)),
+/// A layer that was read: it lies beside the artifact, and was what the image says.
+struct Arrived {
+    side: SideFile,
+    end: LiveEnd,
+}
+
+/// Keeps a layer's stored bytes beside the artifact.
+struct Intake(SideFile);
+
+impl Listen for Intake {
+    fn stored(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
     }
+}
+
+/// Reads one layer: only when digest, size and diff_id are what the image says is there something to embed.
+async fn arrive(
+    stored: &StoredImage,
+    target: &Path,
+    number: usize,
+    layer: &OutlineLayer,
+    watch: &Watch,
+) -> Result<Arrived> {
+    let failed = |error: io::Error| {
+        Error::sink("gathering a layer beside the artifact", target.display(), &error).because(error)
+    };
+    let intake = Intake(SideFile::beside(target).map_err(failed)?);
+    let (read, Intake(side)) = stored::read_layer(stored, &layer.descriptor, layer.diff_id, intake, watch).await?;
+    if let Some(fault) = read.faults.first() {
+        let kind = read.kind.unwrap_or(Kind::Corrupt);
+        return Err(Error::new(kind, Side::Source, "reading a layer", format_args!("number {number}"), fault));
+    }
+    let end = LiveEnd { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id, tar_bytes: read.tar_bytes };
+    Ok(Arrived { side, end })
 }
 
 fn settings(images: &Images, wishes: &Wishes) -> MachineSettings {

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::oci::Descriptor;
 use crate::pipeline::gather::{Body, FileRange, Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::pipeline::memory::{Memory, Reserved};
+use crate::sink::Put;
 
 use super::incoming::Incoming;
 use super::side::SideFile;
@@ -29,15 +30,24 @@ impl ArtifactSink {
     pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
         let workspace = layer.workspace;
         let (side, end) = self.gathered(layer).await?;
-        let (stop, descriptor) = (self.options.stop.clone(), end.descriptor.clone());
+        let descriptor = end.descriptor.clone();
+        self.put_side(side, end, workspace).await?;
+        Ok(descriptor)
+    }
+
+    /// Embeds a layer that was gathered beside the artifact, or adds it to `/workspace`.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn put_side(&self, side: SideFile, end: LiveEnd, workspace: bool) -> Result<Put> {
+        let stop = self.options.stop.clone();
         self.work(end.diff_id, move |unfinished| {
             let LiveEnd { descriptor, diff_id, tar_bytes } = &end;
             let (diff_id, tar_bytes) = (*diff_id, *tar_bytes);
             let layer = Incoming { diff_id, tar_bytes, descriptor, stored: side.moving(&stop) };
             if workspace { unfinished.embed_workspace(layer) } else { unfinished.embed_layer(layer) }
         })
-        .await?;
-        Ok(descriptor)
+        .await
     }
 
     /// Embeds a layer that is still being made, compressed with zstd and not of `/workspace`, and gives it back complete:

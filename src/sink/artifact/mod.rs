@@ -25,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
+pub(crate) use side::SideFile;
 pub use temporary::unfinished;
 pub(super) use writing::{checksum, failed, io_failed};
 

@@ -19,14 +19,14 @@ const HOLE_BYTES: u64 = 8 << 20;
 
 /// A file that is being filled. Whatever ends the process frees it.
 #[derive(Debug)]
-pub(super) struct SideFile {
+pub(crate) struct SideFile {
     file: File,
     bytes: u64,
 }
 
 impl SideFile {
     /// An empty one, on the same disk as `artifact`.
-    pub(super) fn beside(artifact: &Path) -> io::Result<Self> {
+    pub(crate) fn beside(artifact: &Path) -> io::Result<Self> {
         Ok(Self { file: tempfile::tempfile_in(super::temporary::folder_of(artifact))?, bytes: 0 })
     }
 
@@ -37,7 +37,7 @@ impl SideFile {
     }
 
     /// How many bytes there are.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.bytes
     }
 

@@ -6,10 +6,10 @@ use std::io::{self, BufRead, Read};
 use smolvm_pack::PackManifest;
 use smolvm_pack::format::LayerEntry;
 
-use super::walk::{Entry, Walk};
 use crate::oci::DiffId;
 use crate::stage::digest::DiffIdHasher;
 use crate::stage::header::Kind;
+use crate::stage::walk::{Entry, Walk};
 use crate::text;
 
 /// The largest window that a frame may ask for: 128 MiB, the limit of zstd's own decoders.

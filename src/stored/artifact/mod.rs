@@ -5,19 +5,19 @@
 
 mod check;
 mod file;
-mod walk;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use smolvm_pack::format::{FOOTER_SIZE, PackMode};
 use smolvm_pack::{PackFooter, PackManifest};
-use tokio::sync::mpsc;
 
 use self::file::Watched;
 use super::Verified;
 use crate::error::{Error, Kind, Result, Side};
+use crate::progress::Observer;
 use crate::stop::Stop;
 
 pub use check::Checked;
@@ -233,21 +233,15 @@ impl StoredArtifact {
     ///
     /// # Errors
     /// When it can't be read; what is wrong with it is in [`Verified::faults`].
-    pub async fn verify(&self, checked: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified> {
-        let (done, mut heard) = mpsc::channel(1);
-        let total = self.said.layers.len();
+    pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
+        // Once for the checksum, once for the layers.
+        observer.expected(self.said.stored_bytes.saturating_mul(2));
+        let observer = Arc::clone(observer);
         let reading = on_file(&self.path, &self.stop, move |artifact| {
-            artifact.check(|so_far| {
-                let _ = done.blocking_send(so_far.layers);
-            })
+            artifact.file.observed_by(observer);
+            artifact.check(|_| ())
         });
-        let telling = async {
-            while let Some(layers) = heard.recv().await {
-                checked(layers, total);
-            }
-        };
-        let (found, ()) = tokio::join!(reading, telling);
-        let Checked { layers, entries, stored_bytes, tar_bytes, faults } = found?;
+        let Checked { layers, entries, stored_bytes, tar_bytes, faults } = reading.await?;
         Ok(Verified { layers, entries, stored_bytes, tar_bytes, faults })
     }
 }

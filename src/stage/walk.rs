@@ -1,11 +1,14 @@
-//! Walking through a tar of anybody's, in memory that does not depend on what it says.
+//! Walking through a tar of anybody's, in memory that does not depend on what it says: the one way in which what is
+//! stored is read back, whether an artifact, a layer of an image, or the tars inside of either.
 //!
 //! Libraries read long names and PAX records to wherever their headers say they end; here they have a limit. What a
-//! header means is decided where the cut decides it.
+//! header means is decided where the cut decides it, but more is taken than the cut takes: others write layers, too.
 
 use std::io::{self, Read};
 
-use crate::stage::header::{self, BLOCK_BYTES, Kind, PaxRecords};
+use super::header::{self, BLOCK_BYTES, Kind, PaxRecords};
+use super::renamed;
+use crate::text;
 
 /// Most bytes of one extension (PAX records, a long name), as the cut has it.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
@@ -18,16 +21,69 @@ const STEP_BYTES: usize = 64 << 10;
 
 /// One entry of a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its name, without `./` in front.
-    pub(super) name: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(crate) name: Vec<u8>,
+    /// What it links to.
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: Kind,
     /// Content bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
+    /// All blocks in front of its content, as they came.
+    pub(crate) head: Vec<u8>,
+    /// Its PAX records, as they came.
+    pub(super) records: Vec<u8>,
+    /// Its own header, and the blocks of GNU's old sparse map behind that.
+    pub(super) own: Vec<u8>,
+}
+
+impl Entry {
+    /// Where it goes below the root: no slash at either end, empty for the root itself.
+    ///
+    /// # Errors
+    /// Where that would be outside of the root.
+    pub(crate) fn path(&self) -> io::Result<Vec<u8>> {
+        below_root(&self.name)
+    }
+
+    /// The same for what it is a hard link to.
+    pub(crate) fn link_path(&self) -> io::Result<Vec<u8>> {
+        below_root(&self.link)
+    }
+
+    pub(crate) fn is_folder(&self) -> bool {
+        self.kind == Kind::Directory || (self.kind == Kind::File && self.size == 0 && self.name.ends_with(b"/"))
+    }
+
+    /// The blocks in front of its content under another name, and with another target if it is a hard link.
+    pub(crate) fn renamed(&self, name: &[u8], link: Option<&[u8]>) -> io::Result<Vec<u8>> {
+        renamed::head(self, name, link)
+    }
+
+    /// Zeros that follow its content.
+    pub(crate) fn padding(&self) -> usize {
+        let block = BLOCK_BYTES as u64;
+        usize::try_from((block - self.size % block) % block).unwrap_or(0)
+    }
+}
+
+/// As readers of layers have it: what is absolute begins at the root all the same.
+fn below_root(name: &[u8]) -> io::Result<Vec<u8>> {
+    let mut path = Vec::with_capacity(name.len());
+    for part in name.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
+        if part == b".." {
+            return Err(invalid(format!("{} leaves the root with '..'", text::quoted(name))));
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(part);
+    }
+    Ok(path)
 }
 
 /// A tar on its way through a reader.
-pub(super) struct Walk<R> {
+pub(crate) struct Walk<R> {
     from: R,
     /// Bytes of the current entry's content that were not read.
     content_left: u64,
@@ -36,39 +92,48 @@ pub(super) struct Walk<R> {
 }
 
 impl<R: Read> Walk<R> {
-    pub(super) fn new(from: R) -> Self {
+    pub(crate) fn new(from: R) -> Self {
         Self { from, content_left: 0, padding: 0 }
     }
 
     /// The next entry, past what is left of the one before; none at the end mark.
-    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         self.pass_over(self.content_left + self.padding)?;
         (self.content_left, self.padding) = (0, 0);
-        let (mut pax, mut long_name) = (PaxRecords::default(), None);
+        let (mut pax, mut long_name, mut long_link) = (PaxRecords::default(), None, None);
+        let (mut head, mut records) = (Vec::new(), Vec::new());
         for _ in 0..=EXTENSIONS_MAX {
-            let mut block = [0; BLOCK_BYTES];
-            self.from.read_exact(&mut block)?;
+            let block = self.block(&mut head)?;
             if block == [0; BLOCK_BYTES] {
-                return Ok(None);
+                return if head.len() == BLOCK_BYTES { Ok(None) } else { Err(invalid("headers without an entry")) };
             }
-            let head = header::parse(&block).map_err(invalid)?;
-            match head.kind {
-                Kind::Pax => pax = header::parse_pax(&self.extension(head.size)?).map_err(invalid)?,
-                Kind::LongName => long_name = Some(until_nul(self.extension(head.size)?)),
-                Kind::LongLink | Kind::GlobalPax => drop(self.extension(head.size)?),
+            let parsed = header::parse(&block).map_err(invalid)?;
+            match parsed.kind {
+                Kind::Pax => {
+                    records = self.extension(parsed.size, &mut head)?;
+                    pax = header::parse_pax(&records).map_err(invalid)?;
+                }
+                Kind::LongName => long_name = Some(until_nul(self.extension(parsed.size, &mut head)?)),
+                Kind::LongLink => long_link = Some(until_nul(self.extension(parsed.size, &mut head)?)),
+                Kind::GlobalPax => drop(self.extension(parsed.size, &mut head)?),
                 kind => {
-                    let mut goes_on = head.extended;
+                    let own_at = head.len() - BLOCK_BYTES;
+                    let mut goes_on = parsed.extended;
                     while goes_on {
-                        self.from.read_exact(&mut block)?;
-                        goes_on = block[MAP_GOES_ON] != 0;
+                        if head.len() as u64 > EXTENSION_BYTES_MAX * EXTENSIONS_MAX as u64 {
+                            return Err(invalid("a sparse map past all bounds"));
+                        }
+                        goes_on = self.block(&mut head)?[MAP_GOES_ON] != 0;
                     }
-                    let size = pax.size.unwrap_or(head.size);
+                    let size = pax.size.unwrap_or(parsed.size);
                     let padded = size.checked_next_multiple_of(BLOCK_BYTES as u64);
                     self.padding = padded.ok_or_else(|| invalid("a size past all bounds"))? - size;
                     self.content_left = size;
-                    let name = pax.name().cloned().or(long_name).unwrap_or(head.name);
+                    let name = pax.name().cloned().or(long_name).unwrap_or(parsed.name);
                     let name = name.strip_prefix(b"./").map_or_else(|| name.clone(), <[u8]>::to_vec);
-                    return Ok(Some(Entry { name, kind, size }));
+                    let link = pax.link.or(long_link).unwrap_or(parsed.link);
+                    let own = head[own_at..].to_vec();
+                    return Ok(Some(Entry { name, link, kind, size, head, records, own }));
                 }
             }
         }
@@ -76,7 +141,7 @@ impl<R: Read> Walk<R> {
     }
 
     /// Sees that nothing but zeros follows the end mark.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         let mut step = vec![0; STEP_BYTES];
         loop {
             match self.from.read(&mut step)? {
@@ -89,13 +154,22 @@ impl<R: Read> Walk<R> {
         }
     }
 
-    fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
+    fn block(&mut self, head: &mut Vec<u8>) -> io::Result<[u8; BLOCK_BYTES]> {
+        let mut block = [0; BLOCK_BYTES];
+        self.from.read_exact(&mut block)?;
+        head.extend_from_slice(&block);
+        Ok(block)
+    }
+
+    fn extension(&mut self, size: u64, head: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         if size > EXTENSION_BYTES_MAX {
             return Err(invalid("an extension of more than 1 MiB"));
         }
-        let mut content = vec![0; usize::try_from(size).unwrap_or(0).next_multiple_of(BLOCK_BYTES)];
+        let size = usize::try_from(size).unwrap_or(0);
+        let mut content = vec![0; size.next_multiple_of(BLOCK_BYTES)];
         self.from.read_exact(&mut content)?;
-        content.truncate(usize::try_from(size).unwrap_or(0));
+        head.extend_from_slice(&content);
+        content.truncate(size);
         Ok(content)
     }
 
