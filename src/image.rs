@@ -50,18 +50,6 @@ pub struct ImageLayer {
     pub workspace: bool,
 }
 
-/// This machine's architecture in Go's words, which OCI images use.
-#[must_use]
-pub fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
-}
-
 /// Config and manifest for `layers`. The same input gives the same bytes.
 ///
 /// # Errors

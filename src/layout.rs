@@ -16,19 +16,20 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
-use crate::oci::{Digest, INDEX_MEDIA_TYPE};
+use crate::oci::Digest;
 
 pub mod collect;
+mod index;
+mod proof;
 mod reach;
 
+pub use index::{Wanted, find, open_blob};
+use proof::Proofs;
 pub use reach::reach;
-
-/// The annotation that names an entry of the index (OCI image specification, annotations.md).
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Temporary files of ours begin like this; a writer that died leaves them behind.
 const TEMPORARY: &str = ".smolfreeze-";
@@ -40,6 +41,7 @@ pub struct Layout {
     marker: File,
     /// What was not there before, the outermost first.
     made: Vec<PathBuf>,
+    proofs: Proofs,
 }
 
 /// A layout whose index nobody else changes, and from which nobody else removes anything.
@@ -87,7 +89,7 @@ impl Layout {
         let marker = File::open(&path).map_err(|error| io_failed("opening the layout", &path, error))?;
         flock(&marker, FlockOperation::LockShared)
             .map_err(|error| io_failed("locking the layout", &path, error.into()))?;
-        Ok(Self { folder: folder.to_owned(), marker, made: Vec::new() })
+        Ok(Self { folder: folder.to_owned(), marker, made: Vec::new(), proofs: Proofs::default() })
     }
 
     /// Whether the marker that we hold is the one in the folder.
@@ -143,7 +145,7 @@ impl Layout {
     /// # Errors
     /// When the index can't be read, or is none.
     pub fn manifests(&self) -> Result<Vec<Value>> {
-        read_index(&self.folder.join("index.json")).map(|index| manifests_of(&index))
+        index::read(&self.folder).map(|index| index::manifests(&index))
     }
 
     /// Changes the list of manifests in the index, one writer at a time from reading the old index to renaming the new
@@ -213,8 +215,8 @@ impl Locked<'_> {
         let path = folder.join("index.json");
         let wrap = |error| io_failed("writing the index", &path, error);
         // What else is in it stays: annotations, say.
-        let mut index = read_index(&path)?;
-        let before = manifests_of(&index);
+        let mut index = index::read(folder)?;
+        let before = index::manifests(&index);
         let mut manifests = before.clone();
         let changed = change(&mut manifests)?;
         if manifests == before && path.exists() {
@@ -286,28 +288,6 @@ fn make_folders(folder: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
 fn sync_names(made: &[PathBuf]) -> Result<()> {
     let parents = made.iter().filter_map(|path| path.parent());
     parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
-}
-
-/// The index, and an empty one where there is none yet.
-fn read_index(path: &Path) -> Result<Map<String, Value>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let empty = [("schemaVersion", json!(2)), ("mediaType", json!(INDEX_MEDIA_TYPE)), ("manifests", json!([]))];
-            return Ok(empty.map(|(key, value)| (key.to_owned(), value)).into_iter().collect());
-        }
-        Err(error) => return Err(io_failed("reading the index", path, error)),
-    };
-    let index: Map<_, _> = serde_json::from_slice(&text).map_err(|error| failed("reading the index", path, error))?;
-    match index.get("manifests") {
-        // `umoci init` writes an empty list so.
-        Some(Value::Array(_) | Value::Null) => Ok(index),
-        _ => Err(failed("reading the index", path, "it lists no manifests")),
-    }
-}
-
-fn manifests_of(index: &Map<String, Value>) -> Vec<Value> {
-    index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
 /// A file as readable as the user's umask lets it be, unlike other temporary files: it will be renamed.

@@ -8,12 +8,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The media type of an image manifest.
-pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The media type of an image index.
-pub const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-/// The media type of an image config.
-pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub mod index;
+pub mod json;
+pub mod media;
+pub mod platform;
+
+pub use media::{CONFIG_MEDIA_TYPE, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, Media};
+pub use platform::Platform;
 
 /// SHA-256 of a blob's stored bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,24 +112,14 @@ impl Compression {
     /// The layer media type of the OCI image specification for this compression.
     #[must_use]
     pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
-            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::None => "application/vnd.oci.image.layer.v1.tar",
-        }
+        Media::Layer(self).written()
     }
 
     /// The compression that a layer's media type states, Docker's types included; none for a foreign type.
     #[must_use]
     pub fn from_media_type(media_type: &str) -> Option<Self> {
-        match media_type {
-            "application/vnd.oci.image.layer.v1.tar+zstd" => Some(Self::Zstd),
-            "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-                Some(Self::Gzip)
-            }
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-                Some(Self::None)
-            }
+        match Media::of(media_type)? {
+            Media::Layer(compression) => Some(compression),
             _ => None,
         }
     }

@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
-use crate::image::{ImageOptions, host_architecture};
-use crate::oci::Compression;
+use crate::image::ImageOptions;
+use crate::oci::{Compression, Platform};
 use crate::pipeline::budget::{Budget, Wish, default_memory_bytes};
 use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
@@ -300,7 +300,7 @@ fn scratch_folder() -> PathBuf {
 
 fn fill_in(image: &mut ImageOptions, source: &SourceSpec) -> Result<()> {
     if image.architecture.is_empty() {
-        host_architecture().clone_into(&mut image.architecture);
+        image.architecture = Platform::host().architecture;
     }
     if image.source.is_empty() {
         image.source = source.to_string();

@@ -7,8 +7,8 @@ use smolfreeze::error::Result;
 use smolfreeze::stored::{Inspected, InspectedArtifact, InspectedImage, Stored, StoredName};
 use smolfreeze::text;
 
-use super::RegistryArguments;
 use super::given::Given;
+use super::{PlatformArgument, RegistryArguments};
 
 /// Show what an image, or a .smolmachine file, says about itself.
 #[derive(Args)]
@@ -20,6 +20,8 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    platform: PlatformArgument,
+    #[command(flatten)]
     registry: RegistryArguments,
 }
 
@@ -28,7 +30,8 @@ impl Inspect {
     pub async fn run(self, given: &Given) -> Result<ExitCode> {
         let name: StoredName = self.image.parse()?;
         given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
-        let stored = Stored::open(&name, self.registry.options(), RegistryArguments::context()).await?;
+        let wanted = self.platform.of(&name);
+        let stored = Stored::open(wanted, self.registry.options(), RegistryArguments::context()).await?;
         let inspected = stored.inspect(&self.image).await?;
         if self.json {
             return super::print(&serde_json::to_string_pretty(&inspected).unwrap_or_default());
@@ -95,7 +98,7 @@ fn image_lines(image: &InspectedImage) -> String {
     ] {
         lines.push(format!("{label:13} {}", shown(&config["config"][key])));
     }
-    let total = image.layers.iter().map(|layer| layer.size).sum();
+    let total = image.layers.iter().fold(0, |total: u64, layer| total.saturating_add(layer.size));
     lines.push(format!("layers        {} of {} in all", image.layers.len(), size(total)));
     for (at, layer) in image.layers.iter().enumerate() {
         lines.push(format!("{:>5}  {}  {:>10}  {}", at + 1, layer.digest, size(layer.size), layer.media_type));

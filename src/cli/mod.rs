@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
+use smolfreeze::oci::Platform;
 use smolfreeze::progress::Silent;
 use smolfreeze::record::Record;
 use smolfreeze::record::store::{Listing, Removed};
@@ -14,6 +15,7 @@ use smolfreeze::sink::SinkContext;
 use smolfreeze::sink::registry::RegistryOptions;
 use smolfreeze::state::State;
 use smolfreeze::stop::Stop;
+use smolfreeze::stored::{StoredName, Wanted};
 use smolfreeze::text;
 
 mod freeze;
@@ -82,6 +84,20 @@ struct RegistryArguments {
     /// Speak plain http; without this it is only spoken to loopback addresses.
     #[arg(long)]
     plain_http: bool,
+}
+
+/// Which image of several is meant.
+#[derive(clap::Args, Clone)]
+struct PlatformArgument {
+    /// Of an image for several platforms the one for OS/ARCH[/VARIANT]; this host's by default.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+}
+
+impl PlatformArgument {
+    fn of<'a>(&'a self, name: &'a StoredName) -> Wanted<'a> {
+        Wanted { name, platform: self.platform.as_ref() }
+    }
 }
 
 impl RegistryArguments {

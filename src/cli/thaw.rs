@@ -15,8 +15,8 @@ use smolfreeze::stored::StoredName;
 use smolfreeze::text;
 use smolfreeze::thaw::{ThawContext, ThawOptions, ThawPlan, Wishes, resolve};
 
-use super::RegistryArguments;
 use super::given::Given;
+use super::{PlatformArgument, RegistryArguments};
 
 /// Make a smolvm machine of a snapshot.
 ///
@@ -44,6 +44,8 @@ pub struct Thaw {
     keep_artifact: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArguments,
+    #[command(flatten)]
+    platform: PlatformArgument,
     #[command(flatten)]
     registry: RegistryArguments,
     /// Print JSON.
@@ -112,6 +114,7 @@ impl Thaw {
             keep_artifact,
             cache: super::xdg_folder("XDG_CACHE_HOME", ".cache").ok_or_else(missing)?.join("thaw"),
             wishes: Wishes { cpus: self.machine.cpus, memory_mib: self.machine.memory, network: self.machine.net },
+            platform: self.platform.platform,
             registry: self.registry.options(),
         })
     }

@@ -7,8 +7,8 @@ use smolfreeze::error::{Kind, Result};
 use smolfreeze::stored::{Stored, StoredName};
 use smolfreeze::text;
 
-use super::RegistryArguments;
 use super::given::Given;
+use super::{PlatformArgument, RegistryArguments};
 use crate::bars::{self, ProgressMode};
 
 /// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
@@ -24,6 +24,8 @@ pub struct Verify {
     #[arg(long, value_enum, default_value = "auto")]
     progress: ProgressMode,
     #[command(flatten)]
+    platform: PlatformArgument,
+    #[command(flatten)]
     registry: RegistryArguments,
 }
 
@@ -32,7 +34,8 @@ impl Verify {
     pub async fn run(self, given: &Given) -> Result<ExitCode> {
         let name: StoredName = self.image.parse()?;
         given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
-        let stored = Stored::open(&name, self.registry.options(), RegistryArguments::context()).await?;
+        let wanted = self.platform.of(&name);
+        let stored = Stored::open(wanted, self.registry.options(), RegistryArguments::context()).await?;
         let (observer, shown) = bars::observer(self.progress, false);
         let verified = stored.verify(&observer).await;
         shown.finish();

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Layout, failed, io_failed};
 use crate::error::Result;
-use crate::oci::{CONFIG_MEDIA_TYPE, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use crate::oci::Media;
 use crate::stage::digest::DigestHasher;
 
 /// Longer manifests and indexes are refused; registries stop at 4 MiB.
@@ -36,15 +36,10 @@ enum Reading {
 
 impl Reading {
     fn of(media_type: Option<&str>) -> Self {
-        match media_type {
-            Some(
-                MANIFEST_MEDIA_TYPE
-                | INDEX_MEDIA_TYPE
-                | "application/vnd.docker.distribution.manifest.v2+json"
-                | "application/vnd.docker.distribution.manifest.list.v2+json",
-            ) => Self::Manifest,
-            Some(CONFIG_MEDIA_TYPE | "application/vnd.docker.container.image.v1+json") => Self::Leaf,
-            Some(layer) if layer.contains(".tar") => Self::Leaf,
+        match media_type.map(|media_type| (Media::of(media_type), media_type)) {
+            Some((Some(Media::Manifest | Media::Index), _)) => Self::Manifest,
+            Some((Some(_), _)) => Self::Leaf,
+            Some((None, layer)) if layer.contains(".tar") => Self::Leaf,
             _ => Self::Letters,
         }
     }

@@ -5,15 +5,17 @@
 //! a name is neither of the two, it is the home repository's, by digest alone. Where two entries are one tag's, the last
 //! one counts.
 
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::name::{Repository, Tag};
-use crate::layout::REF_NAME;
+use crate::oci::index::{REF_NAME, descriptor};
 use crate::oci::{Descriptor, Digest};
 
 /// The annotation that keeps the repository of an entry without a tag.
 const REPOSITORY: &str = "smolfreeze.repository";
+
+/// A repository, and a tag in it.
+type Owner = (Repository, Option<Tag>);
 
 /// An entry of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,21 +31,8 @@ pub struct Entry {
 impl Entry {
     /// Reads an entry; none if it has no descriptor that can be served.
     fn read(value: &Value, home: &Repository) -> Option<Self> {
-        let manifest = Descriptor::deserialize(value).ok()?;
-        let annotation = |key: &str| value["annotations"][key].as_str();
-        let (repository, tag) = match annotation(REF_NAME) {
-            Some(name) => named(name, home),
-            None => (annotation(REPOSITORY).and_then(|name| Repository::parse(name).ok()), None),
-        };
-        Some(Self { repository: repository.unwrap_or_else(|| home.clone()), tag, manifest })
-    }
-
-    fn is(&self, repository: &Repository, tag: &Tag) -> bool {
-        self.repository == *repository && self.tag.as_ref() == Some(tag)
-    }
-
-    fn holds(&self, repository: &Repository, digest: Digest) -> bool {
-        self.repository == *repository && self.manifest.digest == digest
+        let (repository, tag) = whose(value, home);
+        Some(Self { repository, tag, manifest: descriptor(value).ok()? })
     }
 
     fn write(&self) -> Value {
@@ -55,6 +44,16 @@ impl Entry {
         let Descriptor { media_type, digest, size } = manifest;
         json!({ "mediaType": media_type, "digest": digest, "size": size, "annotations": annotations })
     }
+}
+
+/// The repository and the tag of an entry, whether the rest of it is understood or not.
+fn whose(value: &Value, home: &Repository) -> Owner {
+    let annotation = |key: &str| value["annotations"][key].as_str();
+    let (repository, tag) = match annotation(REF_NAME) {
+        Some(name) => named(name, home),
+        None => (annotation(REPOSITORY).and_then(|name| Repository::parse(name).ok()), None),
+    };
+    (repository.unwrap_or_else(|| home.clone()), tag)
 }
 
 fn named(name: &str, home: &Repository) -> (Option<Repository>, Option<Tag>) {
@@ -85,26 +84,28 @@ impl Entries<'_> {
     /// Adds a manifest, under a tag if there is one. What the tag named before stays, without a tag.
     pub fn put(&mut self, new: &Entry) {
         let Entry { repository, tag, manifest } = new;
+        let is_it = |value: &Value| descriptor(value).is_ok_and(|there| there == *manifest);
         let Some(tag) = tag else {
-            if !self.any(|entry| entry.holds(repository, manifest.digest)) {
+            if !self.holds(repository, &manifest.digest.to_string()) {
                 self.manifests.push(new.write());
             }
             return;
         };
-        let written = new.write();
-        let is_tags = |value: &&Value| Entry::read(value, self.home).is_some_and(|entry| entry.is(repository, tag));
-        if self.manifests.iter().filter(is_tags).eq([&written]) {
+        let (home, is_tags) = (self.home, |owner: &Owner| *owner == (repository.clone(), Some(tag.clone())));
+        let mut tagged = self.manifests.iter().filter(|value| is_tags(&whose(value, home)));
+        if tagged.next().is_some_and(is_it) && tagged.next().is_none() {
             return;
         }
-        let before = self.take(|entry| entry.is(repository, tag));
-        self.take(|entry| entry.holds(repository, manifest.digest) && entry.tag.is_none());
-        self.manifests.push(written);
+        let before = self.take(|value| is_tags(&whose(value, home)));
+        self.take(|value| is_it(value) && whose(value, home) == (repository.clone(), None));
+        self.manifests.push(new.write());
         self.keep(before);
     }
 
     /// Takes a tag away; its manifest stays. Whether there was one.
     pub fn remove_tag(&mut self, repository: &Repository, tag: &Tag) -> bool {
-        let removed = self.take(|entry| entry.is(repository, tag));
+        let (home, owner) = (self.home, (repository.clone(), Some(tag.clone())));
+        let removed = self.take(|value| whose(value, home) == owner);
         let was_there = !removed.is_empty();
         self.keep(removed);
         was_there
@@ -112,29 +113,33 @@ impl Entries<'_> {
 
     /// Takes a manifest away, with all its tags. Whether there was one.
     pub fn remove_manifest(&mut self, repository: &Repository, digest: Digest) -> bool {
-        !self.take(|entry| entry.holds(repository, digest)).is_empty()
+        let home = self.home;
+        let is_it = |entry: &Entry| entry.repository == *repository && entry.manifest.digest == digest;
+        !self.take(|value| Entry::read(value, home).is_some_and(|entry| is_it(&entry))).is_empty()
     }
 
-    /// Keeps what lost its tag.
-    fn keep(&mut self, removed: Vec<Entry>) {
-        for entry in removed {
-            self.put(&Entry { tag: None, ..entry });
+    /// Keeps what lost its tag, with all else that its entry says.
+    fn keep(&mut self, removed: Vec<Value>) {
+        for mut entry in removed {
+            let (repository, _) = whose(&entry, self.home);
+            let is_there = entry["digest"].as_str().is_some_and(|digest| self.holds(&repository, digest));
+            if let Some(annotations) = entry["annotations"].as_object_mut().filter(|_| !is_there) {
+                annotations.remove(REF_NAME);
+                annotations.insert(REPOSITORY.to_owned(), repository.to_string().into());
+                self.manifests.push(entry);
+            }
         }
     }
 
-    fn any(&self, is: impl Fn(&Entry) -> bool) -> bool {
-        self.manifests.iter().filter_map(|value| Entry::read(value, self.home)).any(|entry| is(&entry))
+    /// Whether a repository has a manifest, by a digest of any algorithm.
+    fn holds(&self, repository: &Repository, digest: &str) -> bool {
+        let is_it = |value: &&Value| value["digest"] == digest && whose(value, self.home).0 == *repository;
+        self.manifests.iter().any(|value| is_it(&value))
     }
 
-    fn take(&mut self, is: impl Fn(&Entry) -> bool) -> Vec<Entry> {
-        let mut taken = Vec::new();
-        self.manifests.retain(|value| match Entry::read(value, self.home).filter(|entry| is(entry)) {
-            Some(entry) => {
-                taken.push(entry);
-                false
-            }
-            None => true,
-        });
+    fn take(&mut self, is: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let (taken, kept) = std::mem::take(self.manifests).into_iter().partition(|value| is(value));
+        *self.manifests = kept;
         taken
     }
 }

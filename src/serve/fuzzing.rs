@@ -2,9 +2,10 @@
 
 use super::admit::{self, Target};
 use super::entries;
-use super::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::Manifest;
 use super::name::{self, Reference, Repository};
 use super::range::{self, Wanted};
+use crate::oci::json::DOCUMENT_BYTES_MAX;
 
 /// Parses everything that a request can hold.
 ///
@@ -50,7 +51,7 @@ pub fn check(text: &str, size: u64) {
 
 fn check_document(text: &str) {
     if let Ok(manifest) = Manifest::parse(text.as_bytes(), None) {
-        assert!(text.len() as u64 <= MANIFEST_BYTES_MAX);
+        assert!(text.len() as u64 <= DOCUMENT_BYTES_MAX);
         assert!(manifest.blobs.is_empty() || manifest.manifests.is_empty(), "it is both");
         assert!(manifest.needed().count() <= manifest.blobs.len() + manifest.manifests.len());
     }

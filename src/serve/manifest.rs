@@ -6,13 +6,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::fault::{Code, Fault};
-use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
-
-/// No manifest is larger (the specification's own limit).
-pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
-
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+use crate::oci::json::{self, DOCUMENT_BYTES_MAX};
+use crate::oci::{Descriptor, Digest, Media};
 
 /// A manifest that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +47,10 @@ impl Manifest {
     /// of them; `SIZE_INVALID` past 4 MiB.
     pub fn parse(bytes: &[u8], stated: Option<&str>) -> Result<Self, Fault> {
         let refuse = |reason: String| Fault::new(Code::ManifestInvalid, reason);
-        if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+        if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
             return Err(too_large());
         }
-        let stored: Stored = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
+        let stored: Stored = json::read(bytes).map_err(refuse)?;
         let media_type = match (stored.media_type, stated) {
             (Some(own), Some(stated)) if own != stated => {
                 return Err(refuse("its mediaType and the Content-Type are not the same".to_owned()));
@@ -64,10 +59,11 @@ impl Manifest {
             (None, Some(stated)) => stated.to_owned(),
             (None, None) => return Err(refuse("it has no mediaType, and there was no Content-Type".to_owned())),
         };
-        let is_index = is_index(&media_type);
-        if !is_index && ![MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].contains(&&*media_type) {
-            return Err(refuse("its media type is none of a manifest's or an index'".to_owned()));
-        }
+        let is_index = match Media::of(&media_type) {
+            Some(Media::Index) => true,
+            Some(Media::Manifest) => false,
+            _ => return Err(refuse("its media type is none of a manifest's or an index'".to_owned())),
+        };
         if stored.schema_version != 2 {
             return Err(refuse("only schemaVersion 2 is known".to_owned()));
         }
@@ -94,17 +90,9 @@ impl Manifest {
 
     /// Everything that has to be there before the manifest can be: all but layers that are never sent to a registry.
     pub fn needed(&self) -> impl Iterator<Item = &Descriptor> {
-        let is_sent = |blob: &&Descriptor| {
-            !blob.media_type.contains(".nondistributable.") && !blob.media_type.contains(".foreign.")
-        };
+        let is_sent = |blob: &&Descriptor| Media::of(&blob.media_type) != Some(Media::ForeignLayer);
         self.blobs.iter().filter(is_sent).chain(&self.manifests)
     }
-}
-
-/// Whether manifests of this type list others.
-#[must_use]
-pub fn is_index(media_type: &str) -> bool {
-    matches!(media_type, INDEX_MEDIA_TYPE | DOCKER_INDEX)
 }
 
 /// 413, for a manifest that nobody needs.
@@ -117,6 +105,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::oci::media::{DOCKER_MANIFEST_MEDIA_TYPE as DOCKER_MANIFEST, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 
     fn blob(media_type: &str) -> Value {
         json!({"mediaType": media_type, "digest": format!("sha256:{}", "ab".repeat(32)), "size": 1})

@@ -11,11 +11,12 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use super::blobs::answer;
 use super::entries::Entry;
 use super::fault::{Code, Fault};
-use super::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{self, Manifest};
 use super::name::{Reference, Repository};
 use super::router::{DOCKER_CONTENT_DIGEST, Registry, header, off_the_runtime};
 use super::uploads;
 use crate::oci::Descriptor;
+use crate::oci::json::DOCUMENT_BYTES_MAX;
 use crate::stage::digest::DigestHasher;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -45,7 +46,7 @@ pub async fn write(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Fault> {
-    let bytes = uploads::small_body(body, MANIFEST_BYTES_MAX).await?.ok_or_else(manifest::too_large)?;
+    let bytes = uploads::small_body(body, DOCUMENT_BYTES_MAX).await?.ok_or_else(manifest::too_large)?;
     let reference = Reference::parse(&reference)?;
     // A parameter, such as a charset, is no part of the type.
     let stated = header(&headers, &CONTENT_TYPE).and_then(|value| value.split(';').next()).map(str::trim);

@@ -10,12 +10,13 @@ use tempfile::NamedTempFile;
 
 use super::entries::{self, Entries, Entry};
 use super::fault::{Code, Fault};
-use super::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::Manifest;
 use super::name::{Reference, Repository};
-use crate::error::{Error, Kind, Result, Side};
+use crate::error::{Error, Result};
 use crate::layout::{self, Layout, io_failed};
-use crate::oci::{Descriptor, Digest};
-use crate::stage::digest::DigestHasher;
+use crate::oci::index::Document;
+use crate::oci::json::DOCUMENT_BYTES_MAX;
+use crate::oci::{Descriptor, Digest, Media};
 
 /// The layout and what its plain tags mean.
 #[derive(Debug)]
@@ -46,25 +47,22 @@ impl Store {
         Ok(Self { layout, home })
     }
 
-    /// A blob and its size.
+    /// A blob and its size. Its bytes were hashed, the first time that it was asked for: what is rotten is not there, so
+    /// whoever has it sends it again.
     ///
     /// # Errors
     /// `BLOB_UNKNOWN`; when the disk fails.
     pub fn blob(&self, digest: Digest) -> Result<(File, u64), Fault> {
-        let path = self.layout.blob_path(digest);
-        let unknown = || Fault::new(Code::BlobUnknown, format!("there is no blob {digest}"));
-        match File::open(&path).and_then(|file| Ok((file.metadata()?, file))) {
-            Ok((metadata, file)) if metadata.is_file() => Ok((file, metadata.len())),
-            Ok(_) => Err(unknown()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(unknown()),
-            Err(error) => Err(io_failed("reading a blob", &path, error).into()),
-        }
+        self.layout.proven(digest)?.ok_or_else(|| {
+            let rotten = self.layout.blob_path(digest).exists().then_some(", only a file whose bytes are others");
+            Fault::new(Code::BlobUnknown, format!("there is no blob {digest}{}", rotten.unwrap_or_default()))
+        })
     }
 
-    /// Whether the blob is there, in its full size.
+    /// Whether the blob is there, whole.
     #[must_use]
     pub fn has(&self, blob: &Descriptor) -> bool {
-        self.blob(blob.digest).is_ok_and(|(_, size)| size == blob.size)
+        self.layout.has(blob.digest, blob.size)
     }
 
     /// A file for a blob that is on its way.
@@ -83,6 +81,7 @@ impl Store {
         let path = self.layout.blob_path(digest);
         file.as_file().sync_all().map_err(|error| io_failed("writing a blob", &path, error))?;
         file.persist(&path).map_err(|error| io_failed("writing a blob", &path, error.error))?;
+        self.layout.wrote(digest);
         self.layout.sync_blobs()
     }
 
@@ -110,7 +109,7 @@ impl Store {
     /// Finds a manifest of a repository, and reads it.
     ///
     /// # Errors
-    /// `MANIFEST_UNKNOWN`; when the disk fails, or holds something else than what was written.
+    /// `MANIFEST_UNKNOWN`; `BLOB_UNKNOWN` where its bytes are rotten; when the disk fails.
     pub fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<(Descriptor, Vec<u8>), Fault> {
         let unknown = || Fault::new(Code::ManifestUnknown, format!("there is no such manifest in '{repository}'"));
         let mut entries = self.entries()?.into_iter().filter(|entry| entry.repository == *repository);
@@ -121,8 +120,11 @@ impl Store {
                 self.walk(roots).find(|manifest| manifest.digest == *digest)
             }
         };
-        let manifest = found.ok_or_else(unknown)?;
+        let mut manifest = found.ok_or_else(unknown)?;
         let bytes = self.read_manifest(manifest.digest)?;
+        if manifest.media_type.is_empty() {
+            manifest.media_type = Document::media_type(&bytes).to_owned();
+        }
         Ok((manifest, bytes))
     }
 
@@ -134,6 +136,8 @@ impl Store {
         let mut file = self.temporary_blob()?;
         std::io::Write::write_all(&mut file, bytes)
             .map_err(|error| io_failed("writing a manifest", self.layout.folder(), error))?;
+        // Blobs that another wrote are hashed before anybody waits for the lock.
+        let _ = manifest.needed().find(|blob| !self.has(blob));
         // Under the index' lock, so that nothing it needs is deleted between this look and the entry.
         self.layout.change_index(|manifests| {
             if let Some(missing) = manifest.needed().find(|blob| !self.has(blob)) {
@@ -177,11 +181,13 @@ impl Store {
             Err(Fault::new(Code::Denied, format!("{digest} {words}")).with_status(axum::http::StatusCode::CONFLICT))
         };
         let locked = self.layout.lock()?;
-        self.blob(digest)?;
+        let path = self.layout.blob_path(digest);
+        if !path.is_file() {
+            return Err(Fault::new(Code::BlobUnknown, format!("there is no blob {digest}")));
+        }
         if layout::reach(&self.layout, &locked.manifests()?)?.contains(&digest.hex()) {
             return in_use("is part of an image; delete that first");
         }
-        let path = self.layout.blob_path(digest);
         match locked.alone(|| fs::remove_file(&path))? {
             Some(removed) => Ok(removed.map_err(|error| io_failed("removing a blob", &path, error))?),
             None => in_use("can't go while somebody else writes to the layout"),
@@ -191,18 +197,13 @@ impl Store {
     /// A manifest's bytes, which are those of its digest.
     ///
     /// # Errors
-    /// When they are not, or the disk fails.
-    pub fn read_manifest(&self, digest: Digest) -> Result<Vec<u8>, Fault> {
+    /// `BLOB_UNKNOWN` where they are not; when the disk fails.
+    fn read_manifest(&self, digest: Digest) -> Result<Vec<u8>, Fault> {
         let (file, _) = self.blob(digest)?;
         let mut bytes = Vec::new();
-        let mut limited = file.take(MANIFEST_BYTES_MAX + 1);
+        let mut limited = file.take(DOCUMENT_BYTES_MAX + 1);
         std::io::copy(&mut limited, &mut bytes)
             .map_err(|error| io_failed("reading a manifest", &self.layout.blob_path(digest), error))?;
-        let is = DigestHasher::of(&bytes);
-        if is != digest {
-            let reason = format!("its bytes are {is}");
-            return Err(Error::new(Kind::Corrupt, Side::Sink, "reading a manifest", digest, reason).into());
-        }
         Ok(bytes)
     }
 
@@ -214,7 +215,7 @@ impl Store {
                 let next = open.pop()?;
                 if seen.insert(next.digest) {
                     // An image's own manifest lists none, so it need not be read.
-                    if manifest::is_index(&next.media_type) {
+                    if matches!(Media::of(&next.media_type), Some(Media::Index) | None) {
                         open.extend(self.parse(&next).into_iter().flat_map(|index| index.manifests));
                     }
                     return Some(next);
@@ -226,6 +227,7 @@ impl Store {
     /// A manifest that is there; none where it can't be read. Docker's older ones don't say what they are.
     pub fn parse(&self, manifest: &Descriptor) -> Option<Manifest> {
         let bytes = self.read_manifest(manifest.digest).ok()?;
-        Manifest::parse(&bytes, Some(&manifest.media_type)).ok()
+        let stated = Some(manifest.media_type.as_str()).filter(|stated| !stated.is_empty());
+        Manifest::parse(&bytes, stated.or(Some(Document::media_type(&bytes)))).ok()
     }
 }

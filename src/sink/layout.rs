@@ -1,6 +1,5 @@
 //! An OCI image layout folder as a sink.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +9,8 @@ use serde_json::json;
 
 use super::{Committed, Image, Put};
 use crate::error::{Error, Kind, Result, Side};
-use crate::layout::{Layout, REF_NAME, io_failed};
+use crate::layout::{Layout, io_failed};
+use crate::oci::index::REF_NAME;
 use crate::oci::{Descriptor, Digest};
 use crate::pipeline::gather::{Layer, LiveEnd, LiveLayer, LivePiece};
 use crate::progress::Observer;
@@ -22,7 +22,7 @@ const WRITE_BYTES: u64 = 4 << 20;
 /// A layout folder that is being written to.
 pub struct LayoutSink {
     /// Held shared while the freeze runs, so that nobody collects its blobs before an image names them.
-    layout: Layout,
+    layout: Arc<Layout>,
     tag: String,
     written: Arc<Mutex<Written>>,
     observer: Arc<dyn Observer>,
@@ -40,9 +40,12 @@ impl LayoutSink {
     /// The layout at `folder`, made if it is not there; the image will be tagged `tag`.
     ///
     /// # Errors
-    /// When the folder can't be written to, or is something else than an image layout.
+    /// When the folder can't be written to, is something else than an image layout, or has an index that can't be read:
+    /// that is better known now than when everything is packed.
     pub fn open(folder: &Path, tag: &str, observer: Arc<dyn Observer>) -> Result<Self> {
-        Ok(Self { layout: Layout::make(folder)?, tag: tag.to_owned(), written: Arc::default(), observer })
+        let layout = Layout::make(folder)?;
+        layout.manifests()?;
+        Ok(Self { layout: Arc::new(layout), tag: tag.to_owned(), written: Arc::default(), observer })
     }
 
     /// `oci:DIR:TAG`.
@@ -51,11 +54,10 @@ impl LayoutSink {
         format!("oci:{}:{}", self.layout.folder().display(), self.tag)
     }
 
-    /// Whether the blob is there, in its full size.
-    #[must_use]
-    pub fn has(&self, blob: &Descriptor) -> bool {
-        fs::metadata(self.layout.blob_path(blob.digest))
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size)
+    /// Whether the blob is there, and its bytes are those of its name: they are hashed, once, unless this freeze wrote them.
+    pub async fn has(&self, blob: &Descriptor) -> bool {
+        let (layout, digest, size) = (Arc::clone(&self.layout), blob.digest, blob.size);
+        off_the_runtime(move || Ok(layout.has(digest, size))).await.unwrap_or(false)
     }
 
     /// Writes a layer.
@@ -63,7 +65,7 @@ impl LayoutSink {
     /// # Errors
     /// When the disk does not take it.
     pub async fn put(&self, layer: &Layer) -> Result<Put> {
-        if self.has(&layer.descriptor) {
+        if self.has(&layer.descriptor).await {
             self.observer.part_sent(layer.index, layer.descriptor.size);
             return Ok(Put::Present);
         }
@@ -115,7 +117,7 @@ impl LayoutSink {
     /// When the disk does not take it, or the index that is there can't be read.
     pub async fn commit(&self, image: &Image) -> Result<Committed> {
         for (descriptor, bytes) in [&image.config, &image.manifest] {
-            if !self.has(descriptor) {
+            if !self.has(descriptor).await {
                 let (blob, bytes) = (self.blob()?, bytes.clone());
                 let blob = off_the_runtime(move || blob.append(&[bytes])).await?;
                 self.publish(blob, descriptor.digest).await?;
@@ -149,21 +151,24 @@ impl LayoutSink {
 
     /// Gives a blob its name, once its bytes are safe and are what they should be.
     async fn publish(&self, blob: Blob, digest: Digest) -> Result<()> {
-        let (path, written) = (self.layout.blob_path(digest), Arc::clone(&self.written));
+        let (layout, written) = (Arc::clone(&self.layout), Arc::clone(&self.written));
         off_the_runtime(move || {
             let complete = blob.complete(digest)?;
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
             if written.closed {
                 return Err(Error::hung_up("the freeze"));
             }
+            let path = layout.blob_path(digest);
             complete.persist(&path).map_err(|error| io_failed("writing a blob", &path, error.error))?;
+            layout.wrote(digest);
             written.paths.push(path);
             Ok(())
         })
         .await
     }
 
-    /// No image gets a name without its layers: another program that removes blobs knows none of our locks.
+    /// No image gets a name without its layers: another program that removes blobs, or writes to them, knows none of our
+    /// locks. Each was hashed before, so it is only read again where it was touched since.
     fn check_layers(&self, image: &Image) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Listed {
@@ -172,10 +177,12 @@ impl LayoutSink {
         let (operation, manifest) = ("naming the image", &image.manifest);
         let listed: Listed = serde_json::from_slice(&manifest.1)
             .map_err(|error| Error::new(Kind::Internal, Side::Sink, operation, manifest.0.digest, error))?;
-        let Some(missing) = listed.layers.iter().find(|layer| !self.has(layer)) else { return Ok(()) };
-        let reason = format!("{} is not in the layout any more", missing.digest);
+        let Some(missing) = listed.layers.iter().find(|layer| !self.layout.has(layer.digest, layer.size)) else {
+            return Ok(());
+        };
+        let reason = format!("{} is not in the layout any more, or not whole", missing.digest);
         Err(Error::sink(operation, format_args!("'{}'", self.name()), reason)
-            .hint("another program removed it; freeze again, and collect blobs with `smolfreeze gc`"))
+            .hint("another program removed it, or wrote to it; freeze again, and collect blobs with `smolfreeze gc`"))
     }
 
     fn write_index(&self, image: &Image) -> Result<()> {

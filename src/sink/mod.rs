@@ -126,7 +126,7 @@ impl Sink {
     /// When the sink does not answer.
     pub async fn has(&self, blob: &Descriptor) -> Result<bool> {
         match self {
-            Self::Layout(layout) => Ok(layout.has(blob)),
+            Self::Layout(layout) => Ok(layout.has(blob).await),
             Self::Registry(registry) => registry.has(blob).await,
             Self::Artifact { .. } | Self::Packed(_) => Ok(false),
         }

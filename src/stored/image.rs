@@ -2,10 +2,9 @@
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::LAYER_ANNOTATION;
-use crate::layout::REF_NAME;
-use crate::oci::{Descriptor, DiffId, Digest};
-use crate::plan::{DEFAULT_TAG, LayoutName};
-use crate::sink::registry::RegistryReader;
+use crate::layout::open_blob;
+use crate::oci::json::{self, DOCUMENT_BYTES_MAX};
+use crate::oci::{Descriptor, DiffId, Digest, Platform};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -16,21 +15,22 @@ use tokio_util::io::ReaderStream;
 
 use super::Verified;
 use super::layer::{self, EndOnDrop, Source, Watch, layers_at_once};
+use super::place::ImagePlace;
 use crate::progress::Observer;
 use crate::stage::digest::DigestHasher;
 use crate::stop::Stop;
 
-/// Bytes of config that are read at most.
-const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Layers of an image; no runtime stacks half as many.
+const LAYERS_MAX: usize = 1024;
 /// Bytes that one read of a blob takes.
 const READ_BYTES: usize = 256 << 10;
 
 /// An image in a registry or in a layout.
-pub enum StoredImage {
-    /// An image in a layout folder.
-    Layout(LayoutName),
-    /// An image in a registry.
-    Registry(RegistryReader),
+pub struct StoredImage {
+    /// Where it is.
+    pub(super) place: ImagePlace,
+    /// What it has to run on, where the user says so; else it is this host, where there is a choice.
+    pub(super) platform: Option<Platform>,
 }
 
 /// What `inspect` shows of an image.
@@ -93,7 +93,7 @@ impl StoredImage {
     /// When they can't be read, or are not those of an image.
     pub async fn inspect(&self, name: &str) -> Result<InspectedImage> {
         let (manifest, bytes) = self.manifest().await?;
-        let parsed: Manifest = parse(&bytes, "reading the manifest", manifest.digest)?;
+        let parsed = read_manifest(&bytes, manifest.digest)?;
         let config = self.config(&parsed.config).await?;
         let config = parse(&config, "reading the config", parsed.config.digest)?;
         let layers = parsed.layers.into_iter().map(|layer| layer.descriptor).collect();
@@ -107,7 +107,7 @@ impl StoredImage {
     /// When the image can't be read at all; what is wrong with it is in [`Verified::faults`].
     pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
         let (manifest, bytes) = self.manifest().await?;
-        let parsed: Manifest = parse(&bytes, "reading the manifest", manifest.digest)?;
+        let parsed = read_manifest(&bytes, manifest.digest)?;
         let config = self.config(&parsed.config).await?;
         let diff_ids = parse::<Config>(&config, "reading the config", parsed.config.digest)?.rootfs.diff_ids;
         let mut verified = Verified::default();
@@ -133,7 +133,7 @@ impl StoredImage {
     /// When they can't be read, or are not those of an image.
     pub(crate) async fn outline(&self) -> Result<Outline> {
         let manifest = self.manifest().await?;
-        let parsed: Manifest = parse(&manifest.1, "reading the manifest", manifest.0.digest)?;
+        let parsed = read_manifest(&manifest.1, manifest.0.digest)?;
         let config = self.config(&parsed.config).await?;
         let diff_ids = parse::<Config>(&config, "reading the config", parsed.config.digest)?.rootfs.diff_ids;
         let operation = "reading the manifest";
@@ -149,26 +149,17 @@ impl StoredImage {
         Ok(Outline { layers: layers.collect(), config: (parsed.config, config), manifest })
     }
 
-    async fn manifest(&self) -> Result<(Descriptor, Bytes)> {
-        match self {
-            Self::Registry(registry) => registry.manifest().await,
-            Self::Layout(layout) => {
-                let descriptor = find(layout).await?;
-                let bytes = self.small_blob(&descriptor).await?;
-                Ok((descriptor, bytes))
-            }
-        }
-    }
-
     async fn config(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        self.small_blob(descriptor).await
+        let bytes = self.small_blob(descriptor).await?;
+        self.is_wanted(descriptor.digest, &bytes)?;
+        Ok(bytes)
     }
 
     /// A blob of a few megabytes at most, with its digest checked.
-    async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes> {
+    pub(super) async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes> {
         let subject = descriptor.digest;
         let corrupt = |reason: String| Error::new(Kind::Corrupt, Side::Sink, "reading a blob", subject, reason);
-        if descriptor.size > CONFIG_BYTES_MAX {
+        if descriptor.size > DOCUMENT_BYTES_MAX {
             return Err(corrupt(format!("{} bytes are too many for a manifest or config", descriptor.size)));
         }
         let mut blob = self.blob(descriptor).await?;
@@ -188,25 +179,24 @@ impl StoredImage {
 
     /// Where a blob's bytes come from, for a thread that may block.
     pub(super) fn source(&self, descriptor: &Descriptor) -> Source {
-        match self {
-            Self::Registry(registry) => Source::Registry(Box::new(registry.blob(descriptor))),
-            Self::Layout(name) => Source::File(name.folder.join("blobs/sha256").join(descriptor.digest.hex()), None),
+        match &self.place {
+            ImagePlace::Registry(registry) => Source::Registry(Box::new(registry.blob(descriptor))),
+            ImagePlace::Layout(name) => {
+                Source::File(name.folder.join("blobs/sha256").join(descriptor.digest.hex()), None)
+            }
         }
     }
 
     async fn blob(&self, descriptor: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
-        match self {
-            Self::Registry(registry) => {
+        match &self.place {
+            ImagePlace::Registry(registry) => {
                 let blob = registry.blob(descriptor);
                 Ok(stream::try_unfold(blob, async |mut blob| Ok(blob.next().await?.map(|bytes| (bytes, blob)))).boxed())
             }
-            Self::Layout(layout) => {
-                let path = layout.folder.join("blobs/sha256").join(descriptor.digest.hex());
-                let failed = move |error: std::io::Error| {
-                    Error::sink("reading a blob", format_args!("'{}'", path.display()), &error).because(error)
-                };
-                let path = layout.folder.join("blobs/sha256").join(descriptor.digest.hex());
-                let file = tokio::fs::File::open(path).await.map_err(&failed)?;
+            ImagePlace::Layout(layout) => {
+                let subject = descriptor.digest;
+                let failed = move |error: std::io::Error| Error::sink("reading a blob", subject, &error).because(error);
+                let file = tokio::fs::File::from_std(open_blob(&layout.folder, descriptor.digest)?);
                 Ok(ReaderStream::with_capacity(file, READ_BYTES).map_err(failed).boxed())
             }
         }
@@ -220,44 +210,17 @@ fn same_number(manifest: &Manifest, diff_ids: &[DiffId]) -> std::result::Result<
     Err(format!("the config has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()))
 }
 
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Digest) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, &error).because(error))
+/// What an image is made of, in bounds.
+fn read_manifest(bytes: &[u8], digest: Digest) -> Result<Manifest> {
+    let manifest: Manifest = parse(bytes, "reading the manifest", digest)?;
+    let count = manifest.layers.len();
+    if count > LAYERS_MAX {
+        let reason = format!("it lists {count} layers, and more than {LAYERS_MAX} are not read");
+        return Err(Error::new(Kind::Corrupt, Side::Sink, "reading the manifest", digest, reason));
+    }
+    Ok(manifest)
 }
 
-/// The manifest that a layout's index has under this name. Without one it is `latest`, or the only one there is.
-async fn find(layout: &LayoutName) -> Result<Descriptor> {
-    #[derive(Deserialize)]
-    struct Index {
-        manifests: Vec<Named>,
-    }
-    #[derive(Deserialize)]
-    struct Named {
-        #[serde(flatten)]
-        descriptor: Descriptor,
-        #[serde(default)]
-        annotations: HashMap<String, String>,
-    }
-    let path = layout.folder.join("index.json");
-    let failed = |reason: &dyn std::fmt::Display| {
-        Error::sink("reading the layout", format_args!("'{}'", path.display()), reason)
-    };
-    let text = tokio::fs::read(&path).await.map_err(|error| failed(&error))?;
-    let index: Index = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
-    let name_of = |named: &Named| named.annotations.get(REF_NAME).cloned();
-    let known: Vec<_> =
-        index.manifests.iter().map(|named| name_of(named).unwrap_or(format!("@{}", named.descriptor.digest))).collect();
-    let is_only = index.manifests.len() == 1;
-    let wanted = layout.tag.as_deref().unwrap_or(DEFAULT_TAG);
-    let position = match layout.digest {
-        // Like a registry: the digest says which, and the tag is for people.
-        Some(digest) => index.manifests.iter().position(|named| named.descriptor.digest == digest),
-        None => index.manifests.iter().position(|named| name_of(named).as_deref() == Some(wanted)),
-    };
-    let position = position.or((layout.tag.is_none() && layout.digest.is_none() && is_only).then_some(0));
-    let found = position.and_then(|at| index.manifests.into_iter().nth(at));
-    let wanted = layout.digest.map_or(wanted.to_owned(), |digest| digest.to_string());
-    found
-        .map(|named| named.descriptor)
-        .ok_or_else(|| failed(&format!("it has no image '{wanted}', only: {}", known.join(", "))))
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], operation: &str, digest: Digest) -> Result<T> {
+    json::read(bytes).map_err(|error| Error::new(Kind::Corrupt, Side::Sink, operation, digest, error))
 }

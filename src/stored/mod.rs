@@ -5,10 +5,12 @@ pub mod artifact;
 mod image;
 mod layer;
 mod name;
+mod place;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::oci::Platform;
 use crate::progress::Observer;
 use crate::sink::SinkContext;
 use crate::sink::registry::{RegistryOptions, RegistryReader};
@@ -18,6 +20,7 @@ pub use image::{InspectedImage, StoredImage};
 pub(crate) use image::{Outline, OutlineLayer};
 pub(crate) use layer::{EndOnDrop, Listen, Watch, layers_at_once, read as read_layer};
 pub use name::StoredName;
+use place::ImagePlace;
 
 /// Something stored that was found.
 pub enum Stored {
@@ -62,19 +65,36 @@ impl Verified {
     }
 }
 
+/// What is to be opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its name.
+    pub name: &'a StoredName,
+    /// The platform, where an image is for several; this host's by default.
+    pub platform: Option<&'a Platform>,
+}
+
 impl Stored {
-    /// What is stored under `name`.
+    /// What is stored under a name.
     ///
     /// # Errors
     /// When nothing answers there.
-    pub async fn open(name: &StoredName, options: RegistryOptions, context: SinkContext) -> Result<Self> {
-        Ok(match name {
-            StoredName::Artifact(path) => Self::Artifact(StoredArtifact::open(path, context.stop).await?),
-            StoredName::Layout(layout) => Self::Image(StoredImage::Layout(layout.clone())),
-            StoredName::Registry(reference) => {
-                Self::Image(StoredImage::Registry(RegistryReader::connect(reference, options, context).await?))
+    pub async fn open(wanted: Wanted<'_>, options: RegistryOptions, context: SinkContext) -> Result<Self> {
+        let place = match wanted.name {
+            StoredName::Artifact(path) => {
+                let artifact = StoredArtifact::open(path, context.stop).await?;
+                if wanted.platform.is_some() {
+                    let reason = "an artifact is for one platform, and --platform chooses among several";
+                    return Err(Error::usage("reading --platform", wanted.name, reason).hint("leave it out"));
+                }
+                return Ok(Self::Artifact(artifact));
             }
-        })
+            StoredName::Layout(layout) => ImagePlace::Layout(layout.clone()),
+            StoredName::Registry(reference) => {
+                ImagePlace::Registry(RegistryReader::connect(reference, options, context).await?)
+            }
+        };
+        Ok(Self::Image(StoredImage { place, platform: wanted.platform.cloned() }))
     }
 
     /// What it says about itself.

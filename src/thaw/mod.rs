@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use self::machine::NewMachine;
 use crate::error::{Error, Result};
+use crate::oci::Platform;
 use crate::place::{Place, free_bytes};
 use crate::plan::{DEFAULT_TAG, LayoutName, is_machine_name};
 use crate::progress::{Meters, Observer};
@@ -24,7 +25,7 @@ use crate::sink::SinkContext;
 use crate::sink::artifact::{AgentRootfs, Lookup};
 use crate::sink::registry::RegistryOptions;
 use crate::stop::Stop;
-use crate::stored::{Outline, Stored, StoredArtifact, StoredImage, StoredName};
+use crate::stored::{Outline, Stored, StoredArtifact, StoredImage, StoredName, Wanted};
 use crate::text;
 
 pub use resolve::{Thing, resolve};
@@ -53,6 +54,8 @@ pub struct ThawOptions {
     pub cache: PathBuf,
     /// What the machine is to be like.
     pub wishes: Wishes,
+    /// The platform, where the image is for several; this host's by default.
+    pub platform: Option<Platform>,
     /// How to reach a registry.
     pub registry: RegistryOptions,
 }
@@ -179,7 +182,8 @@ impl Origin {
             meters: Arc::new(Meters::default()),
             stop: context.stop.clone(),
         };
-        match Stored::open(&options.from.name, options.registry.clone(), sink).await? {
+        let wanted = Wanted { name: &options.from.name, platform: options.platform.as_ref() };
+        match Stored::open(wanted, options.registry.clone(), sink).await? {
             Stored::Artifact(artifact) => {
                 if let Some(path) = &options.keep_artifact {
                     let reason = "there is an artifact already, and it stays";

@@ -5,6 +5,7 @@ use smolfreeze::error::Kind;
 use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Descriptor, MANIFEST_MEDIA_TYPE};
 use smolfreeze::sink::Image;
 use smolfreeze::sink::registry::{RegistryOptions, RegistryReader, RegistrySink};
+use smolfreeze::stored::{Inspected, Stored, StoredName, Wanted};
 
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::layers::{context, descriptor, layer};
@@ -61,9 +62,12 @@ async fn an_index_gives_this_machines_image() {
         let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE, "manifests": entries});
         let index = image(&index, &image_of_ours.config.1);
         sink(format!("{}/name:{tag}", registry.address)).await.commit(&index).await.unwrap();
-        let found = reader(format!("{}/name:{tag}", registry.address)).await.manifest().await;
+        let name = StoredName::Registry(format!("{}/name:{tag}", registry.address));
+        let wanted = Wanted { name: &name, platform: None };
+        let found = Stored::open(wanted, options(), context().0).await.unwrap().inspect("x").await;
         if is_there {
-            assert_eq!(found.unwrap(), image_of_ours.manifest);
+            let Inspected::Image(found) = found.unwrap() else { panic!("an artifact") };
+            assert_eq!(found.manifest, image_of_ours.manifest.0);
         } else {
             assert!(found.unwrap_err().to_string().contains(&format!("linux/{architecture}")));
         }

@@ -144,8 +144,64 @@ fn a_manifest_that_rotted_is_not_served() {
     let served = Served::start(&host, "layout");
     let pushed = served.push("a", Some("v1"), &image(1, &json!({})));
     fs::write(host.path("layout/blobs").join(pushed.replace(':', "/")), "{}").unwrap();
-    let answer = served.expect(500, "GET", "/v2/a/manifests/v1", b"");
-    assert!(answer.text().contains(&pushed) && answer.text().contains("its bytes are"), "{}", answer.text());
+    let answer = served.expect(404, "GET", "/v2/a/manifests/v1", b"");
+    assert!(answer.text().contains(&pushed) && answer.text().contains("whose bytes are others"), "{}", answer.text());
+    // Whoever has it makes it good.
+    assert_eq!(served.push("a", Some("v1"), &image(1, &json!({}))), pushed);
+    served.expect(200, "GET", "/v2/a/manifests/v1", b"");
+}
+
+#[test]
+fn a_blob_that_rotted_is_sent_again_and_never_served() {
+    let host = Host::new();
+    let tree = host.tree("tree", "head -c 300000 /dev/urandom >file").display().to_string();
+    let served = Served::start(&host, "layout");
+    let to = format!("{}/a:v1", served.address);
+    let freeze = || host.freeze(&[&format!("dir:{tree}"), "--to", &to]);
+    freeze();
+    let manifest = served.expect(200, "GET", "/v2/a/manifests/v1", b"").json();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let path = host.path("layout/blobs").join(layer.replace(':', "/"));
+    let good = fs::read(&path).unwrap();
+    for at in [0, good.len() - 1] {
+        let mut rotten = good.clone();
+        rotten[at] ^= 1;
+        fs::write(&path, rotten).unwrap();
+        for method in ["HEAD", "GET"] {
+            served.expect(404, method, &format!("/v2/a/blobs/{layer}"), b"");
+        }
+        let put = served.expect(400, "PUT", "/v2/a/manifests/v2", manifest.to_string().as_bytes());
+        assert!(put.text().contains("MANIFEST_BLOB_UNKNOWN"), "{}", put.text());
+        assert!(freeze().sent_bytes >= good.len() as u64);
+        assert!(fs::read(&path).unwrap() == good);
+        host.verify(&to);
+    }
+}
+
+#[test]
+fn what_a_tag_named_before_stays_as_it_was_without_the_tag() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let images = [1, 2].map(|seed| image(seed, &json!({})));
+    served.push("layout", None, &images[0]);
+    let note = |entry: &mut Value, name: &str| {
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": name, "note": "theirs"});
+        entry["platform"] = json!({"os": "linux", "architecture": "arm64", "os.features": ["x"]});
+    };
+    let mut own = named(&images[0].manifest);
+    let mut long = json!({"digest": format!("sha512:{}", "5".repeat(128)), "size": 1});
+    note(&mut own, "v1");
+    note(&mut long, "v1");
+    let index = json!({"schemaVersion": 2, "artifactType": "a/b", "manifests": [own, long], "more": 1});
+    fs::write(host.path("layout/index.json"), index.to_string()).unwrap();
+    served.push("layout", Some("v1"), &images[1]);
+    let after: Value = serde_json::from_slice(&fs::read(host.path("layout/index.json")).unwrap()).unwrap();
+    for entry in [&mut own, &mut long] {
+        entry["annotations"] = json!({"note": "theirs", "smolfreeze.repository": "layout"});
+        assert!(after["manifests"].as_array().unwrap().contains(entry), "{after:#}");
+    }
+    assert_eq!((&after["artifactType"], &after["more"]), (&index["artifactType"], &index["more"]));
+    assert_eq!(tags(&served, "layout"), json!(["v1"]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use oci_spec::image::ImageConfiguration;
 use smolvm_pack::PackManifest;
 use smolvm_pack::format::{AssetEntry, LayerEntry};
 
-use crate::oci::DiffId;
+use crate::oci::{DiffId, Platform};
 use crate::sink::Image;
 
 use super::MachineSettings;
@@ -94,10 +94,5 @@ fn host_platform() -> String {
         "macos" => "darwin",
         other => other,
     };
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("{system}/{architecture}")
+    format!("{system}/{}", Platform::host().architecture)
 }

@@ -12,15 +12,9 @@ use super::report::{RegistryOptions, Report};
 use super::retry::{self, Attempt, Recovery, Request};
 use super::{Reached, SinkContext};
 use crate::error::{Error, Kind, Result, Side};
-use crate::oci::{Descriptor, Digest, MANIFEST_MEDIA_TYPE};
+use crate::oci::json::DOCUMENT_BYTES_MAX;
+use crate::oci::{Descriptor, Digest, Media};
 use crate::text;
-
-/// No manifest is larger (the specification's own limit).
-const MANIFEST_BYTES_MAX: usize = 4 << 20;
-
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// One image of a registry, to be read.
 #[derive(Debug, Clone)]
@@ -35,24 +29,6 @@ struct Inner {
     report: Report,
 }
 
-#[derive(serde::Deserialize)]
-struct Index {
-    manifests: Vec<IndexEntry>,
-}
-
-#[derive(serde::Deserialize)]
-struct IndexEntry {
-    #[serde(flatten)]
-    descriptor: Descriptor,
-    platform: Option<Platform>,
-}
-
-#[derive(serde::Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-}
-
 impl RegistryReader {
     /// Reads `reference`, finds credentials, and reaches the registry.
     ///
@@ -65,36 +41,25 @@ impl RegistryReader {
         Ok(Self(Arc::new(Inner { wanted, name: reference.to_string(), client, report })))
     }
 
-    /// The image's manifest as it is stored; of an index, that of this machine's platform.
+    /// What the registry has under the image's name: a manifest or an index, and the media type that it states.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] when the bytes are not those of the digest; when there is none for this platform.
+    /// [`Kind::Corrupt`] when the bytes are not those of the digest.
     pub async fn manifest(&self) -> Result<(Descriptor, Bytes)> {
-        let (descriptor, bytes) = self.pull(&self.0.wanted).await?;
-        if ![INDEX, DOCKER_INDEX].contains(&descriptor.media_type.as_str()) {
-            return Ok((descriptor, bytes));
-        }
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| self.corrupt("reading the index", &error))?;
-        let (os, architecture) = ("linux", architecture());
-        let is_ours = |entry: &IndexEntry| {
-            entry.platform.as_ref().is_some_and(|platform| platform.os == os && platform.architecture == architecture)
-        };
-        let Some(entry) = index.manifests.into_iter().find(is_ours) else {
-            return Err(Error::sink(
-                "reading the index",
-                &self.0.name,
-                format!("it has no image for {os}/{architecture}"),
-            ));
-        };
-        let (descriptor, bytes) = self.pull(&entry.descriptor.digest.to_string()).await?;
-        if descriptor.size != entry.descriptor.size {
-            let words = format!(
-                "the index says {} bytes of {}, there are {}",
-                entry.descriptor.size, descriptor.digest, descriptor.size
-            );
+        self.pull(&self.0.wanted).await
+    }
+
+    /// A manifest that an index lists.
+    ///
+    /// # Errors
+    /// As [`Self::manifest`]; when it has another size.
+    pub async fn manifest_of(&self, listed: &Descriptor) -> Result<Bytes> {
+        let (found, bytes) = self.pull(&listed.digest.to_string()).await?;
+        if found.size != listed.size {
+            let words = format!("the index says {} bytes of {}, there are {}", listed.size, found.digest, found.size);
             return Err(self.corrupt("reading the manifest", words));
         }
-        Ok((descriptor, bytes))
+        Ok(bytes)
     }
 
     /// A blob's bytes, from the first on.
@@ -110,13 +75,13 @@ impl RegistryReader {
 
     async fn pull(&self, reference: &str) -> Result<(Descriptor, Bytes)> {
         let Inner { client, report, .. } = &*self.0;
-        let accept = [MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST, INDEX, DOCKER_INDEX].join(", ");
+        let accept = Media::accepted();
         let accept = accept.as_str();
         let read = Request(move || async move {
             let answer = client.get_manifest(reference, accept).await?;
             let media_type = answer.header("content-type").unwrap_or_default().to_owned();
             let stated = answer.header("docker-content-digest").map(str::to_owned);
-            Ok((media_type, stated, answer.bytes(MANIFEST_BYTES_MAX).await?))
+            Ok((media_type, stated, answer.bytes(usize::try_from(DOCUMENT_BYTES_MAX).unwrap_or(usize::MAX)).await?))
         });
         let (media_type, stated, bytes) = retry::run(client, report, &format!("manifest '{reference}'"), read).await?;
         let digest = Digest::from_bytes(Sha256::digest(&bytes).into());
@@ -218,14 +183,5 @@ impl Attempt for Next<'_, '_> {
 
     async fn attempt(&mut self, _: Recovery) -> Result<Option<Bytes>, Failure> {
         self.0.next(self.1).await
-    }
-}
-
-/// This machine's architecture in the words of OCI.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

@@ -12,6 +12,7 @@ use super::trying::Trying;
 use super::{GUEST_SCRIPT, Options};
 use crate::error::{Error, Result};
 use crate::oci::Compression;
+use crate::oci::platform::architecture;
 use crate::smolvm::{Answer, Trouble};
 use crate::source::{Selection, Survey};
 use crate::stop::Stop;
@@ -255,14 +256,7 @@ fn facts(name: &str, image: Option<String>, listed: &serde_json::Value, whoami: 
     MachineFacts {
         name: name.to_owned(),
         image,
-        architecture: match look.architecture.as_str() {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "armv7l" | "armv6l" => "arm",
-            "i686" | "i386" => "386",
-            other => other,
-        }
-        .to_owned(),
+        architecture: architecture(&look.architecture).to_owned(),
         user: (whoami.uid != 0).then(|| format!("{}:{}", whoami.uid, whoami.gid)),
         workdir: whoami.workdir,
         env: whoami.env,
