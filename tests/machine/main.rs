@@ -18,6 +18,7 @@ mod trees;
 mod artifact;
 mod config;
 mod desk;
+mod documents;
 mod embedding;
 mod faithful;
 mod interrupt;
