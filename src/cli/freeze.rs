@@ -261,12 +261,12 @@ impl Freeze {
         // Before anything is read, and what can't be written to costs no freeze.
         let report = report.as_deref().map(ReportFile::open).transpose()?;
         let profile = profile.map(|path| Ok((Trace::open(&path)?, path))).transpose()?;
-        let frozen = async {
+        let frozen = Box::pin(async {
             let plan = make_plan(options, quiet, &stop).await?;
             let is_packed_by_smolvm = plan.is_packed_by_smolvm();
             let snapshot = carry_out(plan, profile, bars::observer(progress, quiet), stop.clone()).await?;
             Ok((snapshot, is_packed_by_smolvm))
-        };
+        });
         let (snapshot, is_packed_by_smolvm) = match (frozen.await, report) {
             (Ok(frozen), report) => {
                 let written = report.map_or(Ok(()), |report| report.write(&frozen.0));

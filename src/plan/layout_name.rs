@@ -68,7 +68,7 @@ fn split(text: &str) -> (&str, Option<&str>) {
     let ends = text.match_indices(['/', ':']).map(|(at, _)| at).chain([text.len()]);
     let known = |is_there: fn(&Path) -> bool, after: &[u8]| {
         let fits = |at: &usize| text.as_bytes().get(*at).is_none_or(|next| after.contains(next));
-        ends.clone().filter(fits).filter(|at| is_there(Path::new(&text[..*at]))).last()
+        ends.clone().filter(fits).rfind(|at| is_there(Path::new(&text[..*at])))
     };
     let layout = known(|folder| folder.join("oci-layout").exists(), b":");
     let known = layout.or_else(|| known(Path::is_dir, b"/")).unwrap_or(0);

@@ -92,7 +92,7 @@ fn a_word_without_a_host_is_refused_by_every_command_alike() {
             let line = one_line(&output);
             assert_eq!(output.status.code(), Some(2), "{words:?}: {line}");
             assert!(line.contains(word) && line.contains(meant), "{words:?}: {line}");
-            lines.push(line.replace("invalid value '", "").to_owned());
+            lines.push(line);
         }
         assert!(lines[1..].iter().all(|line| *line == lines[1]), "{lines:?}");
     }

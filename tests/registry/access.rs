@@ -238,10 +238,11 @@ async fn an_authority_of_ones_own_is_trusted_only_when_named() {
 
 /// A certificate for 127.0.0.1 that is signed by itself and an authority by its form, as `openssl req -x509` makes it.
 fn self_signed() -> (String, KeyPair) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let key = KeyPair::generate().expect("a key");
+    let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+    let mut params = CertificateParams::new(names).expect("two names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    (params.self_signed(&key).unwrap().pem(), key)
+    (params.self_signed(&key).expect("a certificate").pem(), key)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,7 +44,7 @@ pub(crate) fn check_form(text: &str) -> Result<()> {
     if let Some((prefix, hint)) = FOREIGN.iter().find(|(prefix, _)| text.starts_with(prefix)) {
         return refuse(
             "it is no reference of a registry",
-            hint.replace("{}", &text::shell(text[prefix.len()..].as_bytes())),
+            hint.replace("{}", &text::shell(&text.as_bytes()[prefix.len()..])),
         );
     }
     if text.starts_with(['/', '~']) || text.split('/').any(|part| part == "." || part == "..") {
@@ -87,7 +87,7 @@ fn meanings(text: &str) -> String {
         meant.push(format!("{hub} is one of Docker Hub"));
     }
     if !text.contains('/') && name.contains('.') {
-        meant.push(format!("{}/NAME:TAG one of the registry {text}", text));
+        meant.push(format!("{text}/NAME:TAG one of the registry {text}"));
     }
     meant.push(format!("{} a layout folder", text::shell(format!("oci:./{text}").as_bytes())));
     if !text.contains(['/', ':', '@']) {

@@ -74,7 +74,7 @@ impl Certificates {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let trust = Trust::new(self.trusted.clone(), &provider);
         if is_needed {
-            trust.authorities().map_err(|none| none.into_error())?;
+            trust.authorities().map_err(NoAuthority::into_error)?;
         }
         let refuse = |error: rustls::Error, file: &Path| {
             let reason = format!("it does not go with its key: {error}");
