@@ -27,7 +27,7 @@ mod index;
 mod proof;
 mod reach;
 
-pub use index::{Wanted, find, open_blob};
+pub use index::{Wanted, find, open_blob, open_file};
 use proof::Proofs;
 pub use reach::reach;
 

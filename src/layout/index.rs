@@ -51,7 +51,10 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Opens a file that is one: a pipe would be waited for.
-pub(super) fn open_file(path: &Path) -> std::io::Result<File> {
+///
+/// # Errors
+/// When it is none, or can't be read.
+pub fn open_file(path: &Path) -> std::io::Result<File> {
     let file = File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is no file")) }
 }

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::image::StoredImage;
 use crate::error::{Error, Kind, Result};
+use crate::layout::open_file;
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::progress::Observer;
 use crate::sink::registry::BlobReader;
@@ -201,7 +202,7 @@ impl Blob {
                 let failed = |error: io::Error| Error::sink("reading a blob", &subject, &error).because(error);
                 let file = match file {
                     Some(file) => file,
-                    none => none.insert(File::open(path).map_err(failed)?),
+                    none => none.insert(open_file(path).map_err(failed)?),
                 };
                 let mut bytes = vec![0; READ_BYTES];
                 let read = file.read(&mut bytes).map_err(failed)?;

@@ -5,4 +5,5 @@ pub mod kills;
 pub mod layers;
 pub mod network;
 pub mod proxy;
+pub mod scripted;
 pub mod sidecar;

@@ -66,6 +66,32 @@ pub(super) struct Answer {
     pub(super) step: Step,
     pub(super) response: reqwest::Response,
     stall: Duration,
+    trickle: Trickle,
+}
+
+/// What came of a body lately. A line that is down is a stall, and tried again; one that brings next to nothing in many
+/// pieces is somebody who keeps us waiting.
+#[derive(Debug, Default)]
+struct Trickle {
+    since: Option<Instant>,
+    bytes: usize,
+    pieces: u32,
+}
+
+impl Trickle {
+    const TIME: Duration = Duration::from_secs(10);
+    const BYTES_MIN: usize = 1 << 10;
+    const PIECES_MIN: u32 = 4;
+
+    /// Whether it is one, with `bytes` more.
+    fn is_one(&mut self, bytes: usize, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        (self.bytes, self.pieces) = (self.bytes + bytes, self.pieces + 1);
+        if self.bytes >= Self::BYTES_MIN {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        now - since >= Self::TIME && self.pieces >= Self::PIECES_MIN
+    }
 }
 
 impl Client {
@@ -138,7 +164,9 @@ impl Client {
             request = request.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(body));
         }
         match unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await {
-            Some(Ok(response)) => Ok(Answer { step: ask.step, response, stall: self.stall }),
+            Some(Ok(response)) => {
+                Ok(Answer { step: ask.step, response, stall: self.stall, trickle: Trickle::default() })
+            }
             Some(Err(error)) => Err(failure_of(ask.step, &error)),
             None => Err(stalled(ask.step, self.stall * ask.stalls)),
         }
@@ -154,6 +182,11 @@ impl Answer {
     /// The next bytes of the body; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.stall, self.response.chunk()).await {
+            Ok(Ok(Some(chunk))) if self.trickle.is_one(chunk.len(), Instant::now()) => {
+                let (bytes, time) = (Trickle::BYTES_MIN, Trickle::TIME.as_secs());
+                let words = format!("the answer brings less than {bytes} bytes in {time} s");
+                Err(Failure::new(self.step, Cause::Io(Io::Refused), words))
+            }
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(error)) => Err(failure_of(self.step, &error)),
             Err(_) => Err(stalled(self.step, self.stall)),
