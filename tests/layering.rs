@@ -55,7 +55,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
     ("freeze", &["error", "image", "oci", "pipeline", "plan", "progress", "record", "report", "sink", "stop"]),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),
-    ("stored", &["error", "image", "layout", "oci", "pipeline/gather", "plan", "sink", "stage", "stop"]),
+    ("stored", &["error", "image", "layout", "oci", "pipeline/gather", "plan", "progress", "sink", "stage", "stop"]),
     (
         "thaw",
         &[
