@@ -68,6 +68,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "record",
             "sink",
             "smolvm",
+            "stage",
             "state",
             "stop",
             "stored",

@@ -7,4 +7,5 @@ pub mod header;
 mod renamed;
 pub mod scan;
 mod sparse;
+pub(crate) mod stack;
 pub(crate) mod walk;

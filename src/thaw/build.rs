@@ -1,18 +1,23 @@
 //! From an image to an artifact: each layer a stream that is checked on its way, and embedded once it was right.
 
-use std::io::{self, Write as _};
+use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 
+use super::stacking::{Arrived, Intake, Stacking};
 use super::{Images, ThawContext, Wishes};
 use crate::error::{Error, Kind, Result, Side};
+use crate::oci::{Descriptor, DiffId};
 use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings, SideFile};
+use crate::stage::stack::{Above, Names};
 use crate::stop::Stop;
-use crate::stored::{self, EndOnDrop, Listen, OutlineLayer, StoredImage, Watch, layers_at_once};
+use crate::stored::{self, EndOnDrop, OutlineLayer, StoredImage, Watch, layers_at_once};
 
 /// CPUs of a machine made from an image, as smolvm's own `machine create` has it: a cap, idle ones cost nothing.
 const CPUS: u8 = 4;
@@ -28,18 +33,9 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
         sink = ArtifactSink::create(target, options) => sink?,
     };
     let filled = async {
-        let end = EndOnDrop(Stop::new());
-        let watch = Watch { observer: Arc::clone(&context.observer), stop: end.0.clone() };
-        let layers = images.outline.layers.iter().enumerate();
-        let arriving = layers.clone().map(|(index, layer)| arrive(&images.stored, target, index + 1, layer, &watch));
-        let mut arriving = stream::iter(arriving).buffered(layers_at_once());
-        for (index, layer) in layers {
-            let Some(arrived) = arriving.next().await else { break };
-            let Arrived { side, end } = arrived?;
-            sink.put_side(side, end, layer.workspace).await?;
-            context.observer.layer_sent(index);
-        }
-        let image = Image { config: images.outline.config.clone(), manifest: images.outline.manifest.clone() };
+        let diff_ids = stack(images, &sink, target, context).await?;
+        let config = with_layers(&images.outline.config, diff_ids)?;
+        let image = Image { config, manifest: images.outline.manifest.clone() };
         sink.prepare(&image, &settings(images, wishes)).await?;
         sink.publish(&image)
     };
@@ -57,40 +53,80 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
     }
 }
 
-/// A layer that was read: it lies beside the artifact, and was what the image says.
-struct Arrived {
-    side: SideFile,
-    end: LiveEnd,
-}
-
-/// Keeps a layer's stored bytes beside the artifact.
-struct Intake(SideFile);
-
-impl Listen for Intake {
-    fn stored(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+/// Reads all layers, the top one first, and puts into the artifact what of them can be seen: its layers, bottom first.
+/// While one is put, the next ones come.
+async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &ThawContext) -> Result<Vec<DiffId>> {
+    let end = EndOnDrop(Stop::new());
+    let watch = Watch { observer: Arc::clone(&context.observer), stop: end.0.clone() };
+    let above = Above::default();
+    let mut seen = HashSet::new();
+    // One that comes a second time further down adds nothing, and hides nothing more.
+    let layers = images.outline.layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id));
+    let layers: Vec<_> = layers.collect();
+    let arriving = layers.iter().map(|(index, layer)| {
+        let names = above.names();
+        arrive(&images.stored, target, (index + 1, layer), names, &watch)
+    });
+    let arriving: Vec<_> = arriving.collect();
+    let mut arriving = stream::iter(arriving).buffered(layers_at_once());
+    let mut stacking = Stacking::new(target, above, end.0.clone());
+    for (index, _) in &layers {
+        let Some(arrived) = arriving.next().await else { break };
+        let arrived = arrived?;
+        let (back, placed) = off_the_runtime(move || {
+            let placed = stacking.next(arrived);
+            (stacking, placed)
+        })
+        .await?;
+        stacking = back;
+        if let Some((side, end)) = placed? {
+            sink.put_side(side, end, false).await?;
+        }
+        context.observer.layer_sent(*index);
     }
+    let (crown, workspace) = stacking.finish()?;
+    if let Some((side, end)) = crown {
+        sink.put_side(side, end, false).await?;
+    }
+    if let Some(workspace) = workspace {
+        sink.put_seed(workspace).await?;
+    }
+    Ok(stacking.layers.into_iter().rev().collect())
 }
 
 /// Reads one layer: only when digest, size and diff_id are what the image says is there something to embed.
 async fn arrive(
     stored: &StoredImage,
     target: &Path,
-    number: usize,
-    layer: &OutlineLayer,
+    (number, layer): (usize, &OutlineLayer),
+    names: Names,
     watch: &Watch,
 ) -> Result<Arrived> {
     let failed = |error: io::Error| {
         Error::sink("gathering a layer beside the artifact", target.display(), &error).because(error)
     };
-    let intake = Intake(SideFile::beside(target).map_err(failed)?);
-    let (read, Intake(side)) = stored::read_layer(stored, &layer.descriptor, layer.diff_id, intake, watch).await?;
+    let intake = Intake { side: SideFile::beside(target).map_err(failed)?, names };
+    let (read, intake) = stored::read_layer(stored, &layer.descriptor, layer.diff_id, intake, watch).await?;
     if let Some(fault) = read.faults.first() {
         let kind = read.kind.unwrap_or(Kind::Corrupt);
         return Err(Error::new(kind, Side::Source, "reading a layer", format_args!("number {number}"), fault));
     }
     let end = LiveEnd { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id, tar_bytes: read.tar_bytes };
-    Ok(Arrived { side, end })
+    Ok(Arrived { intake, end, workspace: layer.workspace })
+}
+
+/// The config, with the layers that the artifact has.
+fn with_layers(config: &(Descriptor, Bytes), diff_ids: Vec<DiffId>) -> Result<(Descriptor, Bytes)> {
+    let failed = |error: serde_json::Error| {
+        Error::new(Kind::Corrupt, Side::Source, "reading the config", config.0.digest, &error).because(error)
+    };
+    let mut parsed: serde_json::Value = serde_json::from_slice(&config.1).map_err(failed)?;
+    parsed["rootfs"]["diff_ids"] = serde_json::to_value(diff_ids).map_err(failed)?;
+    Ok((config.0.clone(), serde_json::to_vec(&parsed).map_err(failed)?.into()))
+}
+
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::hung_up("stacking the layers"))
 }
 
 fn settings(images: &Images, wishes: &Wishes) -> MachineSettings {

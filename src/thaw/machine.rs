@@ -19,6 +19,12 @@ const DELETE_LIMIT: Duration = Duration::from_secs(60);
 /// removes; one that ends leaves a machine that can be deleted. The user waits.
 const CREATE_GRACE: Duration = Duration::from_secs(3);
 
+/// What smolvm says while another call of it has its database.
+const LOCKED: &str = "database is locked";
+/// How often it is asked then, and how long after another.
+const LOCKED_TRIES: u32 = 10;
+const LOCKED_WAIT: Duration = Duration::from_secs(1);
+
 /// The new machine, by its name.
 #[derive(Debug)]
 pub(super) struct NewMachine {
@@ -52,7 +58,7 @@ impl NewMachine {
         if wishes.network {
             arguments.push("--net".into());
         }
-        let mut creating = Box::pin(smolvm::call(&self.smolvm, arguments, CREATE_LIMIT));
+        let mut creating = Box::pin(self.unlocked(arguments, CREATE_LIMIT));
         let (answer, stopped) = tokio::select! {
             answer = &mut creating => (Some(answer), false),
             () = stop.stopped() => (tokio::time::timeout(CREATE_GRACE, &mut creating).await.ok(), true),
@@ -73,12 +79,24 @@ impl NewMachine {
     /// Starts it; if that fails, or is stopped, it is deleted.
     pub(super) async fn start(&self, stop: &Stop) -> Result<()> {
         let answer = tokio::select! {
-            answer = smolvm::call(&self.smolvm, self.words("start"), START_LIMIT) => answer,
+            answer = self.unlocked(self.words("start"), START_LIMIT) => answer,
             () = stop.stopped() => return Err(self.without(Error::interrupted()).await),
         };
         let Err(trouble) = done(Some(answer)) else { return Ok(()) };
         let hint = "the machine was deleted again; --no-start leaves it to be looked into";
         Err(self.without(self.failed("starting the machine", &trouble).hint(hint)).await)
+    }
+
+    /// Calls smolvm, again where its database was locked: it refuses at once then, and has done nothing (SMOLVM.md).
+    async fn unlocked(&self, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
+        for _ in 1..LOCKED_TRIES {
+            let answer = smolvm::call(&self.smolvm, arguments.clone(), limit).await?;
+            if answer.code == Some(0) || !answer.stderr.contains(LOCKED) {
+                return Ok(answer);
+            }
+            tokio::time::sleep(LOCKED_WAIT).await;
+        }
+        smolvm::call(&self.smolvm, arguments, limit).await
     }
 
     /// Deletes the machine, running or not, because of `cause`.

@@ -10,6 +10,7 @@
 mod build;
 mod machine;
 mod resolve;
+mod stacking;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -22,5 +22,6 @@ mod trees;
 mod artifact;
 mod faithful;
 mod interrupt;
+mod layers;
 mod refused;
 mod thawing;

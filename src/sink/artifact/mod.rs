@@ -25,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
+pub(crate) use seed::Seed;
 pub(crate) use side::SideFile;
 pub use temporary::unfinished;
 pub(super) use writing::{checksum, failed, io_failed};
@@ -174,6 +175,18 @@ impl ArtifactSink {
         let (layer, runtime, stop) = (Arc::clone(layer), Handle::current(), self.options.stop.clone());
         self.work(layer.diff_id, move |unfinished| {
             unfinished.embed_workspace(Incoming::gathered(&layer, &runtime, &stop))
+        })
+        .await
+    }
+
+    /// Takes what a new machine finds in `/workspace`.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn put_seed(&self, seed: Seed) -> Result<()> {
+        self.step(|unfinished| {
+            unfinished.take_seed(seed);
+            Ok(())
         })
         .await
     }

@@ -22,7 +22,7 @@ const END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 const LEVEL: i32 = 1;
 
 /// The tar of a workspace that is being put together, compressed, in a file without a name.
-pub(super) struct Seed {
+pub(crate) struct Seed {
     frames: zstd::Encoder<'static, BufWriter<SideFile>>,
     tar_bytes: u64,
 }
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Seed {
 
 impl Seed {
     /// An empty one, on the same disk as `artifact`.
-    pub(super) fn beside(artifact: &Path) -> io::Result<Self> {
+    pub(crate) fn beside(artifact: &Path) -> io::Result<Self> {
         let side = SideFile::beside(artifact)?;
         Ok(Self { frames: zstd::Encoder::new(BufWriter::new(side), LEVEL)?, tar_bytes: 0 })
     }
@@ -45,6 +45,18 @@ impl Seed {
         let bytes = reroot(layer, &mut self.frames)?;
         self.tar_bytes += bytes;
         Ok(bytes)
+    }
+
+    /// Adds one entry that lies below `workspace`, at `path`; a hard link to `link` where that is given.
+    pub(crate) fn put(
+        &mut self,
+        entry: &Entry,
+        path: &[u8],
+        link: Option<&[u8]>,
+        content: &mut dyn Read,
+    ) -> io::Result<()> {
+        self.tar_bytes += write(entry, path, link, content, &mut self.frames)?;
+        Ok(())
     }
 
     /// The zstd frames, and the size of the tar in them.
@@ -61,27 +73,30 @@ fn reroot(layer: impl Read, mut seed: impl Write) -> io::Result<u64> {
     let (mut walk, mut written_bytes) = (Walk::new(layer), 0);
     while let Some(entry) = walk.next()? {
         let path = entry.path()?;
-        if is_below(&path) {
-            written_bytes += write(&entry, &path, &mut walk, &mut seed)?;
+        if moved(&path).is_some() {
+            written_bytes += write(&entry, &path, None, &mut walk, &mut seed)?;
         }
     }
     Ok(written_bytes)
 }
 
-/// Whether a path of the image is of `/workspace`.
-pub(crate) fn is_below(path: &[u8]) -> bool {
-    moved(path).is_some()
-}
-
 /// Writes one entry of `/workspace`; gives the bytes that were written.
-fn write(entry: &Entry, path: &[u8], content: &mut impl Read, seed: &mut impl Write) -> io::Result<u64> {
+fn write(
+    entry: &Entry,
+    path: &[u8],
+    link: Option<&[u8]>,
+    content: &mut (impl Read + ?Sized),
+    seed: &mut impl Write,
+) -> io::Result<u64> {
     let outside = |path: &[u8]| invalid(&format!("{} links to {}", text::name(path), text::name(&entry.link)));
     let mut name = moved(path).unwrap_or_default();
     if entry.is_folder() && !name.ends_with(b"/") {
         name.push(b'/');
     }
     let link = match entry.kind {
-        Kind::HardLink => Some(moved(&entry.link_path()?).ok_or_else(|| outside(path))?),
+        Kind::HardLink => Some(
+            moved(&link.map_or_else(|| entry.link_path(), |link| Ok(link.to_vec()))?).ok_or_else(|| outside(path))?,
+        ),
         _ => None,
     };
     let head = entry.renamed(&name, link.as_deref())?;

@@ -46,6 +46,11 @@ impl SideFile {
         self.file
     }
 
+    /// All of it from the start; nothing is gone.
+    pub(crate) fn reading<'a>(&'a self, stop: &'a Stop) -> impl Read + 'a {
+        Reading { from: self, at: 0, stop }
+    }
+
     /// All of it from the start, once: what was read is gone.
     pub(super) fn moving(self, stop: &Stop) -> Moving<'_> {
         Moving { from: self, step: Vec::new(), taken: 0, read_bytes: 0, freed_bytes: 0, can_free: true, stop }
@@ -61,6 +66,21 @@ impl Write for SideFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+struct Reading<'a> {
+    from: &'a SideFile,
+    at: u64,
+    stop: &'a Stop,
+}
+
+impl Read for Reading<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stop.check().map_err(io::Error::other)?;
+        let read = self.from.file.read_at(into, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 

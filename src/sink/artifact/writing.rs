@@ -106,6 +106,11 @@ impl Unfinished {
         Ok(bytes)
     }
 
+    /// Takes all of `/workspace` at once.
+    pub(super) fn take_seed(&mut self, seed: Seed) {
+        self.seed = Some(seed);
+    }
+
     /// Writes what follows the layers, and sees that all of it is on the disk: but for its name, it is an artifact.
     pub(super) fn complete(mut self, target: &Path, image: &Image, machine: &MachineSettings) -> Result<Temporary> {
         self.end_workspace().map_err(|error| io_failed("embedding /workspace", target, error))?;

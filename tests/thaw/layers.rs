@@ -1,0 +1,116 @@
+//! Images of others: what their layers delete and replace is deleted and replaced in the artifact, as umoci unpacks them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::host::shell;
+use crate::standin::Kind;
+use crate::thawing::Thawing;
+use crate::trees::{Keeps, assert_same, inventory};
+
+/// Makes `layout:t`: each call of `layer` adds what lies in `l`, or the tar on its standard input.
+const BEGIN: &str = r#"
+umoci init --layout layout; umoci new --image layout:t
+raw() { cat >l.tar; umoci raw add-layer --image layout:t l.tar >/dev/null 2>&1; }
+layer() { touch -d @1700000000 $(find l) ; tar -C l --sort=name --numeric-owner --xattrs -cf - "$@" | raw; rm -rf l; mkdir l; }
+mkdir l
+"#;
+
+/// Deletions, opaque folders, kinds that change, links within and between layers, folders that are only implied.
+const LAYERS: &str = r#"
+cd l; mkdir -p a/b/c d/e opq/old keep tmp/x only; chmod 1777 tmp; chmod 0700 only; chown 3:4 only
+for f in a/b/c/f a/g d/e/h d/i opq/old/f opq/g keep/f tmp/x/f only/f was-file was-link-target; do echo "$f" >$f; done
+ln a/g a/hard; ln a/g keep/hard-of-g; ln keep/f keep/second; ln d/i d/i2; echo x >d/deep; ln d/deep keep/deep
+ln -s a soft; mkdir folder-then-file; echo in >folder-then-file/in; echo link >chain; cd ..
+layer .
+cd l; mkdir a opq d keep; >a/.wh.g; >opq/.wh..wh..opq; echo new >opq/new; >d/.wh.e; >.wh.was-file; echo over >folder-then-file; echo two >keep/f; cd ..
+layer a opq d .wh.was-file folder-then-file keep
+cd l; mkdir was-file; echo below >was-file/below; mkdir -p d/e; echo again >d/e/again; rm -rf soft; mkdir soft; echo s >soft/s; cd ..
+layer was-file d soft
+# A link to a file of the lowest layer; a folder that is only implied, and one in which something is deleted.
+python3 - <<'P' | raw
+import sys, tarfile, io
+t = tarfile.open(fileobj=sys.stdout.buffer, mode='w|', format=tarfile.GNU_FORMAT)
+def add(name, kind=tarfile.REGTYPE, link='', content=b''):
+    e = tarfile.TarInfo(name); e.type = kind; e.linkname = link; e.size = len(content); e.mtime = 1700000000; e.mode = 0o640
+    t.addfile(e, io.BytesIO(content))
+add('keep/from-below', tarfile.LNKTYPE, 'was-link-target')
+add('only/more', content=b'more'); add('tmp/x/.wh.f'); add('chain2', tarfile.LNKTYPE, 'chain')
+t.close()
+P
+# What was linked to is deleted; the links stay. And aufs's own names mean nothing.
+cd l; mkdir d keep; >.wh.was-link-target; >d/.wh.deep; >.wh.chain; >.wh..wh.aufs; cd ..
+layer .wh.was-link-target d .wh.chain .wh..wh.aufs
+for n in $(seq 35); do mkdir -p l/many; echo $n >l/many/f$n; [ $n -lt 3 ] || >l/many/.wh.f$((n-2)); layer many; done
+"#;
+
+fn layers_over_each_other(artifact: &str, into: &Path) -> usize {
+    let footer = smolvm_pack::read_footer_from_sidecar(artifact).unwrap();
+    let manifest = smolvm_pack::read_manifest_from_sidecar(artifact).unwrap();
+    let assets = into.with_extension("assets");
+    let unpacked = format!(
+        "mkdir -p '{0}' '{1}'; head -c {2} '{artifact}' | zstd -dcq | tar -x -C '{0}'",
+        assets.display(),
+        into.display(),
+        footer.assets_size
+    );
+    assert!(Command::new("sh").args(["-ec", &unpacked]).status().unwrap().success());
+    for layer in &manifest.assets.layers {
+        let tar = assets.join(&layer.path);
+        let mut unpack = Command::new("tar");
+        unpack.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf"]).arg(tar).arg("-C").arg(into);
+        assert!(unpack.status().unwrap().success(), "{}", layer.path);
+    }
+    manifest.assets.layers.len()
+}
+
+#[test]
+fn what_layers_delete_and_replace_stays_so() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let work = thawing.desk.host.tree("work", "");
+    shell(&work, &[BEGIN, LAYERS].concat());
+    let (layout, kept) =
+        (format!("oci:{}:t", work.join("layout").display()), thawing.desk.host.text("kept.smolmachine"));
+    shell(&work, "umoci unpack --image layout:t bundle");
+    thawing.thaws(&[&layout, "--name", "new", "--no-start", "--keep-artifact", &kept]);
+    thawing.desk.host.verify(&kept);
+    let got = work.join("got");
+    let layers = layers_over_each_other(&kept, &got);
+    assert!(layers >= 38, "{layers}");
+    let (wanted, found) =
+        (inventory(&work.join("bundle/rootfs"), Keeps::Everything), inventory(&got, Keeps::Everything));
+    assert_same(&wanted, &found, "the thawed tree");
+    assert_eq!(fs::read_to_string(got.join("keep/deep")).unwrap(), "x\n");
+}
+
+#[test]
+fn layers_in_which_nothing_is_dead_go_in_as_they_are_and_workspaces_become_one() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let work = thawing.desk.host.tree("work", "");
+    let layers = r#"
+cd l; mkdir usr workspace; echo u >usr/u; echo gone >workspace/gone; echo old >workspace/changed; cd ..; layer .
+cd l; mkdir etc; echo e >etc/e; cd ..; layer etc
+cd l; mkdir workspace; echo new >workspace/changed; >workspace/.wh.gone; echo more >workspace/more; cd ..; layer workspace
+"#;
+    shell(&work, &[BEGIN, layers].concat());
+    let (layout, kept) =
+        (format!("oci:{}:t", work.join("layout").display()), thawing.desk.host.text("kept.smolmachine"));
+    thawing.thaws(&[&layout, "--name", "new", "--no-start", "--keep-artifact", &kept]);
+    let config = shell_output(&work, "umoci stat --image layout:t --json");
+    let manifest = smolvm_pack::read_manifest_from_sidecar(&kept).unwrap();
+    let named = |layer: &smolvm_pack::format::LayerEntry| config.contains(&layer.digest);
+    assert_eq!(manifest.assets.layers.iter().filter(|layer| named(layer)).count(), 1, "the one of etc");
+    let got = work.join("got");
+    layers_over_each_other(&kept, &got);
+    let seed = work.join("got.assets/layers/workspace-seed/workspace.tar");
+    let listed = shell_output(&work, &format!("mkdir s; tar -xf {} -C s; cat s/changed s/more; ls s", seed.display()));
+    assert_eq!(listed, "new\nmore\nchanged\nmore\n");
+    assert_eq!(fs::read_dir(got.join("workspace")).unwrap().count(), 0, "smolvm mounts its own there");
+}
+
+fn shell_output(folder: &Path, script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
