@@ -179,6 +179,24 @@ fn a_blob_that_rotted_is_sent_again_and_never_served() {
 }
 
 #[test]
+fn a_blob_that_rotted_makes_no_freeze_into_the_folder_good() {
+    let host = Host::new();
+    let tree = host.tree("tree", "head -c 300000 /dev/urandom >file").display().to_string();
+    let to = format!("oci:{}:v1", host.text("layout"));
+    host.freeze(&[&format!("dir:{tree}"), "--to", &to]);
+    let again = host.freeze(&[&format!("dir:{tree}"), "--to", &to]);
+    assert_eq!((again.layers_packed, again.sent_bytes), (0, 0));
+    for name in names(&host.path("layout/blobs/sha256")) {
+        let path = host.path("layout/blobs/sha256").join(name);
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, vec![b'x'; good.len()]).unwrap();
+    }
+    let healed = host.freeze(&[&format!("dir:{tree}"), "--to", &to]);
+    assert!(healed.sent_bytes > 300_000, "{healed:?}");
+    host.verify(&to);
+}
+
+#[test]
 fn what_a_tag_named_before_stays_as_it_was_without_the_tag() {
     let host = Host::new();
     let served = Served::start(&host, "layout");
