@@ -46,7 +46,7 @@ pub(super) fn manifests(index: &Map<String, Value>) -> Vec<Value> {
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    open_file(path)?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut text)?;
+    std::io::copy(&mut open_file(path)?.take(DOCUMENT_BYTES_MAX + 1), &mut text)?;
     Ok(text)
 }
 

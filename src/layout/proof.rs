@@ -58,15 +58,14 @@ impl Layout {
         };
         let stamp = Stamp::of(&file.metadata().map_err(failed)?);
         let found = self.proofs.lock().get(&digest).copied().filter(|(before, _)| *before == stamp);
-        let is_good = match found {
-            Some((_, is_good)) => is_good,
-            None => {
-                let is_good = hash(&mut file).map_err(failed)? == digest;
-                file.rewind().map_err(failed)?;
-                // What was changed while it was read has another stamp by now.
-                self.proofs.lock().insert(digest, (stamp, is_good));
-                is_good
-            }
+        let is_good = if let Some((_, is_good)) = found {
+            is_good
+        } else {
+            let is_good = hash(&mut file).map_err(failed)? == digest;
+            file.rewind().map_err(failed)?;
+            // What was changed while it was read has another stamp by now.
+            self.proofs.lock().insert(digest, (stamp, is_good));
+            is_good
         };
         Ok(is_good.then_some((file, stamp.size)))
     }

@@ -123,7 +123,7 @@ impl Store {
         let mut manifest = found.ok_or_else(unknown)?;
         let bytes = self.read_manifest(manifest.digest)?;
         if manifest.media_type.is_empty() {
-            manifest.media_type = Document::media_type(&bytes).to_owned();
+            Document::media_type(&bytes).clone_into(&mut manifest.media_type);
         }
         Ok((manifest, bytes))
     }

@@ -162,7 +162,7 @@ impl StoredImage {
         if descriptor.size > DOCUMENT_BYTES_MAX {
             return Err(corrupt(format!("{} bytes are too many for a manifest or config", descriptor.size)));
         }
-        let mut blob = self.blob(descriptor).await?;
+        let mut blob = self.blob(descriptor)?;
         let mut bytes = Vec::new();
         while let Some(more) = blob.try_next().await? {
             bytes.extend_from_slice(&more);
@@ -187,7 +187,7 @@ impl StoredImage {
         }
     }
 
-    async fn blob(&self, descriptor: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
+    fn blob(&self, descriptor: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
         match &self.place {
             ImagePlace::Registry(registry) => {
                 let blob = registry.blob(descriptor);
