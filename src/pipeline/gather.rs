@@ -75,11 +75,6 @@ impl Body {
         &self.chunks
     }
 
-    /// Bytes from `offset` on that lie in memory.
-    pub(crate) fn in_memory_from(&self, offset: u64) -> u64 {
-        self.chunk_bytes.saturating_sub(offset)
-    }
-
     /// The same bytes, where `head` has those that were in memory.
     pub(crate) fn moved_to(&self, head: FileRange) -> Self {
         let filed = std::iter::once(head).chain(self.filed.iter().cloned()).collect();

@@ -3,28 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support;
 use crate::support::docker_registry::{DockerRegistry, Setup};
-use crate::support::layers::{context, layer};
+use crate::support::layers::{context, image, layer};
 use crate::support::proxy::{Fault, Habits, Location, Proxy, Rule, nth};
 use base64::Engine;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use smolfreeze::error::{Error, Kind};
 use smolfreeze::sink::Put;
-use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistrySink};
+use smolfreeze::sink::registry::{Patience, RegistryOptions, RegistryReader, RegistrySink};
 
 /// User `alice`, password `correct horse`, bcrypt.
 const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n";
 
 fn options() -> RegistryOptions {
     let patience = Patience { first_delay: Duration::from_millis(5), random: Arc::new(|| 0.5), ..Patience::default() };
-    RegistryOptions {
-        part_bytes: 1 << 20,
-        part_bytes_max: 0,
-        auth_files: Some(Vec::new()),
-        patience,
-        ..RegistryOptions::default()
-    }
+    RegistryOptions { part_bytes: 1 << 20, auth_files: Some(Vec::new()), patience, ..RegistryOptions::default() }
 }
 
 async fn refused(name: &str, options: RegistryOptions) -> Error {
@@ -80,7 +73,7 @@ async fn basic_credentials_are_right_or_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_expires_in_mid_blob_is_renewed() {
     let registry = DockerRegistry::start();
-    let habits = Habits { first_token_requests: Some(4), ..Habits::default() };
+    let habits = Habits { first_token_requests: Some(3), ..Habits::default() };
     let proxy = Proxy::start(registry.address, habits, vec![]).await;
     let (context, told) = context();
     let sink = RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context).await.unwrap();
@@ -89,11 +82,10 @@ async fn a_token_that_expires_in_mid_blob_is_renewed() {
     assert_eq!(told.bytes.load(std::sync::atomic::Ordering::Relaxed), 6 << 20);
     assert!(proxy.tokens() >= 2, "{} tokens", proxy.tokens());
     assert!(sink.has(&layer.descriptor).await.unwrap());
-    // The same part once more, without asking the session.
+    // The same body once more, without asking the session.
     let seen = proxy.seen();
-    let parts: Vec<_> =
-        seen.iter().filter(|seen| seen.method == "PATCH").filter_map(|seen| seen.header("content-range")).collect();
-    assert!(parts.len() > 6 && parts.windows(3).all(|three| three[0] != three[2]), "{parts:?}");
+    let bodies: Vec<_> = seen.iter().filter(|seen| seen.method == "PUT").map(|seen| &seen.target).collect();
+    assert!(bodies.len() == 2 && bodies[0] == bodies[1], "{bodies:?}");
     assert!(seen.iter().all(|seen| seen.method != "GET" || !seen.target.contains("/uploads/")));
     let asked = proxy.seen().into_iter().find(|seen| seen.target.starts_with("/token")).unwrap();
     assert!(asked.target.contains("scope=repository%3Aspace%2Fname%3Apull%2Cpush"), "{}", asked.target);
@@ -165,31 +157,33 @@ async fn credentials_do_not_follow_to_another_host() {
     sink.put(&layer(0, 1, 3 << 20)).await.unwrap();
     let (here, there) = (proxy.seen(), elsewhere.seen());
     assert!(here.iter().any(|seen| seen.method == "POST" && seen.header("authorization").is_some()));
-    assert!(there.iter().any(|seen| seen.method == "PATCH"));
+    assert!(there.iter().any(|seen| seen.method == "PUT"));
     assert!(there.iter().all(|seen| seen.header("authorization").is_none()), "{there:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_questions_are_passed_on_and_without_credentials() {
+async fn requests_are_passed_on_with_their_bodies_and_without_credentials() {
     let registry = DockerRegistry::start();
-    let layer = layer(0, 1, 1000);
-    let direct =
-        RegistrySink::connect(&format!("{}/space/name:tag", registry.address), options(), context().0).await.unwrap();
-    direct.put(&layer).await.unwrap();
     let elsewhere = Proxy::start(registry.address, Habits::default(), vec![]).await;
-    let target = format!("Location: http://{}/v2/space/name/blobs/{}\r\n", elsewhere.address, layer.descriptor.digest);
     // A test's rules live as long as the test.
-    let target: &'static str = target.leak();
-    let rules = ["HEAD", "POST"].map(|method| nth(method, 1, Fault::Answer(307, target, ""))).to_vec();
+    let to = |path: &str| -> Fault {
+        let target = format!("Location: http://{}/v2/space/name/{path}\r\n", elsewhere.address);
+        Fault::Answer(307, target.leak(), "")
+    };
+    // The second PUT is that of the manifest.
+    let rules = vec![nth("POST", 1, to("blobs/uploads/")), nth("PUT", 2, to("manifests/tag"))];
     let habits = Habits { first_token_requests: Some(1000), ..Habits::default() };
     let proxy = Proxy::start(registry.address, habits, rules).await;
     let sink =
         RegistrySink::connect(&format!("{}/space/name:tag", proxy.address), options(), context().0).await.unwrap();
-    assert!(sink.has(&layer.descriptor).await.unwrap());
-    assert!(elsewhere.seen().iter().all(|seen| seen.method == "HEAD" && seen.header("authorization").is_none()));
-    let error = sink.put(&support::layers::layer(0, 2, 1000)).await.unwrap_err();
-    assert!(error.to_string().contains("307"), "{error}");
-    assert_eq!(elsewhere.seen().len(), 1);
+    let layer = layer(0, 1, 3 << 20);
+    sink.put(&layer).await.unwrap();
+    sink.commit(&image(std::slice::from_ref(&layer))).await.unwrap();
+    let there: Vec<_> = elsewhere.seen().into_iter().map(|seen| seen.method).collect();
+    assert_eq!(there, ["POST", "PUT", "PUT"]);
+    assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    let name = format!("{}/space/name:tag", registry.address);
+    RegistryReader::connect(&name, options(), context().0).await.unwrap().manifest().await.expect("the image");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

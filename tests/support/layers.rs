@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use smolfreeze::oci::{Compression, Descriptor};
+use smolfreeze::oci::{CONFIG_MEDIA_TYPE, Compression, Descriptor, MANIFEST_MEDIA_TYPE};
 use smolfreeze::pipeline::gather::{Body, Layer};
 use smolfreeze::progress::{Meters, Observer};
-use smolfreeze::sink::SinkContext;
+use smolfreeze::sink::{Image, SinkContext};
 use smolfreeze::stop::Stop;
 
 /// Bytes that depend on `seed` and nothing else.
@@ -37,6 +37,18 @@ pub fn layer(index: usize, seed: u64, length: usize) -> Arc<Layer> {
     let diff_id = descriptor.digest.to_string().parse().expect("a diff_id");
     let body = Body::from_chunks(chunks);
     Arc::new(Layer { index, diff_id, tar_bytes: 0, descriptor, workspace: false, body })
+}
+
+/// An image of these layers.
+pub fn image(layers: &[Arc<Layer>]) -> Image {
+    let config = Bytes::from_static(b"{\"architecture\":\"amd64\",\"os\":\"linux\"}");
+    let config = (descriptor(CONFIG_MEDIA_TYPE, &config), config);
+    let layers: Vec<&Descriptor> = layers.iter().map(|layer| &layer.descriptor).collect();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "config": config.0, "layers": layers,
+    });
+    let manifest = Bytes::from(manifest.to_string());
+    Image { config, manifest: (descriptor(MANIFEST_MEDIA_TYPE, &manifest), manifest) }
 }
 
 /// An observer that adds up.

@@ -81,6 +81,11 @@ impl Seen {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
+
+    /// Its body says where it ends.
+    pub fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    }
 }
 
 /// A running proxy; it ends with the test's runtime.
@@ -231,7 +236,11 @@ async fn pass_on(
     answer_bytes: Option<u64>,
 ) -> io::Result<()> {
     let mut registry = send_head(shared, request).await?;
-    copy(client, &mut registry, request.length, shared.habits.slowness).await?;
+    if request.is_chunked() {
+        copy_chunked(client, &mut registry).await?;
+    } else {
+        copy(client, &mut registry, request.length, shared.habits.slowness).await?;
+    }
     let mut registry = BufReader::new(registry);
     let mut head = String::new();
     loop {
@@ -320,6 +329,19 @@ async fn copy(
         }
     }
     Ok(())
+}
+
+async fn copy_chunked(client: &mut BufReader<TcpStream>, registry: &mut TcpStream) -> io::Result<()> {
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line).await?;
+        let length = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        registry.write_all(line.as_bytes()).await?;
+        copy(client, registry, length + 2, None).await?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
 }
 
 async fn drain(client: &mut BufReader<TcpStream>, length: u64) -> io::Result<()> {

@@ -68,6 +68,8 @@ pub enum Code {
     DigestInvalid,
     /// The bytes are not as many as was said.
     SizeInvalid,
+    /// The manifest names a blob that isn't known.
+    BlobUnknown,
     /// Any other.
     Other,
 }
@@ -79,6 +81,7 @@ impl Code {
             "BLOB_UPLOAD_INVALID" => Self::BlobUploadInvalid,
             "DIGEST_INVALID" => Self::DigestInvalid,
             "SIZE_INVALID" => Self::SizeInvalid,
+            "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" => Self::BlobUnknown,
             _ => Self::Other,
         }
     }
@@ -113,8 +116,6 @@ pub enum Cause {
     Io(Io),
     /// The answer can't be true or can't be read.
     Nonsense,
-    /// A part was accepted, and the session is no further than before.
-    TookNothing,
     /// Our own side failed: scratch, or the stage that gives the bytes.
     Local(Error),
 }
@@ -178,7 +179,7 @@ impl Failure {
 
     /// Whether session and sender disagree about how far they are.
     pub(super) fn is_out_of_step(&self) -> bool {
-        matches!(self.cause, Cause::TookNothing | Cause::Status { status: 416, .. })
+        matches!(self.cause, Cause::Status { status: 416, .. })
     }
 
     /// The error that people see. `tried` says how often, and for how long, when it was more than once.
@@ -216,7 +217,20 @@ fn hint(step: Step, cause: &Cause, report: &Report) -> Option<String> {
         }
         (Step::Ping, Cause::Status { .. }) => Some("check that this is an OCI registry".to_owned()),
         (Step::Patch | Step::Finish, Cause::Status { status: 413, .. }) => {
-            Some("a proxy before the registry limits the size of requests; raise its limit".to_owned())
+            Some(match report.habits.body_bytes_max() {
+                u64::MAX => "a proxy before the registry limits the size of requests; raise its limit".to_owned(),
+                limit => format!(
+                    "the registry, or a proxy before it, takes no requests of {} MiB; raise its limit",
+                    (limit * 2).div_ceil(1 << 20)
+                ),
+            })
+        }
+        (_, Cause::Status { status: 507, .. }) => Some("the registry's own disk is full; make room there".to_owned()),
+        (Step::Patch, Cause::Status { .. }) if report.habits.body_bytes_max() < u64::MAX => {
+            Some("it takes no large requests, and no layers in parts either: raise its limit, or give a smaller --layer-size".to_owned())
+        }
+        (Step::Patch, Cause::Status { status: 400 | 404 | 405, .. }) => {
+            Some("it takes layers only whole: give more --scratch, so that none has to be sent while it is made".to_owned())
         }
         (_, Cause::Io(Io::Untrusted)) => {
             Some("give its authority with --ca-cert, or --plain-http if it has no TLS".to_owned())

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::content::Content;
 use super::failure::{Cause, Code, Failure, Io, Stale, Step};
 use super::parts::{Live, Parts};
 use super::report::{Patience, RegistryOptions, Report};
@@ -113,6 +114,12 @@ fn failed(step: Step, cause: Cause) -> Failure {
     Failure::new(step, cause, "as the script says")
 }
 
+/// A whole body, as a registry gets it.
+async fn read(step: Step, content: &Content) -> Result<Vec<u8>, Failure> {
+    let pieces: Result<Vec<Bytes>, _> = futures_util::TryStreamExt::try_collect(content.stream()).await;
+    pieces.map(|pieces| pieces.concat()).map_err(|error| Failure::local(step, error))
+}
+
 fn cut(step: Step) -> Failure {
     failed(step, Cause::Io(Io::Cut))
 }
@@ -148,18 +155,20 @@ impl Wire for Scripted {
         })
     }
 
-    async fn patch(&self, at: &Session, offset: u64, body: Vec<Bytes>) -> Result<Accepted, Failure> {
+    async fn patch(&self, at: &Session, offset: Option<u64>, content: Content) -> Result<Accepted, Failure> {
+        let body = read(Step::Patch, &content).await?;
         self.with(|state| {
             if !state.is_current(at) {
                 return Err(State::lost(Step::Patch));
             }
-            let (fate, body) = (state.fate(), body.concat());
+            let fate = state.fate();
             state.bodies.push(body.len());
             if let Fate::Failed(cause) = fate {
                 return Err(failed(Step::Patch, cause));
             }
             let arrives = if matches!(fate, Fate::Cut) { state.cut(&body) } else { body.len() };
-            let Some(session) = state.session.as_mut().filter(|session| session.len() as u64 == offset) else {
+            let Some(session) = state.session.as_mut().filter(|session| session.len() as u64 == offset.unwrap_or(0))
+            else {
                 return Err(failed(Step::Patch, Cause::Status { status: 416, code: None }));
             };
             session.extend_from_slice(&body[..arrives]);
@@ -181,12 +190,13 @@ impl Wire for Scripted {
         })
     }
 
-    async fn finish(&self, at: &Session, digest: &Digest, body: Vec<Bytes>) -> Result<(), Failure> {
+    async fn finish(&self, at: &Session, digest: &Digest, content: Content) -> Result<(), Failure> {
+        let body = read(Step::Finish, &content).await?;
         self.with(|state| {
             if !state.is_current(at) {
                 return Err(State::lost(Step::Finish));
             }
-            let (fate, body) = (state.fate(), body.concat());
+            let fate = state.fate();
             state.bodies.push(body.len());
             if let Fate::Failed(cause) = fate {
                 return Err(failed(Step::Finish, cause));
@@ -244,7 +254,7 @@ pub async fn drive(blob: &[u8], script: &[u8], held_bytes: Option<usize>) -> boo
     let (wire, seen) = (scripted(script), Arc::new(Sum::default()));
     let report = report(&seen);
     if script.first().is_some_and(|byte| byte % 2 == 1) {
-        report.speed.learn(1 << 20, Duration::from_millis(500)); // any blob in one part
+        report.habits.was_too_large(20);
     }
     let (descriptor, sessions) =
         (Descriptor { media_type: String::new(), digest: hash(blob), size: blob.len() as u64 }, Sessions::default());
@@ -270,7 +280,11 @@ pub async fn drive(blob: &[u8], script: &[u8], held_bytes: Option<usize>) -> boo
                     }
                 }
             };
-            tokio::join!(run(&wire, &sessions, &report, Parts::Live(Live::new(layer))), feed).0
+            tokio::join!(
+                run(&wire, &sessions, &report, Parts::Live(Arc::new(tokio::sync::Mutex::new(Live::new(layer, 10))))),
+                feed
+            )
+            .0
         }
     };
 
@@ -302,7 +316,7 @@ fn run<'a>(
     report: &'a Report,
     parts: Parts<'a>,
 ) -> impl Future<Output = bool> + 'a {
-    let upload = Upload::new(wire, sessions, report, parts).of_layer(0);
+    let upload = Upload::new(wire, sessions, report, Some(0), parts);
     async move { retry::run(wire, report, "a blob", upload).await.is_ok() }
 }
 
@@ -320,32 +334,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_grow_with_the_speed_until_one_is_refused() {
+    async fn a_blob_goes_at_once_until_that_is_too_large() {
         let report = report(&Arc::default());
-        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0], "nothing is known");
-        report.speed.learn(1 << 20, Duration::from_secs(1 << 15));
-        assert_eq!(bodies(&report, &[]).await, [16, 16, 3, 0]);
-        report.speed.learn(1000, Duration::from_secs(1));
-        assert_eq!(bodies(&report, &[]).await, [16, 16, 3, 0], "few bytes tell nothing");
-        report.speed.learn(1 << 20, Duration::from_secs(1));
         assert_eq!(bodies(&report, &[]).await, [35]);
         // HEAD and POST are honest, then comes 413.
-        assert_eq!(bodies(&report, &[0, 0, 13, 113]).await, [35, 10, 10, 10, 5, 0]);
-        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0], "that it was too large stays known");
+        assert_eq!(bodies(&report, &[0, 0, 13, 113]).await, [35, 17, 17, 1, 0]);
+        assert_eq!(bodies(&report, &[]).await, [17, 17, 1, 0], "that it was too large stays known");
+        // 8 bytes of the first part arrive.
+        assert_eq!(bodies(&report, &[0, 0, 4, 128]).await, [17, 17, 10, 0], "it goes on from there");
+        assert_eq!(bodies(&report, &[0, 0, 13, 113]).await, [17, 10, 10, 10, 5, 0]);
     }
 
     #[tokio::test]
-    async fn a_part_that_is_too_large_though_it_is_not_enlarged_is_an_error() {
-        assert!(!drive(&[7; 35], &[0, 0, 13, 113], None).await);
+    async fn a_body_of_the_smallest_size_that_is_too_large_is_an_error() {
+        let too_large: Vec<u8> = [[0, 0], [13, 113]].concat().repeat(8);
+        assert!(!drive(&[7; 35], &too_large, None).await);
     }
 
     #[tokio::test]
-    async fn an_enlarged_part_without_an_answer_is_the_last_one() {
+    async fn a_session_that_was_wrong_is_not_asked_again() {
         let report = report(&Arc::default());
-        report.speed.learn(1 << 20, Duration::from_secs(1));
-        assert_eq!(bodies(&report, &[0, 0, 9]).await, [35, 35], "a token that expired has nothing to do with it");
+        report.habits.was_too_large(34);
+        // Of the first part 8 bytes arrive, the session says 12, and the next part is refused.
+        let sent = bodies(&report, &[0, 0, 4, 128, 1, 12]).await;
+        assert_eq!(sent, [17, 17, 17, 17, 1, 0]);
+        assert!(!report.habits.can_resume());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_lost_is_looked_for() {
+        let report = report(&Arc::default());
+        assert_eq!(bodies(&report, &[0, 0, 9]).await, [35, 35], "a token that expired");
         assert_eq!(bodies(&report, &[0, 0, 4]).await, [35], "it was there, though");
-        assert_eq!(bodies(&report, &[]).await, [10, 10, 10, 5, 0]);
     }
 
     #[tokio::test]

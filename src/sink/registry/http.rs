@@ -1,17 +1,18 @@
-//! One request and its answer: credentials only for the registry itself, stalls noticed, redirects of questions followed
-//! with care, errors as [`Failure`].
+//! One request and its answer: credentials only for the registry itself, stalls noticed, redirects followed with
+//! care, errors as [`Failure`].
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Url};
 use tokio::time::Instant;
 
 use super::auth::Auth;
+use super::content::Content;
 use super::failure::{Cause, Failure, Io, Step};
 use super::guard::{Guard, Refused};
 use super::retry::{Verdict, verdict};
@@ -25,7 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// A part goes to the connection in pieces of this size, so that a slow line is told from a dead one.
 const PIECE_BYTES: usize = 64 << 10;
-/// A question may be passed on so often.
+/// While we wait for our own bytes, this shows that we live.
+const WAITING_BEAT: Duration = Duration::from_millis(200);
+/// A request may be passed on so often.
 const REDIRECTS_MAX: usize = 5;
 
 /// The way to one repository of one registry: as many connections as there are requests at a time, kept for the next.
@@ -49,14 +52,14 @@ pub(super) struct Ask {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
-    pub(super) body: Vec<Bytes>,
+    pub(super) content: Content,
     /// So many stall timeouts may pass without a byte before the answer has to be there.
     pub(super) stalls: u32,
 }
 
 impl Ask {
     pub(super) fn new(step: Step, method: Method, url: Url) -> Self {
-        Self { step, method, url, headers: HeaderMap::new(), body: Vec::new(), stalls: 1 }
+        Self { step, method, url, headers: HeaderMap::new(), content: Content::chunks(Vec::new()), stalls: 1 }
     }
 }
 
@@ -130,7 +133,13 @@ impl Client {
                 return Ok(answer);
             }
             let target = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            if let (true, Step::Head | Step::Read, Some(target)) = (status.is_redirection(), step, target) {
+            // 307 and 308 ask for the same request, its body included, at another place; the others only tell where to read.
+            let is_passed_on = match status.as_u16() {
+                // A token's request may hold a password, which is for nobody else.
+                307 | 308 => step != Step::Token,
+                _ => status.is_redirection() && matches!(step, Step::Head | Step::Read),
+            };
+            if let (true, Some(target)) = (is_passed_on, target) {
                 hops += 1;
                 if hops > REDIRECTS_MAX {
                     return Err(Failure::new(step, Cause::Io(Io::Refused), "the registry sends us round and round"));
@@ -156,14 +165,27 @@ impl Client {
     }
 
     async fn send_once(&self, ask: &Ask) -> Result<Answer, Failure> {
-        let pulse = Pulse::new();
+        // Our own side's failure, which the connection only sees as an end.
+        let (pulse, failed) = (Pulse::new(), Arc::new(Mutex::new(None)));
         let mut request = self.http.request(ask.method.clone(), ask.url.clone()).headers(ask.headers.clone());
         if !matches!(ask.method, Method::GET | Method::HEAD | Method::DELETE) {
-            let length: usize = ask.body.iter().map(Bytes::len).sum();
-            let body = slices(ask.body.clone(), pulse.clone(), self.pace.clone());
-            request = request.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(body));
+            if let Some(length) = ask.content.length() {
+                request = request.header(CONTENT_LENGTH, length);
+            }
+            let body = slices(ask.content.stream(), pulse.clone(), self.pace.clone());
+            let failed = Arc::clone(&failed);
+            request = request.body(reqwest::Body::wrap_stream(body.map(move |piece| {
+                piece.map_err(|error| {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    std::io::Error::other("the body ended early")
+                })
+            })));
         }
-        match unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await {
+        let outcome = unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await;
+        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(Failure::local(ask.step, error));
+        }
+        match outcome {
             Some(Ok(response)) => {
                 Ok(Answer { step: ask.step, response, stall: self.stall, trickle: Trickle::default() })
             }
@@ -266,21 +288,39 @@ async fn unless_stalled<T>(pulse: &Pulse, stall: Duration, work: impl Future<Out
     }
 }
 
-/// Slices of the same memory, never a copy; each when its time has come.
+/// Slices of the same memory, never a copy; each when its time has come. Bytes that are still being made are no stall.
 fn slices(
-    chunks: Vec<Bytes>,
+    source: BoxStream<'static, Result<Bytes>>,
     pulse: Pulse,
     pace: Option<Pace>,
-) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> {
-    let pieces = chunks.into_iter().flat_map(|mut chunk| {
-        std::iter::from_fn(move || {
-            let length = chunk.len().min(PIECE_BYTES);
-            (length > 0).then(|| chunk.split_to(length))
-        })
+) -> impl Stream<Item = Result<Bytes>> + Send {
+    let waiting = pulse.clone();
+    let source = futures_util::stream::unfold(source, move |mut source| {
+        let pulse = waiting.clone();
+        async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    next = source.next() => return next.map(|next| (next, source)),
+                    () = tokio::time::sleep(WAITING_BEAT) => pulse.beat(Instant::now()),
+                }
+            }
+        }
     });
-    futures_util::stream::iter(pieces).then(move |piece| {
+    let pieces = source.flat_map(|next| {
+        let pieces: Box<dyn Iterator<Item = Result<Bytes>> + Send> = match next {
+            Err(error) => Box::new(std::iter::once(Err(error))),
+            Ok(mut chunk) => Box::new(std::iter::from_fn(move || {
+                let length = chunk.len().min(PIECE_BYTES);
+                (length > 0).then(|| Ok(chunk.split_to(length)))
+            })),
+        };
+        futures_util::stream::iter(pieces)
+    });
+    pieces.then(move |piece| {
         let (pulse, pace) = (pulse.clone(), pace.clone());
         async move {
+            let piece = piece?;
             if let Some(pace) = pace {
                 let due = pace.book(piece.len());
                 pulse.beat(due);
@@ -349,8 +389,9 @@ mod tests {
         let pace = Pace::new(32 << 10, Stop::new());
         let part = vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 1_000_000])];
         let (pulse, started, mut sent) = (Pulse::new(), Instant::now(), Vec::new());
-        let sending = slices(part.clone(), pulse.clone(), Some(pace)).for_each(|slice| {
-            let Ok(slice) = slice;
+        let source = Content::chunks(part.clone()).stream();
+        let sending = slices(source, pulse.clone(), Some(pace)).for_each(|slice| {
+            let slice = slice.unwrap();
             assert!(slice.len() <= PIECE_BYTES);
             sent.extend_from_slice(&slice);
             std::future::ready(())

@@ -8,16 +8,18 @@
 //!                                                                pace    how fast bodies go
 //! ```
 //!
-//! A running `put` holds one part of what is in a file or live: [`RegistryOptions::part_bytes`], 8 MiB, or what the registry
-//! wants, at most 64 MiB. Parts of what is in memory are larger where that is fast.
+//! A running `put` holds one or two buffers of what is in a file, and one part of what is live:
+//! [`RegistryOptions::part_bytes`], 8 MiB, or what the registry wants, at most 64 MiB.
 
 mod auth;
 mod contact;
+mod content;
 mod credentials;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod habits;
 mod helper;
 mod http;
 mod pace;
@@ -37,6 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oci_spec::distribution::Reference;
+use tokio::sync::Mutex;
 
 use self::auth::Auth;
 use self::http::Client;
@@ -122,18 +125,19 @@ impl RegistrySink {
     pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
         let parts = Parts::Gathered { descriptor: &layer.descriptor, body: &layer.body };
         let subject = format!("layer {} ({})", layer.index, layer.descriptor.digest);
-        let upload = self.upload(parts).of_layer(layer.index);
+        let upload = self.upload(Some(layer.index), parts);
         Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
     }
 
-    /// Sends a layer while it is made. Parts are kept until they are acknowledged, so a failed request is made good as
-    /// long as the session lives.
+    /// Sends a layer while it is made: in parts, where the registry was seen to add one to the other, so that a failed
+    /// request is made good as long as the session lives; else in one request, which can only begin anew at its beginning.
     ///
     /// # Errors
     /// As [`Self::put`], and when the registry loses the session after bytes are gone. A hang-up when `tail` is cut off.
     pub async fn put_live(&self, layer: LiveLayer) -> Result<Descriptor> {
         let (index, media_type) = (layer.index, layer.media_type.clone());
-        let upload = self.upload(Parts::Live(Live::new(layer))).of_layer(index);
+        let upload =
+            self.upload(Some(index), Parts::Live(Arc::new(Mutex::new(Live::new(layer, self.0.report.part_bytes)))));
         let (descriptor, _) =
             retry::run(&self.0.client, &self.0.report, &format!("layer {index}, streamed"), upload).await?;
         Ok(Descriptor { media_type, ..descriptor })
@@ -147,7 +151,7 @@ impl RegistrySink {
         let body = Body::from_chunks(vec![bytes]);
         let what = if descriptor.media_type == CONFIG_MEDIA_TYPE { "config" } else { "blob" };
         let subject = format!("{what} {}", descriptor.digest);
-        let upload = self.upload(Parts::Gathered { descriptor, body: &body });
+        let upload = self.upload(None, Parts::Gathered { descriptor, body: &body });
         Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
     }
 
@@ -195,8 +199,8 @@ impl RegistrySink {
         }
     }
 
-    fn upload<'a>(&'a self, parts: Parts<'a>) -> Upload<'a, Client> {
-        Upload::new(&self.0.client, &self.0.sessions, &self.0.report, parts)
+    fn upload<'a>(&'a self, index: Option<usize>, parts: Parts<'a>) -> Upload<'a, Client> {
+        Upload::new(&self.0.client, &self.0.sessions, &self.0.report, index, parts)
     }
 }
 

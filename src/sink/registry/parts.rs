@@ -1,15 +1,17 @@
 //! Where an upload's bytes come from: a gathered layer, or one that is still being made.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::oci::Descriptor;
 use crate::pipeline::gather::{Body, LiveLayer, LivePiece};
+use crate::pipeline::memory::BUFFER_BYTES;
 
-/// The next request's body.
+/// The next part of a live layer.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) bytes: Vec<Bytes>,
@@ -36,35 +38,15 @@ pub(super) enum Parts<'a> {
         body: &'a Body,
     },
     /// Coming in.
-    Live(Live),
+    Live(Arc<Mutex<Live>>),
 }
 
 impl Parts<'_> {
     /// What the blob is, once that is known.
-    pub(super) fn descriptor(&self) -> Option<&Descriptor> {
+    pub(super) async fn descriptor(&self) -> Option<Descriptor> {
         match self {
-            Self::Gathered { descriptor, .. } => Some(descriptor),
-            Self::Live(live) => live.end.as_ref(),
-        }
-    }
-
-    /// `part_bytes` from `offset` on, or as many as there are; of what lies in memory anyway, `memory_part_bytes` if those are
-    /// more. Waits for a live layer's stage.
-    pub(super) async fn part(&mut self, offset: u64, part_bytes: u64, memory_part_bytes: u64) -> Result<Part> {
-        match self {
-            Self::Gathered { body, .. } => {
-                let part_bytes = body.in_memory_from(offset).min(memory_part_bytes).max(part_bytes);
-                let is_last = offset.saturating_add(part_bytes) >= body.len();
-                Ok(Part::new(body.slice(offset, part_bytes).await?, is_last))
-            }
-            Self::Live(live) => live.part(offset, part_bytes).await,
-        }
-    }
-
-    /// The registry has everything before `offset`: it need not be kept for this session.
-    pub(super) fn acknowledge(&mut self, offset: u64) {
-        if let Self::Live(live) = self {
-            live.acknowledge(offset);
+            Self::Gathered { descriptor, .. } => Some((*descriptor).clone()),
+            Self::Live(live) => live.lock().await.end(),
         }
     }
 }
@@ -77,19 +59,27 @@ pub(super) struct Live {
     window: VecDeque<Bytes>,
     window_start: u64,
     window_bytes: u64,
+    window_bytes_max: u64,
     tail: mpsc::Receiver<LivePiece>,
     end: Option<Descriptor>,
 }
 
 impl Live {
-    pub(super) fn new(layer: LiveLayer) -> Self {
+    /// Keeps up to `window_bytes_max` of what was sent without an answer.
+    pub(super) fn new(layer: LiveLayer, window_bytes_max: u64) -> Self {
         let window_start = layer.head.len();
-        Self { head: layer.head, window: VecDeque::new(), window_start, window_bytes: 0, tail: layer.tail, end: None }
+        let (window, end) = (VecDeque::new(), None);
+        Self { head: layer.head, window, window_start, window_bytes: 0, window_bytes_max, tail: layer.tail, end }
     }
 
-    async fn part(&mut self, offset: u64, part_bytes: u64) -> Result<Part> {
-        let wanted = offset.saturating_add(part_bytes);
-        while self.end.is_none() && self.window_start + self.window_bytes < wanted {
+    /// The bytes that came so far.
+    fn came(&self) -> u64 {
+        self.window_start + self.window_bytes
+    }
+
+    /// Waits until `wanted` bytes came, or all.
+    async fn fill(&mut self, wanted: u64) -> Result<()> {
+        while self.end.is_none() && self.came() < wanted {
             match self.tail.recv().await {
                 Some(LivePiece::Bytes(bytes)) if bytes.is_empty() => {}
                 Some(LivePiece::Bytes(bytes)) => {
@@ -101,17 +91,43 @@ impl Live {
                 None => return Err(Error::hung_up("the stage that packs the layer")),
             }
         }
-        let end = self.window_start + self.window_bytes;
-        if let Some(descriptor) = self.end.as_ref().filter(|descriptor| descriptor.size != end) {
-            let words = format!("{end} bytes came, {} were announced", descriptor.size);
-            return Err(Error::new(
-                crate::error::Kind::Internal,
-                crate::error::Side::Stage,
-                "streaming",
-                descriptor.digest,
-                words,
-            ));
+        let end = self.came();
+        match self.end.as_ref().filter(|descriptor| descriptor.size != end) {
+            None => Ok(()),
+            Some(descriptor) => {
+                let words = format!("{end} bytes came, {} were announced", descriptor.size);
+                Err(Error::new(Kind::Internal, Side::Stage, "streaming", descriptor.digest, words))
+            }
         }
+    }
+
+    /// The bytes from `offset` on, as many as come at once; none at the end. For one that is sent as a whole: what is more
+    /// than the window's bound behind is let go.
+    pub(super) async fn piece(&mut self, offset: u64) -> Result<Option<Bytes>> {
+        if offset < self.head.len() {
+            return Ok(self.head.slice(offset, BUFFER_BYTES as u64).await?.into_iter().next());
+        }
+        if offset < self.window_start {
+            return Err(self.lost());
+        }
+        self.fill(offset + 1).await?;
+        let mut at = self.window_start;
+        let piece = self.window.iter().find_map(|chunk| {
+            let (from, to) = (at, at + chunk.len() as u64);
+            at = to;
+            (from <= offset && offset < to).then(|| chunk.slice(usize::try_from(offset - from).unwrap_or(0)..))
+        });
+        if self.window_bytes > self.window_bytes_max {
+            self.acknowledge(offset);
+        }
+        Ok(piece)
+    }
+
+    /// `part_bytes` from `offset` on, or as many as there are.
+    pub(super) async fn part(&mut self, offset: u64, part_bytes: u64) -> Result<Part> {
+        let wanted = offset.saturating_add(part_bytes);
+        self.fill(wanted).await?;
+        let end = self.came();
         let mut at = self.window_start;
         if offset < at && at > self.head.len() {
             return Err(self.lost());
@@ -128,7 +144,8 @@ impl Live {
         Ok(Part::new(bytes, self.end.is_some() && wanted >= end))
     }
 
-    fn acknowledge(&mut self, offset: u64) {
+    /// Everything before `offset` need not be kept.
+    pub(super) fn acknowledge(&mut self, offset: u64) {
         while let Some(first) = self.window.front() {
             let length = first.len() as u64;
             if self.window_start + length > offset {
@@ -138,6 +155,11 @@ impl Live {
             self.window_bytes -= length;
             self.window.pop_front();
         }
+    }
+
+    /// What the layer is, once all of it came.
+    pub(super) fn end(&self) -> Option<Descriptor> {
+        self.end.clone()
     }
 
     /// Whether the layer can be sent again from its first byte.
@@ -156,9 +178,6 @@ impl Live {
 mod tests {
     use super::*;
     use crate::pipeline::gather::LiveEnd;
-    use crate::pipeline::memory::Memory;
-    use crate::pipeline::scratch::{Scratch, ScratchFile};
-    use crate::stop::Stop;
 
     fn end(size: u64) -> LivePiece {
         let name = format!("sha256:{}", "0".repeat(64));
@@ -167,7 +186,7 @@ mod tests {
     }
 
     fn live(head: Body, tail: mpsc::Receiver<LivePiece>) -> Live {
-        Live::new(LiveLayer { index: 0, media_type: String::new(), workspace: false, head, tail })
+        Live::new(LiveLayer { index: 0, media_type: String::new(), workspace: false, head, tail }, 4)
     }
 
     #[tokio::test]
@@ -192,27 +211,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_part_of_what_is_in_memory_is_larger() {
-        let scratch = Scratch::new(&std::env::temp_dir(), 1 << 20);
-        let mut file = ScratchFile::create(&scratch, 1).unwrap();
-        assert!(file.append(b"ghijkl"));
-        let filed = file.finish(Memory::new(4 << 20, Stop::new()));
-        let body = Body::with_file(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")], filed);
-        let LivePiece::End(LiveEnd { descriptor, .. }) = end(12) else { unreachable!() };
-        let mut parts = Parts::Gathered { descriptor: &descriptor, body: &body };
-        for (offset, memory_part_bytes, wanted) in [
-            (0, 0, "ab"),
-            (0, 1, "ab"),
-            (0, 4, "abcd"),
-            (0, 100, "abcdef"),
-            (5, 100, "fg"),
-            (6, 100, "gh"),
-            (10, 100, "kl"),
-        ] {
-            let part = parts.part(offset, 2, memory_part_bytes).await.unwrap();
-            assert_eq!(part.bytes.concat(), wanted.as_bytes(), "{offset} {memory_part_bytes}");
-            assert_eq!(part.is_last, offset == 10);
+    async fn a_layer_that_is_sent_as_a_whole_can_begin_anew_for_a_while() {
+        let (sender, tail) = mpsc::channel(100);
+        let mut live = live(Body::from_chunks(vec![Bytes::from_static(b"abc")]), tail);
+        for piece in [&b"de"[..], b"fg", b"hi"] {
+            sender.send(LivePiece::Bytes(Bytes::from_static(piece))).await.unwrap();
         }
+        sender.send(end(9)).await.unwrap();
+        assert_eq!(live.piece(0).await.unwrap().unwrap(), "abc");
+        assert_eq!(live.piece(3).await.unwrap().unwrap(), "de");
+        assert_eq!(live.piece(5).await.unwrap().unwrap(), "fg");
+        assert_eq!(live.piece(4).await.unwrap().unwrap(), "e");
+        assert_eq!(live.piece(7).await.unwrap().unwrap(), "hi");
+        assert!(live.piece(9).await.unwrap().is_none());
+        assert!(live.piece(3).await.unwrap_err().to_string().contains("--scratch"));
     }
 
     #[tokio::test]

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Pace;
+use super::habits::Habits;
 use crate::sink::SinkContext;
 use crate::stop::Stop;
 
@@ -63,10 +63,9 @@ pub struct RegistryOptions {
     pub ca_cert: Option<PathBuf>,
     /// Http without TLS. Loopback hosts need no such choice.
     pub plain_http: bool,
-    /// The size of a part but the last, in bytes; a registry may want more. 8 MiB.
+    /// A layer that is sent while it is made goes in parts of this size, in bytes, where the registry keeps parts; it may
+    /// want larger ones. As much of it is kept to be sent again. 8 MiB.
     pub part_bytes: u64,
-    /// The most for a part of what is in memory, where half a second moves so much. 64 MiB.
-    pub part_bytes_max: u64,
     /// A request in which nothing moves for so long has failed. 60 s.
     pub stall_timeout: Duration,
     /// Folders with a folder `HOST[:PORT]` of certificates for each registry; none for those of Docker and Podman.
@@ -85,7 +84,6 @@ impl Default for RegistryOptions {
             ca_cert: None,
             plain_http: false,
             part_bytes: 8 << 20,
-            part_bytes_max: 64 << 20,
             stall_timeout: Duration::from_secs(60),
             certificate_folders: None,
             auth_files: None,
@@ -102,45 +100,10 @@ pub(super) struct Report {
     /// Where the credentials came from.
     pub(super) credentials: String,
     pub(super) part_bytes: u64,
-    pub(super) part_bytes_max: u64,
-    pub(super) speed: Arc<Speed>,
+    pub(super) habits: Arc<Habits>,
     pub(super) patience: Patience,
     pub(super) stop: Stop,
     context: SinkContext,
-}
-
-/// How large parts of what is in memory may be, over all uploads to a registry.
-#[derive(Debug, Default)]
-pub(super) struct Speed {
-    /// Bytes that the last part of some size moved in [`Self::PART_TIME`]; 0 before that.
-    part_bytes: AtomicU64,
-    /// One that was enlarged failed. A proxy may not like it, and that is not to be found out once a layer.
-    is_bad_idea: AtomicBool,
-}
-
-impl Speed {
-    /// A stop lets a part that is under way end, if it takes no longer than that.
-    const PART_TIME: Duration = Duration::from_millis(500);
-    /// Smaller parts tell how fast a registry answers, and not how fast bytes go.
-    const TELLING_BYTES_MIN: u64 = 1 << 20;
-
-    /// `bytes` took `time`, up to the answer.
-    pub(super) fn learn(&self, bytes: u64, time: Duration) {
-        if bytes >= Self::TELLING_BYTES_MIN {
-            let part_bytes = u128::from(bytes) * Self::PART_TIME.as_micros() / time.as_micros().max(1);
-            self.part_bytes.store(u64::try_from(part_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// No part is enlarged from now on.
-    pub(super) fn give_up(&self) {
-        self.is_bad_idea.store(true, Ordering::Relaxed);
-    }
-
-    /// Bytes for a part; 0 where nothing is known.
-    pub(super) fn part_bytes(&self) -> u64 {
-        if self.is_bad_idea.load(Ordering::Relaxed) { 0 } else { self.part_bytes.load(Ordering::Relaxed) }
-    }
 }
 
 impl Report {
@@ -149,8 +112,7 @@ impl Report {
             registry,
             credentials,
             part_bytes: options.part_bytes.max(1),
-            part_bytes_max: options.part_bytes_max,
-            speed: Arc::default(),
+            habits: Arc::new(Habits::new(options.part_bytes.max(1))),
             patience: options.patience.clone(),
             stop: context.stop.clone(),
             context,
@@ -178,8 +140,8 @@ impl Report {
         self.context.observer.retrying(&subject, reason, delay);
     }
 
-    /// The registry acknowledged this many bytes more than ever before.
-    pub(super) fn confirmed(&self, index: Option<usize>, bytes: u64) {
+    /// So many bytes more than ever before went to the registry, or were there.
+    pub(super) fn sent(&self, index: Option<usize>, bytes: u64) {
         if let Some(index) = index {
             self.context.observer.part_sent(index, bytes);
         }

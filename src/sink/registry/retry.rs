@@ -46,22 +46,24 @@ pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
             (_, 200..=299, _) | (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
             // From 520 on: a content network that can't reach the registry.
             (_, 408 | 425 | 429 | 500 | 502..=504 | 520..=599, _) => once_more,
+            (Step::Patch | Step::Finish, 416, _) => Verdict::Resume { after },
+            // Right after the last blob a registry may not know of it yet; see `Tries`.
+            (Step::Manifest, 400 | 404, Some(Code::BlobUnknown)) => Verdict::Again { after },
             // Docker's registry 2.8 keeps the offset it expects in Location. When it has more than that, because a part
             // was cut or its answer lost, it says 404 BLOB_UPLOAD_INVALID to every further request, DELETE included.
             (_, 400..=499, Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid)) if step.has_session() => {
                 Verdict::Restart
             }
-            (Step::Patch | Step::Status | Step::Finish, 404, _)
+            // A session that can't be asked is of no use after a failure.
+            (Step::Patch | Step::Finish, 404, _)
             | (Step::Finish, 400, Some(Code::DigestInvalid | Code::SizeInvalid))
-            | (Step::Status, 416, _) => Verdict::Restart,
-            (Step::Patch | Step::Finish, 416, _) => Verdict::Resume { after },
+            | (Step::Status, 400 | 402..=499 | 501, _) => Verdict::Restart,
             _ => Verdict::Fatal,
         },
         Cause::Io(Io::Untrusted | Io::Refused) | Cause::Local(_) => Verdict::Fatal,
         Cause::Io(Io::Unreachable | Io::Cut | Io::Stalled) => once_more,
         Cause::Nonsense if step.has_session() => Verdict::Restart,
         Cause::Nonsense => Verdict::Again { after },
-        Cause::TookNothing => Verdict::Resume { after },
     }
 }
 
@@ -106,6 +108,8 @@ where
     }
 }
 
+/// A registry that does not know a blob that it has just taken may come to know it within this time.
+const BLOB_UNKNOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request that is under way may take to end once the freeze was stopped.
 const STOP_GRACE: Duration = Duration::from_millis(600);
 
@@ -208,7 +212,9 @@ impl<'a> Tries<'a> {
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let (recovery, after) = self.bounded(failure)?;
         let delay = self.delays.next()?.mul_f64((self.random)()).max(after.unwrap_or_default());
-        (failing_since.elapsed() + delay <= self.patience.total).then_some((recovery, delay))
+        let is_late = matches!(failure.cause, Cause::Status { code: Some(Code::BlobUnknown), .. });
+        let total = if is_late { self.patience.total.min(BLOB_UNKNOWN_PATIENCE) } else { self.patience.total };
+        (failing_since.elapsed() + delay <= total).then_some((recovery, delay))
     }
 
     fn bounded(&mut self, failure: &Failure) -> Option<(Recovery, Option<Duration>)> {

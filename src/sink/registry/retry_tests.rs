@@ -43,7 +43,10 @@ fn the_table() {
             assert_eq!(verdict(step, &status(weak), after), once_more, "{step:?} {weak}");
         }
         for hard in [301, 307, 400, 402, 403, 405, 409, 410, 411, 413, 415, 418, 451, 501, 505] {
-            assert_eq!(verdict(step, &status(hard), after), Verdict::Fatal, "{step:?} {hard}");
+            // A session that can't be asked is of no use; the layer's bytes are.
+            let is_question = step == Step::Status && hard >= 400 && hard != 505;
+            let wanted = if is_question { Verdict::Restart } else { Verdict::Fatal };
+            assert_eq!(verdict(step, &status(hard), after), wanted, "{step:?} {hard}");
         }
         let renewed = if step == Step::Token { Verdict::Fatal } else { Verdict::Refresh };
         assert_eq!(verdict(step, &status(401), after), renewed, "{step:?}");
@@ -78,11 +81,12 @@ fn the_table_where_the_step_counts() {
         (Step::Finish, coded(400, Code::DigestInvalid), Verdict::Restart),
         (Step::Manifest, coded(400, Code::DigestInvalid), Verdict::Fatal),
         (Step::Patch, coded(400, Code::Other), Verdict::Fatal),
+        (Step::Manifest, coded(404, Code::BlobUnknown), Verdict::Again { after: None }),
+        (Step::Patch, coded(416, Code::BlobUploadInvalid), resume),
         (Step::Patch, status(416), resume),
         (Step::Finish, status(416), resume),
         (Step::Status, status(416), Verdict::Restart),
         (Step::Read, status(416), Verdict::Fatal),
-        (Step::Patch, Cause::TookNothing, resume),
     ] {
         assert_eq!(verdict(step, &cause, None), wanted, "{step:?} {cause:?}");
     }
@@ -119,8 +123,8 @@ impl Wire for Tokens {
     async fn patch(
         &self,
         at: &super::super::wire::Session,
-        _: u64,
-        _: Vec<bytes::Bytes>,
+        _: Option<u64>,
+        _: super::super::content::Content,
     ) -> Result<super::super::wire::Accepted, Failure> {
         self.status(at).await
     }
@@ -131,7 +135,7 @@ impl Wire for Tokens {
         &self,
         at: &super::super::wire::Session,
         _: &crate::oci::Digest,
-        _: Vec<bytes::Bytes>,
+        _: super::super::content::Content,
     ) -> Result<(), Failure> {
         self.cancel(at).await
     }

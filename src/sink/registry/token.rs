@@ -8,6 +8,7 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 
+use super::content::Content;
 use super::credentials::Credential;
 use super::failure::{Cause, Failure, Stale, Step};
 use super::http::{Ask, Client, header};
@@ -63,7 +64,8 @@ impl Client {
         if let Credential::IdentityToken(token) = &self.auth.credentials.credential {
             fields.extend([("grant_type", "refresh_token"), ("client_id", "smolfreeze"), ("refresh_token", token)]);
             let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-            let mut ask = Ask { body: vec![Bytes::from(form)], ..Ask::new(Step::Token, Method::POST, realm) };
+            let mut ask =
+                Ask { content: Content::chunks(vec![Bytes::from(form)]), ..Ask::new(Step::Token, Method::POST, realm) };
             ask.headers.insert(CONTENT_TYPE, header("application/x-www-form-urlencoded"));
             return ask;
         }

@@ -1,23 +1,32 @@
-//! One blob on its way: look, open, parts, finish; and after a failure, from where the registry says it is.
+//! One blob on its way: look, open, send, finish; and after a failure, from where the registry says it is.
 //!
-//! What the registry answers is what counts, as long as it can be true; what was sent never does. All verdicts come from
-//! `retry`; here is only what they mean for an upload.
+//! ```text
+//! its digest is known       POST, one PUT of all of it          what every registry takes
+//! not yet: a live layer     POST, one PATCH of all of it, PUT   as docker does; parts of 8 MiB where parts were tried
+//! a body is too large       POST, PATCH after PATCH, PUT        after a 413: half as large, until it goes
+//! after a failure           PATCH of the rest, PUT              where the session says how far it got; else all again
+//! ```
+//!
+//! All verdicts come from `retry`, and what is learned for all uploads is in `habits`; here is only what they mean for one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Report;
-use super::failure::{Cause, Failure, Io, Step};
-use super::parts::{Part, Parts};
-use super::retry::{Attempt, Recovery};
-use super::wire::{Accepted, Found, Session, Wire};
+use super::content::{Content, Sent};
+use super::failure::{Cause, Code, Failure, Io, Step};
+use super::parts::Parts;
+use super::retry::{Attempt, Recovery, Verdict, verdict};
+use super::wire::{Found, Session, Wire};
 use crate::oci::Descriptor;
 use crate::sink::Put;
 
 /// A registry that wants larger parts than this is refused: every running upload holds one part.
 pub(super) const PART_BYTES_MAX: u64 = 64 << 20;
+
+/// More than any blob has.
+const UNKNOWN: u64 = u64::MAX;
 
 /// The upload sessions that are open, so that they can be cancelled whatever became of their uploads.
 #[derive(Debug, Default)]
@@ -68,6 +77,8 @@ impl Look {
             {
                 Ok(false)
             }
+            // It doesn't answer this question at all.
+            Err(Failure { cause: Cause::Status { status: 400 | 405 | 501, .. }, .. }) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -80,8 +91,20 @@ struct Held {
     session: Session,
     /// Bytes the registry acknowledged in this session.
     confirmed: u64,
-    /// No byte past this one was ever sent in this session.
+    /// No byte past this one was ever sent in this session; [`UNKNOWN`] while a layer is sent as a whole.
     sent: u64,
+    /// The session was asked, and went on from where it said it was.
+    is_resumed: bool,
+}
+
+/// The next request of an upload.
+enum Next {
+    /// These bytes complete the blob; all of it, or none.
+    Finish(Content, Descriptor),
+    /// A part, which says where it belongs.
+    Part(Content),
+    /// All of a layer whose digest isn't known yet.
+    Stream(Content),
 }
 
 /// The state of one upload.
@@ -90,45 +113,38 @@ pub(super) struct Upload<'a, W> {
     parts: Parts<'a>,
     sessions: &'a Sessions,
     report: &'a Report,
-    /// The layer's place in the image; a config has none.
-    index: Option<usize>,
     part_bytes: u64,
     look: Look,
     held: Option<Held>,
     must_ask: bool,
     /// The most that was ever acknowledged, over all sessions.
-    reported: u64,
-    bytes_sent: u64,
+    acknowledged: u64,
+    /// The size of the last body.
+    last_body: u64,
+    sent: Arc<Sent>,
 }
 
 impl<'a, W: Wire> Upload<'a, W> {
-    pub(super) fn new(wire: &'a W, sessions: &'a Sessions, report: &'a Report, parts: Parts<'a>) -> Self {
-        let part_bytes = report.part_bytes;
+    /// `index` is the layer's place in the image; a config has none.
+    pub(super) fn new(
+        wire: &'a W,
+        sessions: &'a Sessions,
+        report: &'a Report,
+        index: Option<usize>,
+        parts: Parts<'a>,
+    ) -> Self {
         Self {
             wire,
             parts,
             sessions,
             report,
-            index: None,
-            part_bytes,
+            part_bytes: report.part_bytes,
             look: Look::default(),
             held: None,
             must_ask: false,
-            reported: 0,
-            bytes_sent: 0,
-        }
-    }
-
-    /// Reports progress as that of layer `index`.
-    pub(super) fn of_layer(self, index: usize) -> Self {
-        Self { index: Some(index), ..self }
-    }
-
-    /// Tells of what was never acknowledged before, so that the sum is the blob's size however often it was sent.
-    fn confirm(&mut self, bytes: u64) {
-        if bytes > self.reported {
-            self.report.confirmed(self.index, bytes - self.reported);
-            self.reported = bytes;
+            acknowledged: 0,
+            last_body: 0,
+            sent: Sent::new(report, index),
         }
     }
 
@@ -145,7 +161,7 @@ impl<'a, W: Wire> Upload<'a, W> {
 
     async fn open(&mut self) -> Result<Held, Failure> {
         if let Parts::Live(live) = &self.parts {
-            live.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
+            live.lock().await.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
         }
         let opened = self.wire.open().await?;
         let id = self.sessions.add(opened.session.clone());
@@ -155,108 +171,131 @@ impl<'a, W: Wire> Upload<'a, W> {
             return Err(Failure::new(Step::Open, Cause::Io(Io::Refused), words));
         }
         self.part_bytes = self.report.part_bytes.max(wanted);
-        Ok(Held { id, session: opened.session, confirmed: 0, sent: 0 })
+        Ok(Held { id, session: opened.session, confirmed: 0, sent: 0, is_resumed: false })
     }
 
-    /// How far the session got, as the session says.
-    async fn ask(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let accepted = self.wire.status(&held.session).await?;
-        let Some(received) = accepted.received else {
-            return Err(Failure::new(Step::Status, Cause::Nonsense, "the answer doesn't say how far the session got"));
-        };
-        self.believe(held, Step::Status, accepted.session, received)
-    }
-
-    /// Takes the registry's word, unless it can't be true.
-    fn believe(&mut self, held: &mut Held, step: Step, session: Session, received: u64) -> Result<(), Failure> {
-        if received > held.sent {
-            let words = format!("the session claims {received} bytes, and only {} were sent", held.sent);
-            return Err(Failure::new(step, Cause::Nonsense, words));
+    /// Asks the session how far it got. Whether it can go on from there: it has some bytes, and not more than it was sent.
+    async fn resume(&mut self, held: &mut Held) -> Result<bool, Failure> {
+        // All that was sent is acknowledged: nothing is in doubt.
+        if held.sent == held.confirmed {
+            return Ok(true);
         }
+        if held.sent == UNKNOWN || !self.report.habits.can_resume() {
+            return Ok(false);
+        }
+        let accepted = match self.wire.status(&held.session).await {
+            Ok(accepted) => accepted,
+            Err(failure) if verdict(failure.step, &failure.cause, None) == Verdict::Restart => return Ok(false),
+            Err(failure) => return Err(failure),
+        };
+        let Some(received) = accepted.received.filter(|received| (1..=held.sent).contains(received)) else {
+            return Ok(false);
+        };
+        held.is_resumed = true;
+        self.believe(held, accepted.session, received).await;
+        Ok(true)
+    }
+
+    async fn believe(&mut self, held: &mut Held, session: Session, received: u64) {
         self.sessions.update(held.id, session.clone());
         held.session = session;
         held.confirmed = received;
-        self.parts.acknowledge(received);
-        self.confirm(received);
-        Ok(())
-    }
-
-    async fn patch(&mut self, held: &mut Held, part: Part) -> Result<(), Failure> {
-        let before = held.confirmed;
-        held.sent = held.sent.max(before + part.length);
-        self.bytes_sent += part.length;
-        let began = Instant::now();
-        let Accepted { session, received } = self.wire.patch(&held.session, before, part.bytes).await?;
-        let took = began.elapsed();
-        self.believe(held, Step::Patch, session, received.unwrap_or(before + part.length))?;
-        if held.confirmed <= before {
-            let words = format!("a part was accepted, and the session still has {} bytes", held.confirmed);
-            return Err(Failure::new(Step::Patch, Cause::TookNothing, words));
+        if let Parts::Live(live) = &self.parts {
+            live.lock().await.acknowledge(received);
         }
-        self.report.speed.learn(held.confirmed - before, took);
+        self.acknowledged = self.acknowledged.max(received);
+        self.sent.reached(received);
+    }
+
+    async fn next(&mut self, held: &Held) -> Result<Next, Failure> {
+        let (confirmed, body_bytes_max) = (held.confirmed, self.report.habits.body_bytes_max());
+        let live = match &self.parts {
+            Parts::Gathered { descriptor, body } => {
+                let rest = descriptor.size - confirmed.min(descriptor.size);
+                let content = Content::of_body(body, confirmed, rest.min(body_bytes_max)).told(confirmed, &self.sent);
+                let is_all = rest == 0 || (confirmed == 0 && rest <= body_bytes_max);
+                return Ok(if is_all { Next::Finish(content, (*descriptor).clone()) } else { Next::Part(content) });
+            }
+            Parts::Live(live) => live,
+        };
+        let end = live.lock().await.end();
+        if let Some(descriptor) = end.filter(|descriptor| descriptor.size == confirmed) {
+            return Ok(Next::Finish(Content::chunks(Vec::new()), descriptor));
+        }
+        if !self.report.habits.keeps_parts(self.wire).await? {
+            return Ok(Next::Stream(Content::live(Arc::clone(live)).told(0, &self.sent)));
+        }
+        let mut live = live.lock().await;
+        let part = live.part(confirmed, self.part_bytes.min(body_bytes_max)).await;
+        let part = part.map_err(|error| Failure::local(Step::Patch, error))?;
+        let content = Content::chunks(part.bytes).told(confirmed, &self.sent);
+        Ok(match live.end().filter(|_| part.is_last && (confirmed == 0 || part.length == 0)) {
+            Some(descriptor) => Next::Finish(content, descriptor),
+            None => Next::Part(content),
+        })
+    }
+
+    /// A part, or everything, is sent. An answer that is good means that all of it was taken: what `Range` says then is
+    /// that of the last part with some, and of the first one with others. Only what can be true counts: a beginning of it.
+    async fn patch(&mut self, held: &mut Held, content: Content, is_part: bool) -> Result<(), Failure> {
+        let before = held.confirmed;
+        let offset = is_part.then_some(before);
+        held.sent = content.length().map_or(UNKNOWN, |length| held.sent.max(before + length));
+        let accepted = self.wire.patch(&held.session, offset, content.clone()).await?;
+        let end = match (content.length(), self.parts.descriptor().await) {
+            (Some(length), _) => before + length,
+            (None, Some(descriptor)) => descriptor.size,
+            (None, None) => {
+                return Err(Failure::new(Step::Patch, Cause::Nonsense, "it answered before the layer's end"));
+            }
+        };
+        let received = accepted.received.filter(|received| is_part && *received > before && *received < end);
+        held.sent = end;
+        self.believe(held, accepted.session, received.unwrap_or(end)).await;
         Ok(())
     }
 
-    async fn finish(&mut self, held: &mut Held, part: Part) -> Result<Descriptor, Failure> {
-        let Some(descriptor) = self.parts.descriptor().cloned() else {
-            return Err(Failure::new(Step::Finish, Cause::Nonsense, "the layer has no end"));
-        };
-        held.sent = held.sent.max(held.confirmed + part.length);
-        self.bytes_sent += part.length;
-        let began = Instant::now();
-        self.wire.finish(&held.session, &descriptor.digest, part.bytes).await?;
-        self.report.speed.learn(part.length, began.elapsed());
+    async fn finish(&mut self, held: &mut Held, content: Content, descriptor: &Descriptor) -> Result<(), Failure> {
+        held.sent = held.sent.max(held.confirmed + content.length().unwrap_or(0));
+        self.wire.finish(&held.session, &descriptor.digest, content).await?;
         self.sessions.remove(held.id);
-        self.confirm(descriptor.size);
-        Ok(descriptor)
+        self.sent.reached(descriptor.size);
+        Ok(())
     }
 
     async fn is_present(&mut self) -> Result<Option<Descriptor>, Failure> {
-        let Some(descriptor) = self.parts.descriptor().cloned() else { return Ok(None) };
+        let Some(descriptor) = self.parts.descriptor().await else { return Ok(None) };
         let is_there = self.look.at(self.wire, &descriptor).await?;
         Ok(is_there.then_some(descriptor))
-    }
-
-    /// What moves in a moment, within bounds: each part costs the registry a request and, likely, a write to its disk. A part
-    /// of what is in memory takes no more of it.
-    fn memory_part_bytes(&self) -> u64 {
-        self.report.speed.part_bytes().min(self.report.part_bytes_max)
-    }
-
-    /// An enlarged part failed. Whether it would have gone through in smaller ones is found out where it was only its size.
-    fn was_too_large(&mut self, failure: &Failure) -> bool {
-        if !matches!(failure.cause, Cause::Status { status: 401 | 429, .. }) {
-            self.report.speed.give_up();
-        }
-        self.must_ask = true;
-        matches!(failure.cause, Cause::Status { status: 413, .. })
     }
 
     /// Goes on in `held` until the blob is complete.
     async fn send(&mut self, held: &mut Held) -> Result<Descriptor, Failure> {
         loop {
             self.report.stop.check().map_err(|error| Failure::local(Step::Patch, error))?;
-            if self.must_ask {
-                self.ask(held).await?;
-                self.must_ask = false;
-            }
-            let part = self.parts.part(held.confirmed, self.part_bytes, self.memory_part_bytes()).await;
-            let part = part.map_err(|error| Failure::local(Step::Patch, error))?;
-            // What fits into one part needs no PATCH; in a session that has bytes already, PUT comes empty.
-            let (is_all, is_enlarged) =
-                (part.is_last && (held.confirmed == 0 || part.length == 0), part.length > self.part_bytes);
-            let sent = if is_all {
-                self.finish(held, part).await.map(Some)
-            } else {
-                self.patch(held, part).await.map(|()| None)
+            let next = self.next(held).await?;
+            self.last_body = match &next {
+                Next::Finish(content, _) | Next::Part(content) | Next::Stream(content) => content.length().unwrap_or(0),
             };
-            match sent {
-                Ok(Some(descriptor)) => return Ok(descriptor),
-                Ok(None) => {}
-                Err(failure) if is_enlarged && self.was_too_large(&failure) => {}
-                Err(failure) => return Err(failure),
+            match next {
+                Next::Finish(content, descriptor) => {
+                    self.finish(held, content, &descriptor).await?;
+                    return Ok(descriptor);
+                }
+                Next::Part(content) => self.patch(held, content, true).await?,
+                Next::Stream(content) => self.patch(held, content, false).await?,
             }
         }
+    }
+
+    /// Learns from a failure. Whether the blob can be sent at once in another way.
+    fn learn(&mut self, held: &Held, failure: &Failure) -> bool {
+        let Cause::Status { status, code } = failure.cause else { return false };
+        let is_wrong = status == 416 || matches!(code, Some(Code::DigestInvalid | Code::SizeInvalid));
+        if held.is_resumed && is_wrong {
+            self.report.habits.forgets();
+        }
+        status == 413 && self.report.habits.was_too_large(self.last_body)
     }
 }
 
@@ -269,25 +308,46 @@ impl<W: Wire> Attempt for Upload<'_, W> {
             Recovery::Resume => self.must_ask = self.held.is_some(),
             Recovery::Restart => self.give_up().await,
         }
-        let mut held = if let Some(held) = self.held.take() {
-            held
-        } else {
-            // After a lost session too: the answer that was lost may have been the one to the last PUT.
-            if let Some(descriptor) = self.is_present().await? {
-                self.confirm(descriptor.size);
-                let put = if self.bytes_sent == 0 { Put::Present } else { Put::Sent { bytes_sent: self.bytes_sent } };
-                return Ok((descriptor, put));
+        loop {
+            if self.must_ask
+                && let Some(mut held) = self.held.take()
+            {
+                let resumed = self.resume(&mut held).await;
+                self.held = Some(held);
+                if resumed? {
+                    self.must_ask = false;
+                } else {
+                    self.give_up().await;
+                }
             }
-            self.open().await?
-        };
-        let sent = self.send(&mut held).await;
-        if sent.is_err() {
+            let mut held = if let Some(held) = self.held.take() {
+                held
+            } else {
+                // After a lost session too: the answer that was lost may have been the one to the last PUT.
+                if let Some(descriptor) = self.is_present().await? {
+                    self.sent.reached(descriptor.size);
+                    let put = match self.sent.bytes() {
+                        0 => Put::Present,
+                        bytes_sent => Put::Sent { bytes_sent },
+                    };
+                    return Ok((descriptor, put));
+                }
+                self.open().await?
+            };
+            let failure = match self.send(&mut held).await {
+                Ok(descriptor) => return Ok((descriptor, Put::Sent { bytes_sent: self.sent.bytes() })),
+                Err(failure) => failure,
+            };
+            let is_to_be_smaller = self.learn(&held, &failure);
             self.held = Some(held);
+            if !is_to_be_smaller {
+                return Err(failure);
+            }
+            self.give_up().await;
         }
-        Ok((sent?, Put::Sent { bytes_sent: self.bytes_sent }))
     }
 
     fn progress(&self) -> u64 {
-        self.reported
+        self.acknowledged
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, Url};
 
+use super::content::Content;
 use super::failure::{Cause, Failure, Io, Stale, Step};
 use super::http::{Answer, Ask, Client, header};
 use crate::oci::{Descriptor, Digest};
@@ -55,21 +56,21 @@ pub trait Wire: Send + Sync {
     fn head(&self, digest: &Digest) -> impl Future<Output = Result<Found, Failure>> + Send;
     /// `POST /v2/NAME/blobs/uploads/`.
     fn open(&self) -> impl Future<Output = Result<Opened, Failure>> + Send;
-    /// `PATCH` of a session: bytes from `offset` on.
+    /// `PATCH` of a session: bytes from `offset` on; without one, all there will be.
     fn patch(
         &self,
         at: &Session,
-        offset: u64,
-        body: Vec<Bytes>,
+        offset: Option<u64>,
+        content: Content,
     ) -> impl Future<Output = Result<Accepted, Failure>> + Send;
     /// `GET` of a session: how far it got.
     fn status(&self, at: &Session) -> impl Future<Output = Result<Accepted, Failure>> + Send;
-    /// `PUT` of a session: the blob is complete with `body`, which may be empty.
+    /// `PUT` of a session: the blob is complete with `content`, which may be empty.
     fn finish(
         &self,
         at: &Session,
         digest: &Digest,
-        body: Vec<Bytes>,
+        content: Content,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// `DELETE` of a session.
     fn cancel(&self, at: &Session) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -90,22 +91,30 @@ impl Wire for Client {
     async fn open(&self) -> Result<Opened, Failure> {
         let url = self.at(Step::Open, "blobs/uploads/")?;
         let answer = self.send(Ask::new(Step::Open, Method::POST, url)).await?;
-        let Some(location) = answer.header(LOCATION) else {
-            return Err(Failure::new(Step::Open, Cause::Nonsense, "the answer has no Location"));
+        let session = match (answer.header(LOCATION), answer.header("docker-upload-uuid")) {
+            (Some(location), _) => self.follow(Step::Open, answer.response.url(), location)?,
+            // The place that the specification's first version gave sessions.
+            (None, Some(uuid))
+                if uuid.chars().all(|character| character.is_ascii_alphanumeric() || character == '-') =>
+            {
+                self.at(Step::Open, &format!("blobs/uploads/{uuid}"))?
+            }
+            _ => return Err(Failure::new(Step::Open, Cause::Nonsense, "the answer has no Location")),
         };
-        let session = Session(self.follow(Step::Open, answer.response.url(), location)?);
         Ok(Opened {
-            session,
+            session: Session(session),
             part_bytes_min: answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()),
         })
     }
 
-    async fn patch(&self, at: &Session, offset: u64, body: Vec<Bytes>) -> Result<Accepted, Failure> {
-        let length: u64 = body.iter().map(|chunk| chunk.len() as u64).sum();
-        let mut ask = Ask { body, stalls: PATCH_STALLS, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
+    async fn patch(&self, at: &Session, offset: Option<u64>, content: Content) -> Result<Accepted, Failure> {
+        let range = offset.zip(content.length());
+        let mut ask = Ask { content, stalls: PATCH_STALLS, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
         ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
-        // The specification's form: both ends inclusive, without a unit.
-        ask.headers.insert(CONTENT_RANGE, header(&format!("{offset}-{}", (offset + length).saturating_sub(1))));
+        if let Some((offset, length)) = range {
+            // The specification's form: both ends inclusive, without a unit.
+            ask.headers.insert(CONTENT_RANGE, header(&format!("{offset}-{}", (offset + length).saturating_sub(1))));
+        }
         accepted(self, at, &self.send(ask).await?)
     }
 
@@ -113,10 +122,10 @@ impl Wire for Client {
         accepted(self, at, &self.send(Ask::new(Step::Status, Method::GET, at.0.clone())).await?)
     }
 
-    async fn finish(&self, at: &Session, digest: &Digest, body: Vec<Bytes>) -> Result<(), Failure> {
+    async fn finish(&self, at: &Session, digest: &Digest, content: Content) -> Result<(), Failure> {
         let mut url = at.0.clone();
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let mut ask = Ask { body, stalls: FINISH_STALLS, ..Ask::new(Step::Finish, Method::PUT, url) };
+        let mut ask = Ask { content, stalls: FINISH_STALLS, ..Ask::new(Step::Finish, Method::PUT, url) };
         ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
         self.send(ask).await.map(drop)
     }
@@ -143,7 +152,8 @@ impl Client {
         manifest: &(Descriptor, Bytes),
     ) -> Result<Option<String>, Failure> {
         let url = self.at(Step::Manifest, &format!("manifests/{tag}"))?;
-        let mut ask = Ask { body: vec![manifest.1.clone()], ..Ask::new(Step::Manifest, Method::PUT, url) };
+        let mut ask =
+            Ask { content: Content::chunks(vec![manifest.1.clone()]), ..Ask::new(Step::Manifest, Method::PUT, url) };
         ask.headers.insert(CONTENT_TYPE, header(&manifest.0.media_type));
         let answer = self.send(ask).await?;
         Ok(answer.header("docker-content-digest").map(str::to_owned))
