@@ -88,11 +88,11 @@ fn what_layers_delete_and_replace_stays_so() {
 fn layers_in_which_nothing_is_dead_go_in_as_they_are_and_workspaces_become_one() {
     let thawing = Thawing::new(Kind::Busybox);
     let work = thawing.desk.host.tree("work", "");
-    let layers = r#"
+    let layers = r"
 cd l; mkdir usr workspace; echo u >usr/u; echo gone >workspace/gone; echo old >workspace/changed; cd ..; layer .
 cd l; mkdir etc; echo e >etc/e; cd ..; layer etc
 cd l; mkdir workspace; echo new >workspace/changed; >workspace/.wh.gone; echo more >workspace/more; cd ..; layer workspace
-"#;
+";
     shell(&work, &[BEGIN, layers].concat());
     let (layout, kept) =
         (format!("oci:{}:t", work.join("layout").display()), thawing.desk.host.text("kept.smolmachine"));

@@ -71,14 +71,13 @@ impl Look {
     pub(super) async fn at(&self, wire: &impl Wire, descriptor: &Descriptor) -> Result<bool, Failure> {
         match wire.head(&descriptor.digest).await {
             Ok(Found::Present { size }) => Ok(size.is_none_or(|size| size == descriptor.size)),
-            Ok(Found::Absent) => Ok(false),
             Err(Failure { cause: Cause::Status { status: 500, .. }, .. })
                 if self.failed.fetch_add(1, Ordering::Relaxed) + 1 >= Self::TRIES_MAX =>
             {
                 Ok(false)
             }
-            // It doesn't answer this question at all.
-            Err(Failure { cause: Cause::Status { status: 400 | 405 | 501, .. }, .. }) => Ok(false),
+            // Some don't answer this question at all.
+            Ok(Found::Absent) | Err(Failure { cause: Cause::Status { status: 400 | 405 | 501, .. }, .. }) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
