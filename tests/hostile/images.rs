@@ -41,7 +41,7 @@ impl Made<'_> {
         self.blob(media_type, document.to_string().as_bytes())
     }
 
-    fn index(&self, manifest: Value) {
+    fn index(&self, manifest: &Value) {
         let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
         fs::write(self.host.path("l/index.json"), index).unwrap();
     }
@@ -57,7 +57,7 @@ impl Made<'_> {
     }
 
     fn tagged(&self, image: &Value) {
-        self.index(self.document(MANIFEST, image));
+        self.index(&self.document(MANIFEST, image));
     }
 }
 
@@ -144,7 +144,11 @@ fn layers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What makes of a good image a hostile one.
+type Change<'a> = Box<dyn Fn(&Made<'_>, Value) + 'a>;
+
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn documents() {
     let host = Host::new();
     let tar = layer_of(&[header(b"f", b'0', 0)]);
@@ -154,9 +158,8 @@ fn documents() {
             made.tagged(&image);
         }
     };
-    type Change<'a> = Box<dyn Fn(&Made<'_>, Value) + 'a>;
     let text =
-        |text: String| -> Change<'_> { Box::new(move |made, _| made.index(made.blob(MANIFEST, text.as_bytes()))) };
+        |text: String| -> Change<'_> { Box::new(move |made, _| made.index(&made.blob(MANIFEST, text.as_bytes()))) };
     let raw = |text: String| -> Change<'_> {
         Box::new(move |made, _| fs::write(made.host.path("l/index.json"), &text).unwrap())
     };
@@ -165,7 +168,7 @@ fn documents() {
             "a layer of another size",
             Box::new(|made, mut image| {
                 image["layers"][0]["size"] = 7.into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "the size should be 7",
         ),
@@ -174,7 +177,7 @@ fn documents() {
             Box::new(|made, mut image| {
                 image["layers"] = json!([image["layers"][0], image["layers"][0]]);
                 image["layers"][0]["size"] = u64::MAX.into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "2 layers",
         ),
@@ -182,7 +185,7 @@ fn documents() {
             "a negative size",
             Box::new(|made, mut image| {
                 image["layers"][0]["size"] = (-1).into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "reading the manifest",
         ),
@@ -190,7 +193,7 @@ fn documents() {
             "a rotten layer",
             Box::new(|made, image| {
                 fs::write(made.path(&image["layers"][0]), vec![0; 1536]).unwrap();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "the digest should be",
         ),
@@ -200,7 +203,7 @@ fn documents() {
                 let path = made.path(&image["layers"][0]);
                 fs::remove_file(&path).unwrap();
                 shell(&made.host.path(""), &format!("mkfifo '{}'", path.display()));
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "it is no file",
         ),
@@ -208,7 +211,7 @@ fn documents() {
             "a digest that leads out",
             Box::new(|made, mut image| {
                 image["layers"][0]["digest"] = "sha256:../../../etc/passwd".into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "is not sha256",
         ),
@@ -216,7 +219,7 @@ fn documents() {
             "a digest by SHA-512",
             Box::new(|made, mut image| {
                 image["config"]["digest"] = format!("sha512:{}", "0".repeat(128)).into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "sha512",
         ),
@@ -224,7 +227,7 @@ fn documents() {
             "a config of a terabyte",
             Box::new(|made, mut image| {
                 image["config"]["size"] = (1_u64 << 40).into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "too many for a manifest or config",
         ),
@@ -232,7 +235,7 @@ fn documents() {
             "a config that is no object",
             Box::new(|made, mut image| {
                 image["config"] = made.document(CONFIG, &json!([1]));
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "reading the config",
         ),
@@ -240,7 +243,7 @@ fn documents() {
             "a hostile config",
             Box::new(|made, mut image| {
                 image["config"] = made.document(CONFIG, &json!({"rootfs": {"diff_ids": "\u{1b}[2J"}}));
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "reading the config",
         ),
@@ -252,7 +255,7 @@ fn documents() {
                 let mut layer = image["layers"][0].clone();
                 layer["mediaType"] = "".into();
                 image["layers"] = vec![layer; 30_000].into();
-                made.tagged(&image)
+                made.tagged(&image);
             }),
             "more than 1024",
         ),
@@ -288,7 +291,7 @@ fn documents() {
                 let own = json!({"mediaType": INDEX, "digest": format!("sha256:{}", "0".repeat(64)), "size": 1});
                 let index = made.document(INDEX, &json!({"manifests": [own]}));
                 fs::copy(made.path(&index), made.path(&own)).unwrap();
-                made.index(index);
+                made.index(&index);
             }),
             "longer than",
         ),
@@ -299,7 +302,7 @@ fn documents() {
                 for _ in 0..20 {
                     inner = made.document(INDEX, &json!({"manifests": [inner]}));
                 }
-                made.index(inner);
+                made.index(&inner);
             }),
             "more than 8 indexes",
         ),
