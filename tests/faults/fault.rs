@@ -232,7 +232,7 @@ fn moment(random: &mut fastrand::Rng, has_events: bool) -> Moment {
 }
 
 fn rule(random: &mut fastrand::Rng) -> Rule {
-    let method = random.choice(["PATCH", "PATCH", "PUT", "PUT", "POST", "HEAD", "GET"]).expect("one");
+    let method = random.choice(["PUT", "PUT", "PUT", "PUT", "POST", "HEAD", "GET"]).expect("one");
     let (skip, times) = (random.usize(..6), random.usize(1..4));
     // What is asked of a session may take minutes to be answered: a registry checks what it has got.
     let quick = random.choice(["POST", "HEAD", "GET"]).expect("one");
@@ -251,7 +251,7 @@ fn rule(random: &mut fastrand::Rng) -> Rule {
         _ => (Cut::Answer(random.choice([500, 503]).expect("one"), "", ""), usize::MAX),
     };
     let method = match fault {
-        Cut::Forget => "PATCH",
+        Cut::Forget => "PUT",
         Cut::Stall => quick,
         _ => method,
     };

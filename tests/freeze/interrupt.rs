@@ -52,7 +52,7 @@ async fn a_signal_while_a_slow_registry_takes_layers() {
         let habits = Habits { slowness: Some(Duration::from_millis(20)), ..Habits::default() };
         let proxy = Proxy::start(registry.address, habits, vec![]).await;
         let child = start(&host, &[&source, "--to", &format!("{}/space/name:tag", proxy.address)]);
-        until("a part is on its way", || proxy.seen().iter().any(|seen| seen.method == "PATCH"));
+        until("a layer is on its way", || proxy.seen().iter().any(|seen| seen.method == "PUT"));
         std::thread::sleep(Duration::from_millis(300));
         leaves_by(signal, child);
         assert!(proxy.seen().iter().any(|seen| seen.method == "DELETE"));

@@ -48,7 +48,7 @@ async fn a_signal_while_layers_are_sent_and_chunks_fetched() {
             let mut command =
                 desk.command(&["--to", &name, "--quiet", "--chunk-size", "1MiB", "--layer-size", "16MiB"]);
             let freeze = command.process_group(0).spawn().unwrap();
-            until("a part is on its way", || proxy.seen().iter().any(|seen| seen.method == "PATCH"));
+            until("a layer is on its way", || proxy.seen().iter().any(|seen| seen.method == "PUT"));
             desk.machine.faults(fault);
             std::thread::sleep(Duration::from_millis(300));
             leaves_by(signal, freeze);

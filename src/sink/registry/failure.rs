@@ -225,6 +225,9 @@ fn hint(step: Step, cause: &Cause, report: &Report) -> Option<String> {
                 ),
             })
         }
+        (Step::Manifest, Cause::Status { status: 400 | 415 | 422, code: Some(Code::Other) | None }) => {
+            Some("it may not take layers in zstd; --compression gzip makes others".to_owned())
+        }
         (_, Cause::Status { status: 507, .. }) => Some("the registry's own disk is full; make room there".to_owned()),
         (Step::Patch, Cause::Status { .. }) if report.habits.body_bytes_max() < u64::MAX => {
             Some("it takes no large requests, and no layers in parts either: raise its limit, or give a smaller --layer-size".to_owned())
