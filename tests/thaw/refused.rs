@@ -91,14 +91,15 @@ fn a_layout_that_is_not_what_it_says() {
 async fn a_registry_that_gives_other_bytes_or_none() {
     let thawing = Thawing::new(Kind::Busybox);
     let registry = DockerRegistry::start();
-    let frozen = thawing.desk.freeze(&["--to", &format!("{}/team/machine:v1", registry.address)]);
+    thawing.desk.freeze(&["--to", &format!("{}/team/machine:v1", registry.address)]);
     // After the ping, the manifest and the config come the layers.
     let wrong = Rule { method: "GET", skip: 3, times: 100, fault: Fault::Answer(200, "", "other bytes") };
     let gone = Rule { method: "GET", skip: 3, times: 100, fault: Fault::Answer(404, "", "") };
     for (code, fault) in [(6, wrong), (4, gone)] {
         let proxy = Proxy::start(registry.address, Habits::default(), vec![fault]).await;
         let name = format!("{}/team/machine:v1", proxy.address);
-        thawing.refuses(code, &[&frozen.layers[0].descriptor.digest.to_string()], &[&name, "--name", "new"]);
+        // The topmost is read first, and several at a time.
+        thawing.refuses(code, &["sha256:"], &[&name, "--name", "new"]);
     }
     only_m1(&thawing);
 }
