@@ -37,9 +37,9 @@ impl Content {
         Self { source: Source::Chunks(chunks), start: 0, sent: None }
     }
 
-    /// `length` bytes of `body` from `start` on.
-    pub(super) fn of_body(body: &Body, start: u64, length: u64) -> Self {
-        Self { source: Source::Body(body.clone(), length), start, sent: None }
+    /// `length` bytes of `body`, from its first one on, or where [`Self::told`] says.
+    pub(super) fn of_body(body: &Body, length: u64) -> Self {
+        Self { source: Source::Body(body.clone(), length), start: 0, sent: None }
     }
 
     /// A whole live layer, whose end nobody knows yet.

@@ -229,7 +229,7 @@ fn hint(step: Step, cause: &Cause, report: &Report) -> Option<String> {
             Some("it may not take layers in zstd; --compression gzip makes others".to_owned())
         }
         (_, Cause::Status { status: 507, .. }) => Some("the registry's own disk is full; make room there".to_owned()),
-        (Step::Patch, Cause::Status { status: 400..=499, .. }) if report.habits.body_bytes_max() < u64::MAX => {
+        (Step::Patch | Step::Finish, Cause::Status { status: 400..=499, .. }) if report.habits.body_bytes_max() < u64::MAX => {
             Some("it takes no large requests, and no layers in parts either: raise its limit, or give a smaller --layer-size".to_owned())
         }
         (Step::Patch, Cause::Status { status: 400 | 404 | 405, .. }) => {

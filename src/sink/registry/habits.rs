@@ -8,7 +8,8 @@ use tokio::sync::OnceCell;
 use super::content::Content;
 use super::failure::Failure;
 use super::retry::{Verdict, verdict};
-use super::wire::Wire;
+use super::upload::{PART_BYTES_MAX, Sessions};
+use super::wire::{Session, Wire};
 use crate::stage::digest::DigestHasher;
 
 /// A registry that refuses bodies of this size has no use for smaller ones.
@@ -65,29 +66,36 @@ impl Habits {
 
     /// Whether the registry adds one part to the other, as the specification has it. Some take the last one for all of the
     /// blob, and that shows in the digest alone, when a layer that is sent while it is made is gone. So two bytes are tried.
-    pub(super) async fn keeps_parts(&self, wire: &impl Wire) -> Result<bool, Failure> {
-        self.keeps_parts.get_or_try_init(|| try_parts(wire)).await.copied()
+    pub(super) async fn keeps_parts(&self, wire: &impl Wire, sessions: &Sessions) -> Result<bool, Failure> {
+        self.keeps_parts.get_or_try_init(|| try_parts(wire, sessions)).await.copied()
     }
 }
 
-async fn try_parts(wire: &impl Wire) -> Result<bool, Failure> {
+async fn try_parts(wire: &impl Wire, sessions: &Sessions) -> Result<bool, Failure> {
     let opened = wire.open().await?;
+    let id = sessions.add(opened.session.clone());
     let mut session = opened.session;
-    // One that says how large parts have to be takes parts.
-    let tried = if opened.part_bytes_min.is_some() { None } else { Some(send_parts(wire, &mut session).await) };
-    match tried {
-        Some(Ok(())) => return Ok(true),
-        Some(Err(failure)) if is_no_answer(&failure) => {
-            let _ = wire.cancel(&session).await;
-            return Err(failure);
-        }
-        _ => {}
+    let tried = match opened.part_bytes_min {
+        // One that says how large parts have to be takes parts.
+        Some(wanted) => Ok(wanted <= PART_BYTES_MAX),
+        None => match send_parts(wire, &mut session).await {
+            Ok(()) => {
+                sessions.remove(id);
+                return Ok(true);
+            }
+            Err(failure) if is_no_answer(&failure) => Err(failure),
+            Err(_) => Ok(false),
+        },
+    };
+    // Where it can't be cancelled, it stays listed for the abort.
+    sessions.update(id, session.clone());
+    if wire.cancel(&session).await.is_ok() {
+        sessions.remove(id);
     }
-    let _ = wire.cancel(&session).await;
-    Ok(tried.is_none())
+    tried
 }
 
-async fn send_parts(wire: &impl Wire, session: &mut super::wire::Session) -> Result<(), Failure> {
+async fn send_parts(wire: &impl Wire, session: &mut Session) -> Result<(), Failure> {
     for (offset, part) in (0..).zip(EMPTY) {
         let content = Content::chunks(vec![Bytes::from_static(part)]);
         *session = wire.patch(session, Some(offset), content).await?.session;

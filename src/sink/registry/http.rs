@@ -28,6 +28,9 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 /// While we wait for our own bytes, this shows that we live.
 const WAITING_BEAT: Duration = Duration::from_millis(200);
+/// So many stall timeouts may pass while a body goes: what the kernel holds of it isn't seen moving, which on a slow line
+/// takes longer than one.
+pub(super) const BODY_STALLS: u32 = 3;
 /// A request may be passed on so often.
 const REDIRECTS_MAX: usize = 5;
 
@@ -174,14 +177,17 @@ impl Client {
             }
             let body = slices(ask.content.stream(), pulse.clone(), self.pace.clone());
             let failed = Arc::clone(&failed);
+            let end = EndOfBody(pulse.clone(), self.stall * ask.stalls.saturating_sub(BODY_STALLS));
             request = request.body(reqwest::Body::wrap_stream(body.map(move |piece| {
+                let _until_dropped = &end;
                 piece.map_err(|error| {
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     std::io::Error::other("the body ended early")
                 })
             })));
         }
-        let outcome = unless_stalled(&pulse, self.stall * ask.stalls, request.send()).await;
+        let stall = self.stall * ask.stalls.min(BODY_STALLS);
+        let outcome = unless_stalled(&pulse, stall, request.send()).await;
         if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Failure::local(ask.step, error));
         }
@@ -190,7 +196,7 @@ impl Client {
                 Ok(Answer { step: ask.step, response, stall: self.stall, trickle: Trickle::default() })
             }
             Some(Err(error)) => Err(failure_of(ask.step, &error)),
-            None => Err(stalled(ask.step, self.stall * ask.stalls)),
+            None => Err(stalled(ask.step, pulse.last().elapsed())),
         }
     }
 }
@@ -268,6 +274,15 @@ impl Pulse {
 
     fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Goes with a body, once the connection has all of it: the answer may take so much longer than a piece of the body.
+struct EndOfBody(Pulse, Duration);
+
+impl Drop for EndOfBody {
+    fn drop(&mut self) {
+        self.0.beat(Instant::now() + self.1);
     }
 }
 
@@ -383,6 +398,22 @@ pub(super) fn header(text: &str) -> HeaderValue {
 mod tests {
     use super::*;
     use crate::stop::Stop;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_longer_than_a_piece_of_the_body() {
+        let (second, started) = (Duration::from_secs(1), Instant::now());
+        let body = async |sent: bool| {
+            let pulse = Pulse::new();
+            let end = EndOfBody(pulse.clone(), 7 * second);
+            let held = (!sent).then_some(end);
+            let began = Instant::now();
+            assert!(unless_stalled(&pulse, 3 * second, std::future::pending::<()>()).await.is_none());
+            drop(held);
+            began.elapsed().as_secs()
+        };
+        assert_eq!((body(false).await, body(true).await), (3, 10));
+        assert_eq!(started.elapsed().as_secs(), 13);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_is_paced_by_the_slice_and_never_looks_stalled() {

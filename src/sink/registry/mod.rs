@@ -5,6 +5,8 @@
 //!                     │                                            wire    one function an endpoint
 //!                  upload ─▶ retry ─▶ wire ─▶ http ─▶ guard        auth    credentials; token: what they are good for
 //!                     └─ abort: cancels the sessions still open    read    manifests and blobs, the other way
+//!                                                                content bodies, which can be given again
+//!                                                                habits  what this registry was seen to do
 //!                                                                pace    how fast bodies go
 //! ```
 //!

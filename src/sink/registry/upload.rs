@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Report;
 use super::content::{Content, Sent};
-use super::failure::{Cause, Code, Failure, Io, Step};
+use super::failure::{Cause, Code, Failure, Step};
 use super::parts::Parts;
 use super::retry::{Attempt, Recovery, Verdict, verdict};
 use super::wire::{Found, Session, Wire};
 use crate::oci::Descriptor;
 use crate::sink::Put;
 
-/// A registry that wants larger parts than this is refused: every running upload holds one part.
+/// A registry that wants larger parts than this gets none: every upload of a live layer holds one part.
 pub(super) const PART_BYTES_MAX: u64 = 64 << 20;
 
 /// More than any blob has.
@@ -36,17 +36,17 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    fn add(&self, session: Session) -> u64 {
+    pub(super) fn add(&self, session: Session) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.update(id, session);
         id
     }
 
-    fn update(&self, id: u64, session: Session) {
+    pub(super) fn update(&self, id: u64, session: Session) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session);
     }
 
-    fn remove(&self, id: u64) {
+    pub(super) fn remove(&self, id: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
@@ -164,12 +164,7 @@ impl<'a, W: Wire> Upload<'a, W> {
         }
         let opened = self.wire.open().await?;
         let id = self.sessions.add(opened.session.clone());
-        let wanted = opened.part_bytes_min.unwrap_or(0);
-        if wanted > PART_BYTES_MAX {
-            let words = format!("it wants parts of at least {wanted} bytes; smolfreeze sends at most {PART_BYTES_MAX}");
-            return Err(Failure::new(Step::Open, Cause::Io(Io::Refused), words));
-        }
-        self.part_bytes = self.report.part_bytes.max(wanted);
+        self.part_bytes = self.report.part_bytes.max(opened.part_bytes_min.unwrap_or(0));
         Ok(Held { id, session: opened.session, confirmed: 0, sent: 0, is_resumed: false })
     }
 
@@ -211,7 +206,7 @@ impl<'a, W: Wire> Upload<'a, W> {
         let live = match &self.parts {
             Parts::Gathered { descriptor, body } => {
                 let rest = descriptor.size - confirmed.min(descriptor.size);
-                let content = Content::of_body(body, confirmed, rest.min(body_bytes_max)).told(confirmed, &self.sent);
+                let content = Content::of_body(body, rest.min(body_bytes_max)).told(confirmed, &self.sent);
                 let is_all = rest == 0 || (confirmed == 0 && rest <= body_bytes_max);
                 return Ok(if is_all { Next::Finish(content, (*descriptor).clone()) } else { Next::Part(content) });
             }
@@ -221,7 +216,7 @@ impl<'a, W: Wire> Upload<'a, W> {
         if let Some(descriptor) = end.filter(|descriptor| descriptor.size == confirmed) {
             return Ok(Next::Finish(Content::chunks(Vec::new()), descriptor));
         }
-        if !self.report.habits.keeps_parts(self.wire).await? {
+        if !self.report.habits.keeps_parts(self.wire, self.sessions).await? {
             return Ok(Next::Stream(Content::live(Arc::clone(live)).told(0, &self.sent)));
         }
         let mut live = live.lock().await;

@@ -8,11 +8,9 @@ use reqwest::{Method, Url};
 
 use super::content::Content;
 use super::failure::{Cause, Failure, Io, Stale, Step};
-use super::http::{Answer, Ask, Client, header};
+use super::http::{Answer, Ask, BODY_STALLS, Client, header};
 use crate::oci::{Descriptor, Digest};
 
-/// What the kernel holds of a part isn't seen moving: on a slow line that takes longer than one stall timeout.
-const PATCH_STALLS: u32 = 3;
 /// A registry that hashes, or moves, a whole blob before it answers a `PUT` gets so many stall timeouts for it.
 const FINISH_STALLS: u32 = 10;
 
@@ -109,7 +107,7 @@ impl Wire for Client {
 
     async fn patch(&self, at: &Session, offset: Option<u64>, content: Content) -> Result<Accepted, Failure> {
         let range = offset.zip(content.length());
-        let mut ask = Ask { content, stalls: PATCH_STALLS, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
+        let mut ask = Ask { content, stalls: BODY_STALLS, ..Ask::new(Step::Patch, Method::PATCH, at.0.clone()) };
         ask.headers.insert(CONTENT_TYPE, header("application/octet-stream"));
         if let Some((offset, length)) = range {
             // The specification's form: both ends inclusive, without a unit.
