@@ -22,7 +22,7 @@ pub enum Fault {
     CutInAnswer(u64),
     /// The proxy answers: status, further header lines, body. The registry hears nothing.
     Answer(u16, &'static str, &'static str),
-    /// The session is cancelled at the registry, which then says what it knows of it.
+    /// The session is cancelled at the registry, which then says what it knows of it. Strikes requests to sessions alone.
     Forget,
     /// Nothing more comes.
     Stall,
@@ -150,8 +150,11 @@ impl Shared {
         *self.registry.lock().expect("the address")
     }
 
-    fn fault(&self, method: &str) -> Option<Fault> {
-        for rule in self.rules.lock().expect("the rules").iter_mut().filter(|rule| rule.method == method) {
+    fn fault(&self, request: &Seen) -> Option<Fault> {
+        let is_session = request.target.contains("/blobs/uploads/");
+        let fits =
+            |rule: &&mut Rule| rule.method == request.method && (is_session || !matches!(rule.fault, Fault::Forget));
+        for rule in self.rules.lock().expect("the rules").iter_mut().filter(fits) {
             if rule.skip > 0 {
                 rule.skip -= 1;
             } else if rule.times > 0 {
@@ -193,7 +196,7 @@ async fn serve(shared: Arc<Shared>, client: TcpStream) -> io::Result<()> {
         drain(&mut client, request.length).await?;
         return client.write_all(answer.as_bytes()).await;
     }
-    match shared.fault(&request.method) {
+    match shared.fault(&request) {
         Some(Fault::CutBefore) => drain(&mut client, request.length / 2).await,
         Some(Fault::Stall) => {
             // Until the client gives up.
