@@ -115,9 +115,10 @@ broken() { grep -q "$killed" "$verdict"; }
 # \001 in it survives.
 in_order() { run tr '/\001' '\001/' | run sort -z -u | run tr '/\001' '\001/'; }
 
-# "device.inode name" in front of each name; sorted by it, then cut off again. sed works on lines, so line break and NUL
-# change places around it.
-by_inode() { run sort -z -u | run tr '\n\000' '\000\n' | run sed 's/^[^ ]* //' | run tr '\n\000' '\000\n'; }
+# "device.inode name" becomes "name", in the order of what is cut off. By the shell: busybox's sed takes NUL for the end of
+# a line, as it is of a name, and line breaks are in names, too.
+# shellcheck disable=SC2016  # the inner shell expands it
+by_inode() { run sort -z -u | run xargs -0 sh -c 'for f; do printf "%s\000" "${f#* }"; done' sh; }
 
 # One walk over everything. Directories and what has one link go to stdout; what has several to $1, or, inside the folder
 # that no link leaves, to $2. A link count that changes meanwhile can't move an entry from a list that is still to be
