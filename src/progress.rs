@@ -28,6 +28,8 @@ pub enum NoticeKind {
     Socket,
     /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
     Mount,
+    /// A file with more hard links than the guest's tar takes at a time: from here on, they lead to a copy of it.
+    Divided,
     /// One of overlayfs's own marks: a device 0:0 is not in the image, an entry is there without its attributes of overlayfs.
     Overlay,
     /// An output of this very freeze, or the state folder's artifacts, lie inside its source; they were left out.

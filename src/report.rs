@@ -311,6 +311,7 @@ fn notice_words(kind: NoticeKind) -> &'static str {
         NoticeKind::Vanished => "vanished before being read",
         NoticeKind::Socket => "sockets left out",
         NoticeKind::Mount => "mounts left empty",
+        NoticeKind::Divided => "copies of files with too many hard links for the guest's tar",
         NoticeKind::Overlay => "marks of overlayfs left out, which would hide files of other layers",
         NoticeKind::Output => "outputs of freezes left out",
     }

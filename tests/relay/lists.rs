@@ -122,3 +122,33 @@ fn linked_files_of_the_workspace_come_together() {
         rig.assert_clean();
     }
 }
+
+/// busybox's tar knows links only within one call, and takes names only as arguments.
+#[test]
+fn links_stay_together_whatever_the_batches_of_busybox() {
+    let rig = Rig::start(Kind::Busybox);
+    let long = "x".repeat(100);
+    rig.sh(&format!(
+        "mkdir -p /srv/few /srv/many; cd /srv/few
+        for i in $(seq 400); do echo $i >a$i; ln a$i b$i-{long}; ln a$i c$i-{long}; done
+        cd ../many; echo x >0; for i in $(seq 9000); do echo 0; echo $i-{long}; done | xargs -n 2 ln"
+    ));
+    let frozen = rig.freeze(rig.options(), &Selection::default()).unwrap();
+    let unpacked = frozen.unpack();
+    let links = |folder: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let mut links = std::collections::BTreeMap::<u64, u64>::new();
+        for entry in std::fs::read_dir(unpacked.path().join(folder)).unwrap() {
+            *links.entry(entry.unwrap().metadata().unwrap().ino()).or_default() += 1;
+        }
+        links.into_values().collect::<Vec<_>>()
+    };
+    assert_eq!(links("srv/few"), [3; 400]);
+    // More names than one process takes arguments: each copy beyond the first is said.
+    let many = links("srv/many");
+    assert_eq!(many.iter().sum::<u64>(), 9001);
+    let divided: Vec<_> = frozen.notices.named().iter().filter(|notice| notice.kind == NoticeKind::Divided).collect();
+    assert!(many.len() > 1 && many.len() == divided.len() + 1, "{many:?}, {divided:?}");
+    assert!(divided.iter().all(|notice| notice.path.starts_with("srv/many/")), "{divided:?}");
+    rig.assert_clean();
+}

@@ -9,6 +9,7 @@
 #                                                that lives; DEAD is one whose host does not, if the asking one knows that
 #   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE HOLD READER
 #                                                lists, archives, cuts, waits; run detached
+#   batch SPOOL KIND NAME...                     an archive of a part of a list, by busybox's tar
 #   next SPOOL ACK_FROM ACK_TO FROM WAIT SIGN    acknowledges, waits, answers with what is ready
 #   stop SPOOL                                   ends it and removes every trace
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
@@ -18,9 +19,9 @@
 # and calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk;
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
-# producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files with
-# several links), going (as long as chunks can be written), hold (nothing is read before a `next` that waits), stop (asks it
-# to end).
+# producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files
+# with several links), held, last and divided (of those, what `batch` has for the next one), going (as long as chunks can
+# be written), hold (nothing is read before a `next` that waits), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
 # shellcheck disable=SC2094  # the small files are read and then replaced, never both at once
 set -u
@@ -31,6 +32,8 @@ export LC_ALL PATH
 unset TAR_OPTIONS POSIXLY_CORRECT CDPATH GZIP ZSTD_CLEVEL
 
 words_kib=256
+# Of one call of busybox's tar: half of what a process with a stack of 8 MiB takes, with a pointer for each name.
+names_bytes_max=900000
 verb=${1:?a verb}
 shift
 
@@ -115,10 +118,10 @@ broken() { grep -q "$killed" "$verdict"; }
 # \001 in it survives.
 in_order() { run tr '/\001' '\001/' | run sort -z -u | run tr '/\001' '\001/'; }
 
-# "device.inode name" becomes "name", in the order of what is cut off. By the shell: busybox's sed takes NUL for the end of
-# a line, as it is of a name, and line breaks are in names, too.
+# "device.inode name" becomes "name", for a tar that takes its names from a list. By the shell: busybox's sed takes NUL for
+# the end of a line, as it is of a name, and line breaks are in names, too.
 # shellcheck disable=SC2016  # the inner shell expands it
-by_inode() { run sort -z -u | run xargs -0 sh -c 'for f; do printf "%s\000" "${f#* }"; done' sh; }
+without_inodes() { run xargs -0 sh -c 'for f; do printf "%s\000" "${f#* }"; done' sh; }
 
 # One walk over everything. Directories and what has one link go to stdout; what has several to $1, or, inside the folder
 # that no link leaves, to $2. A link count that changes meanwhile can't move an entry from a list that is still to be
@@ -138,12 +141,12 @@ walk_once() {
 }
 
 # The names of one archive, NUL-terminated: `single` (with one link, and directories), then `linked` and `apart` (with
-# several, by inode). One that another one follows must end in a member without content, so that the host can tell the
-# end mark's zeros from a file's.
+# several, by inode; for busybox's tar, it still stands in front of each). One that another one follows must end in a member
+# without content, so that the host can tell the end mark's zeros from a file's.
 list() {
 	case $1 in
 	single) walk_once "$spool/linked" "$spool/apart" | in_order ;;
-	*) by_inode <"$1" ;;
+	*) run sort -z -u <"$1" | if find_tar; then without_inodes; else cat; fi ;;
 	esac
 	shift
 	for later; do
@@ -161,6 +164,53 @@ gnu_flags() {
 	if [ "$1" = single ]; then printf '%s' --hard-dereference; fi
 }
 
+# One archive of NAMES by busybox's tar, without its end mark of 1,024 zeros. 255 ends xargs.
+pack() {
+	[ $# -gt 0 ] || return 0
+	{ tar -c -C / --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } |
+		{ head -c -1024; echo "head $?" >>"$verdict"; }
+	! broken || exit 255
+}
+
+# The same of the names on stdin, together.
+together() {
+	xargs -0 -s "$names_bytes_max" sh "$0" batch "$spool" single || {
+		echo "xargs $?" >>"$verdict"
+		exit 255
+	}
+}
+
+# A batch of a list, for busybox's tar, which takes names only as arguments and knows links only within one call. So of a
+# KIND that comes by inode, the last one's names are `held` for the next batch, or for the end. An inode with more names
+# than one call takes becomes several, and is named among the words.
+batch() {
+	kind=$1
+	shift
+	if [ "$kind" = single ] || [ $# -eq 0 ]; then pack "$@" && return; fi
+	for last; do :; done
+	inode=${last%% *}
+	case $1 in
+	"$(cat divided) "*) printf '%s' "notice divided ${1#* }" | tr '\n' '?' >&2 && echo >&2 ;;
+	esac
+	for name; do
+		case $name in
+		"$inode "*) printf '%s\000' "${name#* }" >&3 ;;
+		*) printf '%s\000' "${name#* }" ;;
+		esac
+	done >>held 3>last
+	echo none >divided
+	case $1 in
+	"$inode "*)
+		cat last >>held
+		[ "$(wc -c <held)" -gt $((names_bytes_max / 2)) ] || return 0
+		echo "$inode" >divided
+		: >last
+		;;
+	esac
+	together <held
+	mv last held
+}
+
 # One archive of the names on stdin.
 archive() {
 	if find_tar; then
@@ -168,12 +218,10 @@ archive() {
 		# shellcheck disable=SC2046  # words on purpose
 		run "$tar" -C / $(gnu_flags "$1") --blocking-factor=128 --null --no-unquote --no-recursion -T - -cf -
 	else
-		# busybox's tar takes names only as arguments: one archive a batch, each without its end mark of 1,024 zeros.
-		# shellcheck disable=SC2016  # the inner shell expands it
-		run xargs -0 sh -c '[ $# -gt 0 ] || exit 0
-			{ tar -c -C / --numeric-owner --no-recursion -f - "$@"; echo "tar $?" >>"$verdict"; } |
-				{ head -c -1024; echo "head $?" >>"$verdict"; }
-			! grep -q "$killed" "$verdict" || exit 255' sh
+		: >held
+		echo none >divided
+		run xargs -0 sh "$0" batch "$spool" "$1"
+		[ ! -s held ] || broken || together <held
 		broken || run head -c 1024 /dev/zero
 	fi
 }
@@ -492,7 +540,7 @@ survey() {
 }
 
 case $verb in
-prepare | produce | next | stop)
+prepare | produce | batch | next | stop)
 	spool=${1:?a spool}
 	shift
 	folder=${spool%/*}
@@ -505,6 +553,6 @@ prepare | produce | next | stop)
 esac
 case $verb in
 whoami) whoami_ ;;
-look | survey | prepare | produce | next | stop) "$verb" "$@" ;;
+look | survey | prepare | produce | batch | next | stop) "$verb" "$@" ;;
 *) echo "no such verb: $verb" >&2 && exit 64 ;;
 esac

@@ -84,6 +84,12 @@ impl Refusal {
         Self { name: name.to_vec(), reason: reason.to_owned() }
     }
 
+    /// The same, of `extension` where no entry is named.
+    fn or_of(self, extension: &[u8]) -> Self {
+        let named = format!("the entry of the extension header {}: {}", quoted(extension), self.reason);
+        if self.name.is_empty() { Self { name: self.name, reason: named } } else { self }
+    }
+
     pub(in crate::stage) fn error(&self, offset: u64) -> Error {
         if self.name.is_empty() {
             return Error::source("reading the tar", format_args!("byte {offset}"), &self.reason);
@@ -159,7 +165,8 @@ impl Pending {
                 let size = header.size;
                 let padding = super::padded(size) - size;
                 self.header_bytes = self.header_bytes.saturating_add(super::padded(size));
-                self.bounded(())?;
+                // The entry's own name is yet to come; what archivers call its extension header tells of it.
+                self.bounded(()).map_err(|refusal| refusal.or_of(&header.name))?;
                 let (Ok(content), Ok(padding)) = (usize::try_from(size), usize::try_from(padding)) else {
                     return Err(self.refusal("its extension headers are too long"));
                 };
