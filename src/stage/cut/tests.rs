@@ -300,5 +300,8 @@ fn a_tar_that_is_too_large_is_refused() {
 fn an_entry_with_too_long_headers_is_told_by_what_they_are_called() {
     let records = vec![b'x'; 1 << 20];
     let error = cut(&about(1), &archive(&[pax(&records), entry("x", b'0', b"")]), 512).unwrap_err().to_string();
-    assert!(error.contains("the extension header 'PaxHeaders/x'") && error.contains("1048576 bytes of headers"), "{error}");
+    assert!(
+        error.contains("the extension header 'PaxHeaders/x'") && error.contains("1048576 bytes of headers"),
+        "{error}"
+    );
 }
