@@ -22,6 +22,7 @@ mod network;
 mod options;
 mod printed;
 mod profile;
+mod reach;
 mod tars;
 mod thin;
 mod trees;

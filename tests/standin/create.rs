@@ -13,6 +13,9 @@ use crate::{CreateArguments, faults, guest};
 pub(crate) const SEED: &str = "workspace-seed.tar";
 
 pub(crate) fn create(state: &State, arguments: &CreateArguments) -> Result<(), Failure> {
+    if faults::take(state, "create-locked")?.is_some() {
+        return Err(Failure::new("STORAGE_ERROR", "storage operation failed: database is locked"));
+    }
     let from = &arguments.from;
     if !from.exists() {
         let words = format!("config operation failed: create from .smolmachine: file not found: {}", from.display());

@@ -13,6 +13,7 @@
 //! | `cp-in-lost` | the copy in arrives whole, and ends with `connection closed` |
 //! | `stop-at-cp` | not this copy: the COUNTth one from here kills the machine first |
 //! | `create-slow` | ARGUMENT milliseconds more for each `machine create`, while smolvm does not list it yet |
+//! | `create-locked` | `machine create` ends with `database is locked`, before anything is made |
 //! | `start-fail` | the machine's boot process ends before it is ready |
 //! | `start-slow` | ARGUMENT milliseconds more for each start |
 //! | `pack-fail` | `pack create` ends with a full disk, its output half-written |

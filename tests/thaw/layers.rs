@@ -109,6 +109,56 @@ cd l; mkdir workspace; echo new >workspace/changed; >workspace/.wh.gone; echo mo
     assert_eq!(fs::read_dir(got.join("workspace")).unwrap().count(), 0, "smolvm mounts its own there");
 }
 
+/// `layout`, as buildah leaves it: an image with a deletion, and a list of it for two machines. `$b` is buildah.
+const BUILT: &str = r#"
+b="buildah --storage-driver vfs --root $PWD/store --runroot $PWD/run"
+mkdir -p l/usr/lib; echo kept >l/usr/kept; echo gone >l/usr/lib/gone; echo first >l/changed
+made=$($b from scratch); $b copy $made l / >/dev/null; $b config --user 7 --env A=b $made
+$b commit --quiet --rm $made first >/dev/null
+made=$($b from first); root=$($b mount $made)
+rm $root/usr/lib/gone; echo second >$root/changed; ln $root/changed $root/usr/link; $b umount $made >/dev/null
+$b commit --quiet --rm $made second >/dev/null
+$b push --quiet second oci:layout:one; $b push --quiet first oci:layout:zero
+case $(uname -m) in x86_64) here=amd64 there=arm64 ;; *) here=arm64 there=amd64 ;; esac
+$b manifest create list >/dev/null; $b manifest add --arch $there list oci:$PWD/layout:zero >/dev/null
+$b manifest add --arch $here list oci:$PWD/layout:one >/dev/null
+$b manifest push --quiet --all list oci:layout:several
+"#;
+
+#[test]
+fn a_layout_of_buildahs_is_thawed_and_added_to() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let work = thawing.desk.host.tree("work", BUILT);
+    shell(&work, "umoci unpack --image layout:one bundle");
+    let layout = format!("oci:{}", work.join("layout").display());
+    // No layer has the root itself.
+    let tree = |root: &Path| {
+        let mut tree = inventory(root, Keeps::Everything);
+        tree.remove(Path::new(""));
+        tree
+    };
+    let wanted = tree(&work.join("bundle/rootfs"));
+    for tag in ["one", "several"] {
+        let (from, kept) = (format!("{layout}:{tag}"), thawing.desk.host.text(&format!("{tag}.smolmachine")));
+        thawing.thaws(&[&from, "--name", "new", "--no-start", "--keep-artifact", &kept]);
+        thawing.desk.machine.smolvm(&["machine", "delete", "--name", "new", "--force"]);
+        let got = work.join(tag);
+        layers_over_each_other(&kept, &got);
+        assert_same(&wanted, &tree(&got), tag);
+        assert_eq!(fs::read_to_string(got.join("usr/link")).unwrap(), "second\n");
+        assert!(got.join("usr/lib").exists() && !got.join("usr/lib/gone").exists());
+    }
+    // What was there stays, and buildah reads what came.
+    thawing.desk.freeze(&["--to", &format!("{layout}:ours"), "--compression", "gzip"]);
+    let script = r#"
+b="buildah --storage-driver vfs --root $PWD/other --runroot $PWD/run"
+for tag in one ours; do
+    made=$($b from --quiet oci:layout:$tag); root=$($b mount $made); test -n "$(ls $root)"; echo $tag; $b umount $made >/dev/null
+done
+"#;
+    assert_eq!(shell_output(&work, script), "one\nours\n");
+}
+
 fn shell_output(folder: &Path, script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -69,6 +69,19 @@ fn a_machine_that_does_not_start_is_deleted_again() {
     }
 }
 
+/// Another call of smolvm has its database for a while.
+#[test]
+fn a_locked_database_is_asked_again_and_not_for_ever() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let artifact = thawing.artifact();
+    thawing.desk.machine.faults("create-locked 2");
+    thawing.thaws(&[&artifact, "--name", "late", "--no-start"]);
+    thawing.desk.machine.smolvm(&["machine", "delete", "--name", "late", "--force"]);
+    thawing.desk.machine.faults("create-locked 1000");
+    thawing.refuses(4, &["'new'", "database is locked"], &[&artifact, "--name", "new"]);
+    only_m1(&thawing);
+}
+
 #[test]
 fn a_layout_that_is_not_what_it_says() {
     let thawing = Thawing::new(Kind::Busybox);

@@ -238,7 +238,7 @@ fn hint(step: Step, cause: &Cause, report: &Report) -> Option<String> {
         (_, Cause::Io(Io::Untrusted)) => {
             Some("give its authority with --ca-cert, or --plain-http if it has no TLS".to_owned())
         }
-        (Step::Ping, Cause::Io(Io::Unreachable)) => Some("check the registry's name and port".to_owned()),
+        (Step::Ping, Cause::Io(Io::Unreachable)) => Some("check the registry's name and port, and HTTPS_PROXY or HTTP_PROXY where one is set".to_owned()),
         _ => None,
     }
 }
