@@ -213,11 +213,21 @@ impl Uploads {
         self.idle.pop().unwrap_or_else(track)
     }
 
-    /// Lets requests under way end, and ends what does not.
+    /// Lets requests under way end, and ends what does not. When an upload fails, who gives it its bytes sees an end, and may
+    /// have stopped everything for that by now: so what uploads say counts here, too.
     pub(super) async fn leave(&mut self) {
+        let stop = self.way.stop.clone();
         let ended = async {
-            while self.tasks.join_next().await.is_some() {}
-            while self.keeping.join_next().await.is_some() {}
+            while let Some(done) = self.tasks.join_next().await {
+                if let Ok(Err(error)) = done {
+                    stop.stop(error);
+                }
+            }
+            while let Some(done) = self.keeping.join_next().await {
+                if let Ok(Err(error)) = done {
+                    stop.stop(error);
+                }
+            }
         };
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, ended).await;
         tokio::join!(self.tasks.shutdown(), self.keeping.shutdown());

@@ -1,6 +1,7 @@
 //! What a client is told when something is not as it wanted (distribution specification, "Error codes").
 
-use std::fmt;
+use std::error::Error as _;
+use std::{fmt, io};
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -91,10 +92,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The disk failed, not the client.
+/// The disk failed, not the client. A full one is not there again in a moment, as 500 would say.
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self::new(Code::Unknown, error.to_string())
+        let fault = Self::new(Code::Unknown, error.to_string());
+        let kind = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        match kind {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                fault.with_status(StatusCode::INSUFFICIENT_STORAGE)
+            }
+            _ => fault,
+        }
     }
 }
 

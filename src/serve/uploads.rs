@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, LOCATION, RANGE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, LOCATION, RANGE, RETRY_AFTER};
 use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -162,7 +162,9 @@ async fn next_part(
             let location = location(repository, &session);
             Fault::new(Code::BlobUploadInvalid, words).with_header(LOCATION, location)
         };
-        let held = session.hold_in_turn().await.ok_or_else(|| elsewhere("another request adds to this upload"))?;
+        // It may be one of the same client's, whose end this side has not seen yet.
+        let busy = || elsewhere("another request adds to this upload").with_header(RETRY_AFTER, "1".to_owned());
+        let held = session.hold_in_turn().await.ok_or_else(busy)?;
         let received = held.as_ref().ok_or_else(|| Session::is_over(id))?.received();
         if range.as_ref().is_some_and(|range| range.start != received) {
             let fault = elsewhere(&format!("the upload has {received} bytes, so the next part begins there"));

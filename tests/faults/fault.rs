@@ -260,7 +260,7 @@ fn rule(random: &mut fastrand::Rng) -> Rule {
 
 fn cut_kind(fault: &Cut) -> &'static str {
     match fault {
-        Cut::CutInBody => "cut in mid-body",
+        Cut::CutInBody | Cut::CutUnseen(_) => "cut in mid-body",
         Cut::CutBefore => "cut before the registry",
         Cut::CutAnswer | Cut::CutInAnswer(_) => "answer lost",
         Cut::Answer(429, ..) => "429 with Retry-After",

@@ -17,6 +17,7 @@ mod faults;
 mod host;
 mod interrupt;
 mod memory;
+mod models;
 mod names;
 mod network;
 mod options;

@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::net::Shutdown;
 use std::thread;
+use std::time::Duration;
 
 use crate::host::{Host, Tmpfs, until};
 use crate::images::{digest, image};
 use crate::served::Served;
 use crate::support::layers::random_bytes;
+use crate::support::proxy::{Fault, Habits, Proxy, nth};
 use crate::wire::{begin, finish};
 
 #[test]
@@ -50,11 +52,27 @@ fn a_session_takes_one_request_at_a_time() {
     let mut first = begin(served.address, "PATCH", &session, &[], blob.len());
     first.write_all(&blob[..2_000_000]).unwrap();
     until("the first has it", || served.expect(204, "GET", &session, b"").header("range") != Some("0-0"));
-    served.expect(416, "PATCH", &session, b"more");
+    let answer = served.expect(416, "PATCH", &session, b"more");
+    assert_eq!((answer.header("retry-after"), answer.header("range")), (Some("1"), None));
     served.expect(416, "PUT", &format!("{session}?digest={}", digest(b"more")), b"more");
     first.write_all(&blob[2_000_000..]).unwrap();
     assert_eq!(finish(&mut first, "PATCH").header("range"), Some("0-2999999"));
     served.expect(201, "PUT", &format!("{session}?digest={}", digest(&blob)), b"");
+    served.assert_nothing_left();
+}
+
+/// The connection that broke is still open on the server's side. A live layer can't begin anew, so the freeze has to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_freeze_waits_for_a_request_of_its_own_that_the_server_still_has() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let fault = Fault::CutUnseen(Duration::from_secs(9));
+    let proxy = Proxy::start(served.address, Habits::default(), vec![nth("PATCH", 6, fault)]).await;
+    let source = format!("dir:{}", host.tree("tree", "head -c 60000000 /dev/urandom >file").display());
+    let name = format!("{}/a:live", proxy.address);
+    let live = ["--layer-size", "0", "--memory", "96MiB", "--scratch", "0", "--compression", "none"];
+    host.freeze(&[&[&*source, "--to", &name], &live[..]].concat());
+    host.verify(&name);
     served.assert_nothing_left();
 }
 
@@ -151,18 +169,22 @@ fn a_full_disk_is_said_and_leaves_room_for_less() {
     let _disk = Tmpfs::mount(&host.path("disk"), "4m");
     let served = Served::start(&host, "disk/layout");
     let (large, small) = (random_bytes(1, 6_000_000), random_bytes(2, 2_000_000));
-    let answer = served.expect(500, "POST", &format!("/v2/a/blobs/uploads/?digest={}", digest(&large)), &large);
+    let answer = served.expect(507, "POST", &format!("/v2/a/blobs/uploads/?digest={}", digest(&large)), &large);
     assert!(answer.text().contains("No space left"), "{}", answer.text());
     until("what did not fit is gone", || served.blobs().is_empty());
     let session = served.expect(202, "POST", "/v2/a/blobs/uploads/", b"").location();
     served.expect(202, "PATCH", &session, &small);
-    served.expect(500, "PATCH", &session, &large);
+    served.expect(507, "PATCH", &session, &large);
     // What fitted counts; how much that was, the session knows.
     let range = served.expect(204, "GET", &session, b"").header("range").unwrap().to_owned();
     assert!(range.trim_start_matches("0-").parse::<usize>().unwrap() >= small.len() - 1, "{range}");
     served.expect(204, "DELETE", &session, b"");
     served.push_blob("a", &small);
     served.assert_nothing_left();
+    // One line: it is not tried again.
+    let source = format!("dir:{}", host.tree("tree", "head -c 6000000 /dev/urandom >file").display());
+    let line = host.refuses(4, "507", &[&source, "--to", &format!("{}/a:full", served.address)]);
+    assert!(line.contains("the registry's own disk is full"), "{line}");
     served.end(rustix::process::Signal::TERM);
 }
 

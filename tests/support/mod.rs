@@ -3,6 +3,7 @@
 pub mod docker_registry;
 pub mod kills;
 pub mod layers;
+pub mod model;
 pub mod network;
 pub mod proxy;
 pub mod scripted;

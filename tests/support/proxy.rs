@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Fault {
     /// The registry gets half of the body, then both connections end.
     CutInBody,
+    /// The registry gets half of the body, then the client's connection ends, and the registry's so much later.
+    CutUnseen(Duration),
     /// The connection ends before the registry hears of the request.
     CutBefore,
     /// The registry does it all, and its answer is lost.
@@ -212,6 +214,13 @@ async fn serve(shared: Arc<Shared>, client: TcpStream) -> io::Result<()> {
             copy(&mut client, &mut registry, request.length / 2, None).await?;
             // Past its own buffers, so that it writes what it has before it sees the end.
             tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(())
+        }
+        Some(Fault::CutUnseen(later)) => {
+            let mut registry = send_head(&shared, &request).await?;
+            copy(&mut client, &mut registry, request.length / 2, None).await?;
+            drop(client);
+            tokio::time::sleep(later).await;
             Ok(())
         }
         Some(Fault::Forget) => {

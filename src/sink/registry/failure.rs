@@ -177,9 +177,29 @@ impl Failure {
         }
     }
 
-    /// Whether session and sender disagree about how far they are.
+    /// Whether session and sender disagree about how far they are. One that asks for patience has another request still.
     pub(super) fn is_out_of_step(&self) -> bool {
-        matches!(self.cause, Cause::Status { status: 416, .. })
+        matches!(self.cause, Cause::Status { status: 416, .. }) && self.retry_after.is_none()
+    }
+
+    /// Whether the registry says that it has no such session.
+    pub(super) fn is_of_no_session(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Status { status: 404 | 410, .. }
+                | Cause::Status { code: Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid), .. }
+        )
+    }
+
+    /// Whether the registry does not take bytes in this way, and will not at another time.
+    pub(super) fn is_refusal_of_a_part(&self) -> bool {
+        match self.cause {
+            Cause::Status { status: 416, .. } => self.is_out_of_step(),
+            Cause::Status { status: 401 | 403 | 408 | 425 | 429, .. }
+            | Cause::Status { code: Some(Code::BlobUploadUnknown | Code::BlobUploadInvalid), .. } => false,
+            Cause::Status { status, .. } => (400..=499).contains(&status),
+            _ => false,
+        }
     }
 
     /// The error that people see. `tried` says how often, and for how long, when it was more than once.

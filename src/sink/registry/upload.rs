@@ -18,7 +18,7 @@ use super::content::{Content, Sent};
 use super::failure::{Cause, Code, Failure, Step};
 use super::parts::Parts;
 use super::retry::{Attempt, Recovery, Verdict, verdict};
-use super::wire::{Found, Session, Wire};
+use super::wire::{Accepted, Found, Session, Wire};
 use crate::oci::Descriptor;
 use crate::sink::Put;
 
@@ -92,8 +92,8 @@ struct Held {
     confirmed: u64,
     /// No byte past this one was ever sent in this session; [`UNKNOWN`] while a layer is sent as a whole.
     sent: u64,
-    /// The session was asked, and went on from where it said it was.
-    is_resumed: bool,
+    /// The session was asked, and went on from where it said it was: here.
+    resumed_at: Option<u64>,
 }
 
 /// The next request of an upload.
@@ -112,7 +112,8 @@ pub(super) struct Upload<'a, W> {
     parts: Parts<'a>,
     sessions: &'a Sessions,
     report: &'a Report,
-    part_bytes: u64,
+    /// The registry takes no smaller parts.
+    part_bytes_min: u64,
     look: Look,
     held: Option<Held>,
     must_ask: bool,
@@ -137,7 +138,7 @@ impl<'a, W: Wire> Upload<'a, W> {
             parts,
             sessions,
             report,
-            part_bytes: report.part_bytes,
+            part_bytes_min: 1,
             look: Look::default(),
             held: None,
             must_ask: false,
@@ -164,30 +165,35 @@ impl<'a, W: Wire> Upload<'a, W> {
         }
         let opened = self.wire.open().await?;
         let id = self.sessions.add(opened.session.clone());
-        self.part_bytes = self.report.part_bytes.max(opened.part_bytes_min.unwrap_or(0));
-        Ok(Held { id, session: opened.session, confirmed: 0, sent: 0, is_resumed: false })
+        self.part_bytes_min = opened.part_bytes_min.unwrap_or(0).max(1);
+        Ok(Held { id, session: opened.session, confirmed: 0, sent: 0, resumed_at: None })
     }
 
-    /// Asks the session how far it got. Whether it can go on from there: it has some bytes, and not more than it was sent.
+    /// Asks the session how far it got. Whether it can go on: from where it says it is, which can't be before what it
+    /// acknowledged, nor past what it was sent; where it says nothing of use, from what it acknowledged.
     async fn resume(&mut self, held: &mut Held) -> Result<bool, Failure> {
         // All that was sent is acknowledged: nothing is in doubt.
         if held.sent == held.confirmed {
             return Ok(true);
         }
-        if held.sent == UNKNOWN || !self.report.habits.can_resume() {
+        if held.sent == UNKNOWN {
             return Ok(false);
         }
-        let accepted = match self.wire.status(&held.session).await {
-            Ok(accepted) => accepted,
-            Err(failure) if verdict(failure.step, &failure.cause, None) == Verdict::Restart => return Ok(false),
-            Err(failure) => return Err(failure),
-        };
-        let Some(received) = accepted.received.filter(|received| (1..=held.sent).contains(received)) else {
-            return Ok(false);
-        };
-        held.is_resumed = true;
-        self.believe(held, accepted.session, received).await;
-        Ok(true)
+        let may_be = held.confirmed.max(1)..=held.sent;
+        if self.report.habits.can_resume() {
+            match self.wire.status(&held.session).await {
+                Ok(Accepted { session, received: Some(received) }) if may_be.contains(&received) => {
+                    held.resumed_at = Some(received);
+                    self.believe(held, session, received).await;
+                    return Ok(true);
+                }
+                Ok(_) => {}
+                Err(failure) if failure.is_of_no_session() => return Ok(false),
+                Err(failure) if verdict(failure.step, &failure.cause, None) == Verdict::Restart => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(held.confirmed > 0)
     }
 
     async fn believe(&mut self, held: &mut Held, session: Session, received: u64) {
@@ -220,10 +226,11 @@ impl<'a, W: Wire> Upload<'a, W> {
             return Ok(Next::Stream(Content::live(Arc::clone(live)).told(0, &self.sent)));
         }
         let mut live = live.lock().await;
-        let part = live.part(confirmed, self.part_bytes.min(body_bytes_max)).await;
+        let part = live.part(confirmed, self.report.part_bytes.max(self.part_bytes_min).min(body_bytes_max)).await;
         let part = part.map_err(|error| Failure::local(Step::Patch, error))?;
         let content = Content::chunks(part.bytes).told(confirmed, &self.sent);
-        Ok(match live.end().filter(|_| part.is_last && (confirmed == 0 || part.length == 0)) {
+        let is_too_small = part.length < self.part_bytes_min;
+        Ok(match live.end().filter(|_| part.is_last && (confirmed == 0 || is_too_small)) {
             Some(descriptor) => Next::Finish(content, descriptor),
             None => Next::Part(content),
         })
@@ -285,11 +292,17 @@ impl<'a, W: Wire> Upload<'a, W> {
     /// Learns from a failure. Whether the blob can be sent at once in another way.
     fn learn(&mut self, held: &Held, failure: &Failure) -> bool {
         let Cause::Status { status, code } = failure.cause else { return false };
-        let is_wrong = status == 416 || matches!(code, Some(Code::DigestInvalid | Code::SizeInvalid));
-        if held.is_resumed && is_wrong {
+        if status == 413 {
+            return self.report.habits.was_too_large(self.last_body);
+        }
+        let is_whole = matches!(self.parts, Parts::Gathered { .. });
+        let is_wrong = held.resumed_at.is_some() && matches!(code, Some(Code::DigestInvalid | Code::SizeInvalid));
+        // Some take blobs only whole, and others forget what they had.
+        let is_refused = is_whole && held.resumed_at == Some(held.confirmed) && failure.is_refusal_of_a_part();
+        if is_wrong || is_refused {
             self.report.habits.forgets();
         }
-        status == 413 && self.report.habits.was_too_large(self.last_body)
+        is_refused
     }
 }
 
