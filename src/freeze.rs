@@ -47,14 +47,9 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     if let Some(tar_bytes) = plan.survey.tar_bytes {
         observer.expected(tar_bytes);
     }
-    let sinks = Arc::new(
-        open_sinks(
-            &plan,
-            SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() },
-        )
-        .await?,
-    );
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
+    let context = SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() };
+    let sinks = Arc::new(open_sinks(&plan, &known, context).await?);
     let (options, method, budget, surveyed) = (plan.options, plan.method, plan.budget, plan.survey.entries);
     let line = Line {
         stream: plan.stream,
@@ -116,11 +111,17 @@ fn is_what_was_surveyed(machine: &str, surveyed: u64, flowed: &Flowed) -> Result
     Err(error.hint("if that many were removed meanwhile, freeze again"))
 }
 
-async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
+async fn open_sinks(plan: &Plan, known: &Arc<KnownStore>, context: SinkContext) -> Result<Vec<Sink>> {
     let mut sinks = Vec::new();
-    let pace = plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone()));
+    let registry = RegistryOptions {
+        ca_cert: plan.options.ca_cert.clone(),
+        plain_http: plan.options.plain_http,
+        pace: plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone())),
+        known: Some(Arc::clone(known)),
+        ..RegistryOptions::default()
+    };
     for output in &plan.options.outputs {
-        match open_sink(plan, output, &context, pace.as_ref()).await {
+        match open_sink(plan, output, &context, &registry).await {
             Ok(sink) => sinks.push(sink),
             Err(error) => {
                 let error = context.stop.take_cause().unwrap_or(error);
@@ -131,20 +132,19 @@ async fn open_sinks(plan: &Plan, context: SinkContext) -> Result<Vec<Sink>> {
     Ok(sinks)
 }
 
-async fn open_sink(plan: &Plan, output: &OutputSpec, context: &SinkContext, pace: Option<&Pace>) -> Result<Sink> {
+async fn open_sink(
+    plan: &Plan,
+    output: &OutputSpec,
+    context: &SinkContext,
+    registry: &RegistryOptions,
+) -> Result<Sink> {
     match output {
         OutputSpec::Layout { folder, tag } => {
             Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?))
         }
         OutputSpec::Registry(reference) => {
-            let options = RegistryOptions {
-                ca_cert: plan.options.ca_cert.clone(),
-                plain_http: plan.options.plain_http,
-                pace: pace.cloned(),
-                ..RegistryOptions::default()
-            };
             tokio::select! {
-                connected = RegistrySink::connect(reference, options, context.clone()) => connected.map(Sink::Registry),
+                connected = RegistrySink::connect(reference, registry.clone(), context.clone()) => connected.map(Sink::Registry),
                 () = context.stop.stopped() => Err(Error::interrupted()),
             }
         }

@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "layout",
             "oci",
             "pipeline/gather",
+            "pipeline/known",
             "pipeline/memory",
             "pipeline/scratch",
             "place",

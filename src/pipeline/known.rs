@@ -1,16 +1,17 @@
-//! What this host packed before: a local store from diff_id and method to the blob that came of it.
+//! What this host packed before: a local store from diff_id and method to the blob that came of it, and to the repositories
+//! that have it.
 //!
 //! It is filled by this host's own packing alone, never from what a registry says, so nobody can slip a blob in. Each
 //! line carries a checksum of itself; a line that is damaged, or of another version, is as if it were not there. Losing
 //! the store costs time and nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::oci::{Compression, Descriptor, DiffId};
+use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::stage::compress::Method;
 use crate::stage::digest::DigestHasher;
 
@@ -29,27 +30,32 @@ struct State {
     found: HashMap<(DiffId, Method), Descriptor>,
     /// How layers that were too long to be held began.
     prefixes: HashSet<(DiffId, Method)>,
+    /// `REGISTRY/REPOSITORY` of those that have a blob, the one that got it last first.
+    places: HashMap<Digest, VecDeque<String>>,
 }
 
 enum Line {
     Layer((DiffId, Method), Descriptor),
     Prefix(DiffId, Method),
+    Place(Digest, String),
 }
 
 impl KnownStore {
     /// The store at `path`. One that is missing or unreadable is empty, and one that can't be written forgets.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let (mut found, mut prefixes) = (HashMap::new(), HashSet::new());
+        let (mut found, mut prefixes, mut places) =
+            (HashMap::new(), HashSet::new(), HashMap::<Digest, VecDeque<String>>::new());
         let lines = File::open(path).map(BufReader::new).into_iter().flat_map(|file| file.split(b'\n'));
         for line in lines.map_while(Result::ok) {
             match std::str::from_utf8(&line).ok().and_then(parse_line) {
                 Some(Line::Layer(key, descriptor)) => drop(found.insert(key, descriptor)),
                 Some(Line::Prefix(prefix, method)) => drop(prefixes.insert((prefix, method))),
+                Some(Line::Place(digest, place)) => places.entry(digest).or_default().push_front(place),
                 None => {}
             }
         }
-        let store = Self { state: Mutex::new(State { path: Some(path.to_owned()), found, prefixes }) };
+        let store = Self { state: Mutex::new(State { path: Some(path.to_owned()), found, prefixes, places }) };
         store.compact(path);
         store
     }
@@ -57,7 +63,8 @@ impl KnownStore {
     /// A store that remembers nothing beyond this process.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { state: Mutex::new(State { path: None, found: HashMap::new(), prefixes: HashSet::new() }) }
+        let (found, prefixes, places) = (HashMap::new(), HashSet::new(), HashMap::new());
+        Self { state: Mutex::new(State { path: None, found, prefixes, places }) }
     }
 
     /// The blob that packing `diff_id` with `method` gave before.
@@ -89,6 +96,26 @@ impl KnownStore {
         }
     }
 
+    /// Another repository of `registry` than `repository` that was given this blob. Only a hint: it may be gone.
+    #[must_use]
+    pub fn repository_with(&self, digest: Digest, registry: &str, repository: &str) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = |place: &String| Some(place.strip_prefix(registry)?.strip_prefix('/')?.to_owned());
+        state.places.get(&digest)?.iter().filter_map(there).find(|other| other != repository)
+    }
+
+    /// Remembers that a repository has this blob.
+    pub fn is_in(&self, digest: Digest, registry: &str, repository: &str) {
+        let place = format!("{registry}/{repository}");
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = state.places.entry(digest).or_default();
+        if !places.contains(&place) {
+            let line = place_line(digest, &place);
+            places.push_front(place);
+            state.append(&line);
+        }
+    }
+
     fn compact(&self, path: &Path) {
         if fs::metadata(path).map_or(0, |metadata| metadata.len()) <= FILE_BYTES_MAX {
             return;
@@ -97,7 +124,12 @@ impl KnownStore {
         // What is dropped here costs one more packing; the newest half of the lines can't be told from the oldest.
         let layers = state.found.iter().map(|((diff_id, method), blob)| layer_line(*diff_id, *method, blob));
         let prefixes = state.prefixes.iter().map(|(prefix, method)| prefix_line(*prefix, *method));
-        let kept: String = prefixes.chain(layers).collect();
+        let places = state
+            .places
+            .iter()
+            .flat_map(|(digest, places)| places.iter().rev().map(|place| place_line(*digest, place)));
+        // What matters least comes last.
+        let kept: String = prefixes.chain(layers).chain(places).collect();
         let kept = &kept[..kept.len().min(usize::try_from(FILE_BYTES_MAX / 2).unwrap_or(usize::MAX))];
         let Some(folder) = path.parent() else { return };
         if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder)
@@ -131,6 +163,11 @@ fn prefix_line(prefix: DiffId, method: Method) -> String {
     sealed(&format!("prefix {prefix} {} {}", method.compression, method.level))
 }
 
+/// `place <digest> <registry>/<repository> <checksum>`.
+fn place_line(digest: Digest, place: &str) -> String {
+    sealed(&format!("place {digest} {place}"))
+}
+
 fn sealed(text: &str) -> String {
     format!("{text} {}\n", check(text))
 }
@@ -146,6 +183,9 @@ fn parse_line(line: &str) -> Option<Line> {
     }
     let mut words = text.split(' ');
     let word = words.next()?;
+    if word == "place" {
+        return Some(Line::Place(words.next()?.parse().ok()?, words.next()?.to_owned()));
+    }
     let diff_id = words.next()?.parse().ok()?;
     let compression = match words.next()? {
         "zstd" => Compression::Zstd,
@@ -185,6 +225,23 @@ mod tests {
         let store = KnownStore::open(&path);
         assert_eq!(store.find(diff_id, method), Some(descriptor));
         assert_eq!(store.find(diff_id, Method { level: 3, ..method }), None, "another level is another blob");
+    }
+
+    #[test]
+    fn where_a_blob_is_is_remembered_for_other_repositories_of_the_registry() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("known");
+        let digest = sample(1).2.digest;
+        for repository in ["team/a", "team/b", "team/a"] {
+            KnownStore::open(&path).is_in(digest, "r.example:5000", repository);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+        let store = KnownStore::open(&path);
+        let with = |registry, repository| store.repository_with(digest, registry, repository);
+        assert_eq!(with("r.example:5000", "team/c").as_deref(), Some("team/b"), "the last one");
+        assert_eq!(with("r.example:5000", "team/b").as_deref(), Some("team/a"));
+        assert_eq!(with("r.example", "team/c"), None, "another registry");
+        assert_eq!(store.repository_with(sample(2).2.digest, "r.example:5000", "team/c"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{self, JoinSet};
 
 use super::run::{Delivered, panicked};
@@ -280,11 +280,22 @@ fn spill(
     Some(Arc::new(Layer { index, diff_id, tar_bytes, descriptor: layer.descriptor.clone(), workspace, body }))
 }
 
-/// Sends a layer to every sink but the one that has it already.
+/// Sends a layer to every sink but the one that has it already: to all at once, but to repositories of one registry one after
+/// the other, as long as the second one may have it from the first.
 async fn send_whole(layer: &Arc<Layer>, kept_by: Option<usize>, way: Way) -> Result<(usize, Delivered)> {
     let size = layer.descriptor.size;
+    let registries = way.sinks.iter().filter_map(Sink::mounting);
+    let turns: HashMap<&str, Mutex<()>> = registries.map(|registry| (registry, Mutex::default())).collect();
+    let turns = &turns;
     let puts = way.sinks.iter().enumerate().map(|(at, sink)| async move {
-        if kept_by == Some(at) { Ok(Put::Sent { bytes_sent: size }) } else { sink.put(layer).await }
+        if kept_by == Some(at) {
+            return Ok(Put::Sent { bytes_sent: size });
+        }
+        let _turn = match sink.mounting().and_then(|registry| turns.get(registry)) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        sink.put(layer).await
     });
     let puts = try_join_all(puts).await?;
     let Layer { index, diff_id, tar_bytes, workspace, .. } = **layer;
@@ -309,4 +320,37 @@ fn sent(packed: Packed, puts: Vec<Put>, way: &Way) -> Delivered {
 fn deliver(packed: Packed, known: bool, puts: Vec<Put>) -> Delivered {
     let Packed { diff_id, tar_bytes, descriptor, workspace, .. } = packed;
     Delivered { diff_id, tar_bytes, descriptor, workspace, known, puts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Compression;
+    use crate::pipeline::budget::Wish;
+    use crate::progress::Silent;
+    use crate::source::Survey;
+    use crate::stage::compress::Method;
+    use crate::stage::cut::LayerSize;
+
+    #[tokio::test]
+    async fn an_upload_that_failed_is_the_cause_though_its_hang_up_was_heard_first() {
+        let method = Method::new(Compression::Zstd, None).unwrap();
+        let (memory_bytes, scratch_bytes) = (128 << 20, None);
+        let wish = Wish { memory_bytes, scratch_bytes, uploads: 1, registries: 1, layouts: 0, cores: 2, method };
+        let stop = Stop::new();
+        let mut uploads = Uploads::new(Way {
+            sinks: Arc::default(),
+            keeper: None,
+            memory: Memory::with_tables(1 << 20, 0, stop.clone()),
+            budget: Budget::plan(&wish, &Survey::default(), LayerSize::About(1 << 20)).unwrap(),
+            scratch: Scratch::new(std::path::Path::new("."), 0),
+            stop: stop.clone(),
+            meters: Arc::default(),
+            observer: Arc::new(Silent),
+        });
+        uploads.tasks.spawn(async { Err(Error::sink("sending a part", "a registry", "405")) });
+        stop.stop(Error::hung_up("a sink"));
+        uploads.leave().await;
+        assert_eq!(stop.take_cause().map(|cause| cause.kind()), Some(Kind::Sink));
+    }
 }

@@ -132,6 +132,15 @@ impl Sink {
         }
     }
 
+    /// The registry, as long as a layer that one of its repositories has may be had for another one without being sent.
+    #[must_use]
+    pub fn mounting(&self) -> Option<&str> {
+        match self {
+            Self::Registry(registry) => registry.mounting(),
+            Self::Layout(_) | Self::Artifact { .. } | Self::Packed(_) => None,
+        }
+    }
+
     /// Sends a complete layer; several may be under way at once.
     ///
     /// # Errors

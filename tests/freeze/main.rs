@@ -18,6 +18,7 @@ mod host;
 mod interrupt;
 mod memory;
 mod models;
+mod mount;
 mod names;
 mod network;
 mod options;

@@ -61,6 +61,19 @@ fn a_session_takes_one_request_at_a_time() {
     served.assert_nothing_left();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_repositories_get_a_layer_once() {
+    let host = Host::new();
+    let served = Served::start(&host, "layout");
+    let proxy = Proxy::start(served.address, Habits::default(), vec![]).await;
+    let source = format!("dir:{}", host.tree("tree", "head -c 6000000 /dev/urandom >file").display());
+    let [one, other] = ["a", "b"].map(|repository| format!("{}/{repository}:tag", proxy.address));
+    let snapshot = host.freeze(&[&source, "--to", &one, "--to", &other]);
+    assert!(proxy.bytes("PUT") < snapshot.stored_bytes + 50_000, "{} bytes", proxy.bytes("PUT"));
+    host.verify(&one);
+    host.verify(&other);
+}
+
 /// The connection that broke is still open on the server's side. A live layer can't begin anew, so the freeze has to wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_freeze_waits_for_a_request_of_its_own_that_the_server_still_has() {

@@ -155,6 +155,10 @@ impl Wire for Scripted {
         })
     }
 
+    async fn mount(&self, _: &Digest, _: &str) -> Result<Option<Opened>, Failure> {
+        self.open().await.map(Some)
+    }
+
     async fn patch(&self, at: &Session, offset: Option<u64>, content: Content) -> Result<Accepted, Failure> {
         let body = read(Step::Patch, &content).await?;
         self.with(|state| {

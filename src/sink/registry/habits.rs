@@ -27,6 +27,8 @@ pub(super) struct Habits {
     /// What a session said of itself was wrong, or it says nothing.
     is_forgetful: AtomicBool,
     keeps_parts: OnceCell<bool>,
+    /// A blob of another repository was not mounted.
+    mounts_nothing: AtomicBool,
 }
 
 impl Habits {
@@ -37,6 +39,7 @@ impl Habits {
             body_bytes_min: part_bytes.min(BODY_BYTES_MIN),
             is_forgetful: AtomicBool::new(false),
             keeps_parts: OnceCell::new(),
+            mounts_nothing: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +65,16 @@ impl Habits {
     /// Sessions are not asked any more.
     pub(super) fn forgets(&self) {
         self.is_forgetful.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is worth asking for a blob of another repository.
+    pub(super) fn mounts(&self) -> bool {
+        !self.mounts_nothing.load(Ordering::Relaxed)
+    }
+
+    /// It isn't asked any more.
+    pub(super) fn mounts_nothing(&self) {
+        self.mounts_nothing.store(true, Ordering::Relaxed);
     }
 
     /// Whether the registry adds one part to the other, as the specification has it. Some take the last one for all of the

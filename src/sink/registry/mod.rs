@@ -7,6 +7,7 @@
 //!                     └─ abort: cancels the sessions still open    read    manifests and blobs, the other way
 //!                                                                content bodies, which can be given again
 //!                                                                habits  what this registry was seen to do
+//!                                                                mount   a blob of another repository, unsent
 //!                                                                pace    how fast bodies go
 //! ```
 //!
@@ -24,6 +25,7 @@ mod guard;
 mod habits;
 mod helper;
 mod http;
+mod mount;
 mod pace;
 mod parts;
 mod proxy;
@@ -44,7 +46,9 @@ use oci_spec::distribution::Reference;
 use tokio::sync::Mutex;
 
 use self::auth::Auth;
+use self::failure::Failure;
 use self::http::Client;
+use self::mount::{Mounted, Neighbours};
 use self::parts::{Live, Parts};
 use self::reference::parse_name;
 use self::report::Report;
@@ -116,8 +120,42 @@ impl RegistrySink {
     pub async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
         let Inner { client, report, .. } = &*self.0;
         let look = Look::default();
-        let asked = Request(|| look.at(client, descriptor));
-        retry::run(client, report, &descriptor.digest.to_string(), asked).await
+        let asked = Request(async || Ok(look.at(client, descriptor).await? || self.mounts(descriptor).await?));
+        let has = retry::run(client, report, &descriptor.digest.to_string(), asked).await?;
+        if has {
+            self.remember(descriptor);
+        }
+        Ok(has)
+    }
+
+    /// Whether the registry has the blob now, of another repository.
+    async fn mounts(&self, descriptor: &Descriptor) -> Result<bool, Failure> {
+        let Inner { client, report, sessions, .. } = &*self.0;
+        match mount::mount(client, report, descriptor).await? {
+            Mounted::There(_) => Ok(true),
+            Mounted::Nothing => Ok(false),
+            // There is nothing to be sent yet.
+            Mounted::Opened(opened) => {
+                let id = sessions.add(opened.session.clone());
+                if client.cancel(&opened.session).await.is_ok() {
+                    sessions.remove(id);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn remember(&self, descriptor: &Descriptor) {
+        if let Some(neighbours) = &self.0.report.neighbours {
+            neighbours.remember(&descriptor.digest);
+        }
+    }
+
+    /// The registry, as long as it may mount blobs from one of its repositories into another.
+    #[must_use]
+    pub fn mounting(&self) -> Option<&str> {
+        let Inner { report, .. } = &*self.0;
+        (report.neighbours.is_some() && report.habits.mounts()).then_some(report.registry.as_str())
     }
 
     /// Sends a gathered layer, unless the registry has it. Either way its bytes are reported as confirmed, once.
@@ -128,7 +166,9 @@ impl RegistrySink {
         let parts = Parts::Gathered { descriptor: &layer.descriptor, body: &layer.body };
         let subject = format!("layer {} ({})", layer.index, layer.descriptor.digest);
         let upload = self.upload(Some(layer.index), parts);
-        Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
+        let put = retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1;
+        self.remember(&layer.descriptor);
+        Ok(put)
     }
 
     /// Sends a layer while it is made: in parts, where the registry was seen to add one to the other, so that a failed
@@ -142,6 +182,7 @@ impl RegistrySink {
             self.upload(Some(index), Parts::Live(Arc::new(Mutex::new(Live::new(layer, self.0.report.part_bytes)))));
         let (descriptor, _) =
             retry::run(&self.0.client, &self.0.report, &format!("layer {index}, streamed"), upload).await?;
+        self.remember(&descriptor);
         Ok(Descriptor { media_type, ..descriptor })
     }
 
@@ -212,7 +253,9 @@ async fn reach(reference: Reference, actions: &str, options: RegistryOptions, co
     let (host, repository) = (reference.resolve_registry().to_owned(), reference.repository().to_owned());
     let files = options.auth_files.clone().unwrap_or_else(credentials::user_files);
     let credentials = credentials::find(&files, reference.registry(), &repository, HELPER_TIMEOUT).await?;
-    let report = Report::new(&options, context, host.clone(), credentials.origin.clone());
+    let mut report = Report::new(&options, context, host.clone(), credentials.origin.clone());
+    report.neighbours =
+        options.known.clone().map(|known| Neighbours { known, registry: host.clone(), repository: repository.clone() });
     let auth = Arc::new(Auth::new(credentials, format!("repository:{repository}:{actions}")));
     let certificates = Certificates::read(&options, reference.registry())?;
     let connect = async |scheme: &str| {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::Pace;
 use super::habits::Habits;
+use super::mount::Neighbours;
+use crate::pipeline::known::KnownStore;
 use crate::sink::SinkContext;
 use crate::stop::Stop;
 
@@ -76,6 +78,8 @@ pub struct RegistryOptions {
     pub pace: Option<Pace>,
     /// How hard failures are tried again.
     pub patience: Patience,
+    /// Where blobs are that other repositories of the registry have: they are mounted from there. Not by default.
+    pub known: Option<Arc<KnownStore>>,
 }
 
 impl Default for RegistryOptions {
@@ -89,6 +93,7 @@ impl Default for RegistryOptions {
             auth_files: None,
             pace: None,
             patience: Patience::default(),
+            known: None,
         }
     }
 }
@@ -101,6 +106,7 @@ pub(super) struct Report {
     pub(super) credentials: String,
     pub(super) part_bytes: u64,
     pub(super) habits: Arc<Habits>,
+    pub(super) neighbours: Option<Neighbours>,
     pub(super) patience: Patience,
     pub(super) stop: Stop,
     context: SinkContext,
@@ -112,6 +118,7 @@ impl Report {
             registry,
             credentials,
             part_bytes: options.part_bytes.max(1),
+            neighbours: None,
             habits: Arc::new(Habits::new(options.part_bytes.max(1))),
             patience: options.patience.clone(),
             stop: context.stop.clone(),

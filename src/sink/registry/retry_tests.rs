@@ -120,6 +120,9 @@ impl Wire for Tokens {
     async fn open(&self) -> Result<super::super::wire::Opened, Failure> {
         Err(Failure::new(Step::Open, Cause::Nonsense, ""))
     }
+    async fn mount(&self, _: &crate::oci::Digest, _: &str) -> Result<Option<super::super::wire::Opened>, Failure> {
+        Ok(None)
+    }
     async fn patch(
         &self,
         at: &super::super::wire::Session,

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Report;
 use super::content::{Content, Sent};
 use super::failure::{Cause, Code, Failure, Step};
+use super::mount::{Mounted, mount};
 use super::parts::Parts;
 use super::retry::{Attempt, Recovery, Verdict, verdict};
 use super::wire::{Accepted, Found, Session, Wire};
@@ -96,6 +97,13 @@ struct Held {
     resumed_at: Option<u64>,
 }
 
+/// How an upload begins.
+enum Begun {
+    /// The registry has the blob.
+    There(Descriptor),
+    Open(Held),
+}
+
 /// The next request of an upload.
 enum Next {
     /// These bytes complete the blob; all of it, or none.
@@ -159,14 +167,30 @@ impl<'a, W: Wire> Upload<'a, W> {
         }
     }
 
-    async fn open(&mut self) -> Result<Held, Failure> {
-        if let Parts::Live(live) = &self.parts {
-            live.lock().await.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
+    /// Finds the blob, after a lost session too: the answer that was lost may have been the one to the last PUT. Else opens
+    /// a session.
+    async fn begin(&mut self) -> Result<Begun, Failure> {
+        let descriptor = self.parts.descriptor().await;
+        if let Some(descriptor) = &descriptor
+            && self.look.at(self.wire, descriptor).await?
+        {
+            return Ok(Begun::There(descriptor.clone()));
         }
-        let opened = self.wire.open().await?;
+        let mounted = match &self.parts {
+            Parts::Live(live) => {
+                live.lock().await.can_restart().map_err(|lost| Failure::local(Step::Open, lost))?;
+                Mounted::Nothing
+            }
+            Parts::Gathered { descriptor, .. } => mount(self.wire, self.report, descriptor).await?,
+        };
+        let opened = match mounted {
+            Mounted::There(descriptor) => return Ok(Begun::There(descriptor)),
+            Mounted::Opened(opened) => opened,
+            Mounted::Nothing => self.wire.open().await?,
+        };
         let id = self.sessions.add(opened.session.clone());
         self.part_bytes_min = opened.part_bytes_min.unwrap_or(0).max(1);
-        Ok(Held { id, session: opened.session, confirmed: 0, sent: 0, resumed_at: None })
+        Ok(Begun::Open(Held { id, session: opened.session, confirmed: 0, sent: 0, resumed_at: None }))
     }
 
     /// Asks the session how far it got. Whether it can go on: from where it says it is, which can't be before what it
@@ -264,12 +288,6 @@ impl<'a, W: Wire> Upload<'a, W> {
         Ok(())
     }
 
-    async fn is_present(&mut self) -> Result<Option<Descriptor>, Failure> {
-        let Some(descriptor) = self.parts.descriptor().await else { return Ok(None) };
-        let is_there = self.look.at(self.wire, &descriptor).await?;
-        Ok(is_there.then_some(descriptor))
-    }
-
     /// Goes on in `held` until the blob is complete.
     async fn send(&mut self, held: &mut Held) -> Result<Descriptor, Failure> {
         loop {
@@ -330,16 +348,17 @@ impl<W: Wire> Attempt for Upload<'_, W> {
             let mut held = if let Some(held) = self.held.take() {
                 held
             } else {
-                // After a lost session too: the answer that was lost may have been the one to the last PUT.
-                if let Some(descriptor) = self.is_present().await? {
-                    self.sent.reached(descriptor.size);
-                    let put = match self.sent.bytes() {
-                        0 => Put::Present,
-                        bytes_sent => Put::Sent { bytes_sent },
-                    };
-                    return Ok((descriptor, put));
+                match self.begin().await? {
+                    Begun::Open(held) => held,
+                    Begun::There(descriptor) => {
+                        self.sent.reached(descriptor.size);
+                        let put = match self.sent.bytes() {
+                            0 => Put::Present,
+                            bytes_sent => Put::Sent { bytes_sent },
+                        };
+                        return Ok((descriptor, put));
+                    }
                 }
-                self.open().await?
             };
             let failure = match self.send(&mut held).await {
                 Ok(descriptor) => return Ok((descriptor, Put::Sent { bytes_sent: self.sent.bytes() })),

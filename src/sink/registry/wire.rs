@@ -4,7 +4,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 
 use super::content::Content;
 use super::failure::{Cause, Failure, Io, Stale, Step};
@@ -54,6 +54,8 @@ pub trait Wire: Send + Sync {
     fn head(&self, digest: &Digest) -> impl Future<Output = Result<Found, Failure>> + Send;
     /// `POST /v2/NAME/blobs/uploads/`.
     fn open(&self) -> impl Future<Output = Result<Opened, Failure>> + Send;
+    /// `POST /v2/NAME/blobs/uploads/?mount=DIGEST&from=NAME`: a session, or none where the blob is there now.
+    fn mount(&self, digest: &Digest, from: &str) -> impl Future<Output = Result<Option<Opened>, Failure>> + Send;
     /// `PATCH` of a session: bytes from `offset` on; without one, all there will be.
     fn patch(
         &self,
@@ -88,21 +90,14 @@ impl Wire for Client {
 
     async fn open(&self) -> Result<Opened, Failure> {
         let url = self.at(Step::Open, "blobs/uploads/")?;
+        opened(self, &self.send(Ask::new(Step::Open, Method::POST, url)).await?)
+    }
+
+    async fn mount(&self, digest: &Digest, from: &str) -> Result<Option<Opened>, Failure> {
+        let mut url = self.at(Step::Open, "blobs/uploads/")?;
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
         let answer = self.send(Ask::new(Step::Open, Method::POST, url)).await?;
-        let session = match (answer.header(LOCATION), answer.header("docker-upload-uuid")) {
-            (Some(location), _) => self.follow(Step::Open, answer.response.url(), location)?,
-            // The place that the specification's first version gave sessions.
-            (None, Some(uuid))
-                if uuid.chars().all(|character| character.is_ascii_alphanumeric() || character == '-') =>
-            {
-                self.at(Step::Open, &format!("blobs/uploads/{uuid}"))?
-            }
-            _ => return Err(Failure::new(Step::Open, Cause::Nonsense, "the answer has no Location")),
-        };
-        Ok(Opened {
-            session: Session(session),
-            part_bytes_min: answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()),
-        })
+        if answer.response.status() == StatusCode::CREATED { Ok(None) } else { opened(self, &answer).map(Some) }
     }
 
     async fn patch(&self, at: &Session, offset: Option<u64>, content: Content) -> Result<Accepted, Failure> {
@@ -176,6 +171,21 @@ impl Client {
     fn at(&self, step: Step, path: &str) -> Result<Url, Failure> {
         self.repository.join(path).map_err(|error| Failure::new(step, Cause::Io(Io::Refused), error))
     }
+}
+
+fn opened(client: &Client, answer: &Answer) -> Result<Opened, Failure> {
+    let session = match (answer.header(LOCATION), answer.header("docker-upload-uuid")) {
+        (Some(location), _) => client.follow(Step::Open, answer.response.url(), location)?,
+        // The place that the specification's first version gave sessions.
+        (None, Some(uuid)) if uuid.chars().all(|character| character.is_ascii_alphanumeric() || character == '-') => {
+            client.at(Step::Open, &format!("blobs/uploads/{uuid}"))?
+        }
+        _ => return Err(Failure::new(Step::Open, Cause::Nonsense, "the answer has no Location")),
+    };
+    Ok(Opened {
+        session: Session(session),
+        part_bytes_min: answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()),
+    })
 }
 
 fn accepted(client: &Client, at: &Session, answer: &Answer) -> Result<Accepted, Failure> {
