@@ -118,12 +118,15 @@ impl StoredImage {
         observer.expected(sizes.fold(0, u64::saturating_add));
         let end = EndOnDrop(Stop::new());
         let watch = Watch { observer: Arc::clone(observer), stop: end.0.clone() };
-        let layers = parsed.layers.iter().zip(&diff_ids);
-        let layers = layers.map(|(layer, diff_id)| layer::read(self, &layer.descriptor, *diff_id, (), &watch));
-        let mut reading = stream::iter(layers).buffered(layers_at_once());
-        while let Some(layer) = reading.next().await {
-            verified.add(layer?.0);
-        }
+        let layers = parsed.layers.iter().zip(&diff_ids).enumerate();
+        let layers = layers.map(async |(index, (layer, diff_id))| {
+            layer::read(self, &layer.descriptor, *diff_id, (), &watch).await.map(|(read, ())| (index, read))
+        });
+        // A long one holds none of the others up.
+        let reading = stream::iter(layers).buffer_unordered(layers_at_once());
+        let mut read: Vec<_> = reading.try_collect().await?;
+        read.sort_by_key(|(index, _)| *index);
+        read.into_iter().for_each(|(_, layer)| verified.add(layer));
         Ok(verified)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::mpsc;
 
 use super::stacking::{Arrived, Intake, Stacking};
 use super::{Images, ThawContext, Wishes};
@@ -54,7 +55,7 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
 }
 
 /// Reads all layers, the top one first, and puts into the artifact what of them can be seen: its layers, bottom first.
-/// While one is put, the next ones come.
+/// While one is put, the next ones come; one that came waits for its turn.
 async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &ThawContext) -> Result<Vec<DiffId>> {
     let end = EndOnDrop(Stop::new());
     let watch = Watch { observer: Arc::clone(&context.observer), stop: end.0.clone() };
@@ -69,21 +70,33 @@ async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &Th
     });
     let arriving: Vec<_> = arriving.collect();
     let mut arriving = stream::iter(arriving).buffered(layers_at_once());
-    let mut stacking = Stacking::new(target, above, end.0.clone());
-    for (index, _) in &layers {
-        let Some(arrived) = arriving.next().await else { break };
-        let arrived = arrived?;
-        let (back, placed) = off_the_runtime(move || {
-            let placed = stacking.next(arrived);
-            (stacking, placed)
-        })
-        .await?;
-        stacking = back;
-        if let Some((side, end)) = placed? {
-            sink.put_side(side, end, false).await?;
+    let (arrivals, mut arrived) = mpsc::channel(1);
+    let reading = async move {
+        while let Some(layer) = arriving.next().await {
+            if arrivals.send(layer?).await.is_err() {
+                break;
+            }
         }
-        context.observer.layer_sent(*index);
-    }
+        Ok(())
+    };
+    let mut stacking = Stacking::new(target, above, end.0.clone());
+    let placing = async {
+        for (index, _) in &layers {
+            let Some(layer) = arrived.recv().await else { break };
+            let (back, placed) = off_the_runtime(move || {
+                let placed = stacking.next(layer);
+                (stacking, placed)
+            })
+            .await?;
+            stacking = back;
+            if let Some((side, end)) = placed? {
+                sink.put_side(side, end, false).await?;
+            }
+            context.observer.layer_sent(*index);
+        }
+        Ok(stacking)
+    };
+    let ((), mut stacking) = tokio::try_join!(reading, placing)?;
     let (crown, workspace) = stacking.finish()?;
     if let Some((side, end)) = crown {
         sink.put_side(side, end, false).await?;

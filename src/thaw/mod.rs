@@ -209,7 +209,8 @@ impl Origin {
 }
 
 impl Target {
-    /// Where the artifact goes, and whether it fits: stored layers go in about as they are, one waits beside it.
+    /// Where the artifact goes, and whether it fits: stored layers go in about as they are, and lie there once, beside the
+    /// artifact or in it, but for one at a time that is rewritten.
     fn find(options: &ThawOptions, outline: &Outline) -> Result<Self> {
         let sizes = outline.layers.iter().map(|layer| layer.descriptor.size);
         let largest = sizes.clone().max().unwrap_or(0);
