@@ -2,6 +2,7 @@
 
 pub mod compress;
 pub mod cut;
+pub(crate) mod decode;
 pub mod digest;
 pub mod header;
 mod renamed;

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use flate2::bufread::MultiGzDecoder;
 use tokio::runtime::Handle;
 
 use super::image::StoredImage;
@@ -17,6 +16,7 @@ use crate::layout::open_file;
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::progress::Observer;
 use crate::sink::registry::BlobReader;
+use crate::stage::decode::decoder;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 use crate::stage::walk::{Entry, Walk};
 use crate::stop::Stop;
@@ -24,10 +24,8 @@ use crate::text;
 
 /// Bytes that one read of a blob takes, and that are decoded at a time.
 const READ_BYTES: usize = 256 << 10;
-/// The largest window that a frame may ask for: 128 MiB, the limit of zstd's own decoders.
-const WINDOW_LOG_MAX: u32 = 27;
-/// Layers that are read at a time, where there are as many cores: each may take a window.
-const LAYERS_AT_ONCE_MAX: usize = 4;
+/// Layers that are read at a time, where there are as many cores: each takes a window, of which one may be large.
+const LAYERS_AT_ONCE_MAX: usize = 8;
 
 /// One layer that was read to its end.
 #[derive(Debug, Default)]
@@ -76,9 +74,9 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// How many layers are read at a time: one a core.
+/// How many layers are read at a time: one a core, and one more, since each waits for its bytes now and then.
 pub(crate) fn layers_at_once() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, LAYERS_AT_ONCE_MAX)
+    std::thread::available_parallelism().map_or(2, usize::from).saturating_add(1).min(LAYERS_AT_ONCE_MAX)
 }
 
 /// Reads `layer` to its end, and holds it against its descriptor and its diff_id.
@@ -146,19 +144,6 @@ fn to_the_end<L: Listen>(
         Ok(listener) => (found, listener.into_inner()),
         Err(_) => unreachable!("all readers are gone"),
     }
-}
-
-/// A layer's tar.
-pub(crate) fn decoder<'a>(stored: impl BufRead + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match compression {
-        Compression::Zstd => {
-            let mut decoder = zstd::Decoder::with_buffer(stored)?;
-            decoder.window_log_max(WINDOW_LOG_MAX)?;
-            Box::new(decoder)
-        }
-        Compression::Gzip => Box::new(MultiGzDecoder::new(stored)),
-        Compression::None => Box::new(stored),
-    })
 }
 
 /// Reads all entries and what follows them; how many there were.

@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod artifact;
+mod aside;
 mod image;
 mod layer;
 mod name;
@@ -18,7 +19,7 @@ use crate::sink::registry::{RegistryOptions, RegistryReader};
 pub use artifact::{InspectedArtifact, InspectedLayer, StoredArtifact};
 pub use image::{InspectedImage, StoredImage};
 pub(crate) use image::{Outline, OutlineLayer};
-pub(crate) use layer::{EndOnDrop, Listen, Watch, decoder, layers_at_once, read as read_layer};
+pub(crate) use layer::{EndOnDrop, Listen, Watch, layers_at_once, read as read_layer};
 pub use name::StoredName;
 use place::ImagePlace;
 

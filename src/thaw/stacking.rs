@@ -8,12 +8,13 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::gather::LiveEnd;
 use crate::sink::artifact::{Seed, SideFile};
+use crate::stage::decode::decoder;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
 use crate::stage::header::BLOCK_BYTES;
 use crate::stage::stack::{self, Above, Names, Output};
 use crate::stage::walk::Entry;
 use crate::stop::Stop;
-use crate::stored::{Listen, decoder};
+use crate::stored::Listen;
 
 /// What is rewritten is compressed fast.
 const LEVEL: i32 = 1;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 
 use bytes::{Buf, Bytes};
-use flate2::bufread::MultiGzDecoder;
 use tokio::runtime::Handle;
 
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::gather::Layer;
+use crate::stage::decode::decoder;
 use crate::stop::Stop;
 
 /// Stored bytes that are taken from a gathered layer at a time.
@@ -33,11 +33,8 @@ impl<'a, R: BufRead + 'a> Incoming<'a, R> {
 
     /// The layer's tar.
     pub(super) fn decoded(self) -> io::Result<Box<dyn Read + 'a>> {
-        Ok(match self.compression()? {
-            Compression::Zstd => Box::new(zstd::Decoder::with_buffer(self.stored)?),
-            Compression::Gzip => Box::new(MultiGzDecoder::new(self.stored)),
-            Compression::None => Box::new(self.stored),
-        })
+        let compression = self.compression()?;
+        decoder(self.stored, compression)
     }
 
     /// Copies the bytes as they are, slice by slice, and holds them against the size in the layer's name.

@@ -1,19 +1,18 @@
 //! An artifact's assets, held against its manifest.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use smolvm_pack::PackManifest;
 use smolvm_pack::format::LayerEntry;
 
-use crate::oci::DiffId;
-use crate::stage::digest::DiffIdHasher;
+use crate::oci::{Compression, DiffId};
+use crate::stage::decode::decoder;
 use crate::stage::header::Kind;
 use crate::stage::walk::{Entry, Walk};
+use crate::stored::aside::Aside;
 use crate::text;
 
-/// The largest window that a frame may ask for: 128 MiB, the limit of zstd's own decoders.
-const WINDOW_LOG_MAX: u32 = 27;
 /// Faults that are told one by one.
 const FAULTS_TOLD: usize = 100;
 /// Bytes of a layer that are passed over at a time.
@@ -49,9 +48,7 @@ pub(super) fn assets(
 ) -> io::Result<Checked> {
     let mut checked = Checked::default();
     let mut expected = Expected::of(manifest, &mut checked.faults);
-    let mut decoder = zstd::Decoder::with_buffer(stored)?;
-    decoder.window_log_max(WINDOW_LOG_MAX)?;
-    let mut walk = Walk::new(decoder);
+    let mut walk = Walk::new(decoder(stored, Compression::Zstd)?);
     let end = loop {
         match walk.next() {
             Ok(Some(entry)) => {
@@ -136,12 +133,14 @@ fn is_layer_name(name: &[u8]) -> bool {
 }
 
 fn check_layer<R: Read>(walk: &mut Walk<R>, (diff_id, size): (DiffId, u64), checked: &mut Checked) -> io::Result<()> {
-    let mut content = Hashing { from: walk, hasher: DiffIdHasher::default() };
-    let read = read_tar(&mut content);
-    // To the layer's end, whatever its tar is: the name is the hash of all bytes.
-    let mut step = vec![0; STEP_BYTES];
-    while content.read(&mut step)? > 0 {}
-    let (found, tar_bytes) = content.hasher.finish();
+    let (read, (found, tar_bytes)) = std::thread::scope(|scope| {
+        let mut content = Hashing { from: walk, hasher: Aside::new(scope) };
+        let read = read_tar(BufReader::with_capacity(STEP_BYTES, &mut content));
+        // To the layer's end, whatever its tar is: the name is the hash of all bytes.
+        let mut step = vec![0; STEP_BYTES];
+        while content.read(&mut step)? > 0 {}
+        io::Result::Ok((read, content.hasher.finish()))
+    })?;
     checked.layers += 1;
     checked.tar_bytes += tar_bytes;
     match read {
@@ -189,12 +188,12 @@ fn words(error: &io::Error) -> String {
     error.to_string()
 }
 
-struct Hashing<R> {
+struct Hashing<'scope, 'env, R> {
     from: R,
-    hasher: DiffIdHasher,
+    hasher: Aside<'scope, 'env>,
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, '_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.from.read(into)?;
         self.hasher.update(&into[..count]);
