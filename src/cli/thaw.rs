@@ -1,15 +1,12 @@
 //! `smolfreeze thaw`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use smolfreeze::error::{Error, Result};
 use smolfreeze::plan::OutputSpec;
-use smolfreeze::progress::Observer;
 use smolfreeze::stop::Stop;
 use smolfreeze::stored::StoredName;
 use smolfreeze::text;
@@ -17,6 +14,7 @@ use smolfreeze::thaw::{ThawContext, ThawOptions, ThawPlan, Wishes, resolve};
 
 use super::given::Given;
 use super::{PlatformArgument, RegistryArguments};
+use crate::bars::{self, ProgressMode};
 
 /// Make a smolvm machine of a snapshot.
 ///
@@ -51,6 +49,9 @@ pub struct Thaw {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: ProgressMode,
     /// Print nothing but errors.
     #[arg(long, short)]
     quiet: bool,
@@ -80,17 +81,17 @@ fn mebibytes(text: &str) -> Result<u32, String> {
 impl Thaw {
     /// Plans, thaws and tells.
     pub async fn run(self, given: &Given, stop: Stop) -> Result<ExitCode> {
-        let (json, quiet, from) = (self.json, self.quiet, self.from.clone());
+        let (json, quiet, progress, from) = (self.json, self.quiet, self.progress, self.from.clone());
         let options = self.options()?;
         given.check_read(&from, matches!(options.from.name, StoredName::Registry(_)))?;
-        let counter = Arc::new(Counter::default());
-        let context = ThawContext { observer: Arc::clone(&counter) as _, stop };
-        let plan = ThawPlan::make(options, context).await?;
+        let (observer, shown) = bars::observer(progress, quiet);
+        let plan = ThawPlan::make(options, ThawContext { observer, stop }).await?;
         if !quiet {
             let _ = writeln!(std::io::stderr(), "{plan}");
-            counter.total.store(plan.layers(), Ordering::Relaxed);
         }
-        let thawed = smolfreeze::thaw::thaw(plan).await?;
+        let thawed = smolfreeze::thaw::thaw(plan).await;
+        shown.finish();
+        let thawed = thawed?;
         if json {
             return super::print(&serde_json::to_string_pretty(&thawed).unwrap_or_default());
         }
@@ -117,23 +118,5 @@ impl Thaw {
             platform: self.platform.platform,
             registry: self.registry.options(),
         })
-    }
-}
-
-/// Counts on a terminal the layers that are in the artifact.
-#[derive(Default)]
-struct Counter {
-    total: AtomicUsize,
-    done: AtomicUsize,
-}
-
-impl Observer for Counter {
-    fn layer_sent(&self, _: usize) {
-        let (done, total) = (self.done.fetch_add(1, Ordering::Relaxed) + 1, self.total.load(Ordering::Relaxed));
-        let mut stderr = std::io::stderr();
-        if total > 0 && stderr.is_terminal() {
-            let end = if done == total { "\r\x1b[K" } else { "" };
-            let _ = write!(stderr, "\rlayer {done} of {total}{end}");
-        }
     }
 }

@@ -64,6 +64,8 @@ async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &Th
     // One that comes a second time further down adds nothing, and hides nothing more.
     let layers = images.outline.layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id));
     let layers: Vec<_> = layers.collect();
+    let sizes = layers.iter().map(|(_, layer)| layer.descriptor.size);
+    context.observer.expected(sizes.fold(0, u64::saturating_add));
     let arriving = layers.iter().map(|(index, layer)| {
         let names = above.names();
         arrive(&images.stored, target, (index + 1, layer), names, &watch)

@@ -75,7 +75,7 @@ pub struct Wishes {
 /// Who watches a thaw, and who may end it.
 #[derive(Clone)]
 pub struct ThawContext {
-    /// Told of each layer that is in the artifact.
+    /// Told how many stored bytes there are, of those that were read, and of each layer that is in the artifact.
     pub observer: Arc<dyn Observer>,
     /// Ends it.
     pub stop: Stop,
@@ -246,7 +246,7 @@ pub async fn thaw(plan: ThawPlan) -> Result<Thawed> {
             tokio::select! {
                 biased;
                 () = context.stop.stopped() => return Err(Error::interrupted()),
-                checked = artifact.verify_checksum() => checked?,
+                checked = artifact.verify_checksum(&context.observer) => checked?,
             }
             bring_up(&machine, artifact.path(), &wishes, start, &context.stop).await?;
             Some(artifact.path().to_owned())

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::host::shell;
+use crate::host::{finish, shell};
 use crate::standin::Kind;
 use crate::thawing::Thawing;
 use crate::trees::{Keeps, assert_same, inventory};
@@ -157,6 +157,21 @@ for tag in one ours; do
 done
 "#;
     assert_eq!(shell_output(&work, script), "one\nours\n");
+}
+
+#[test]
+fn it_shows_how_far_it_is() {
+    let thawing = Thawing::new(Kind::Busybox);
+    let layout = format!("oci:{}", thawing.desk.host.text("layout"));
+    thawing.desk.freeze(&["--to", &layout]);
+    let words = [&layout, "--name", "new", "--no-start", "--json", "--progress", "json"];
+    let output = finish(thawing.command(&words).spawn().unwrap());
+    let thawed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let events = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let sent = events.filter(|event| event["event"] == "sent").count();
+    assert!(sent > 0 && sent == thawed["layers"], "{told}");
+    thawing.assert_nothing_left();
 }
 
 fn shell_output(folder: &Path, script: &str) -> String {

@@ -119,18 +119,15 @@ impl Unfinished {
         let written = self.writer.finish(&manifest);
         let written = written.and_then(|out| out.into_inner().map_err(io::IntoInnerError::into_error));
         let file = written.map_err(|error| io_failed("writing the artifact", target, error))?;
-        file.sync_all().map_err(|error| io_failed("syncing the artifact", target, error))?;
+        // What is read back are the same pages of memory, on the disk or on their way to it.
+        let (synced, read) = std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| file.sync_all());
+            let read = read_back(self.temporary.path(), &manifest, &self.options, target);
+            (syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), read)
+        });
+        synced.map_err(|error| io_failed("syncing the artifact", target, error))?;
         self.options.stop.check()?;
-        let corrupt =
-            |reason| Error::new(Kind::Corrupt, Side::Sink, "reading back the artifact", target.display(), reason);
-        read_again(self.temporary.path(), &manifest).map_err(corrupt)?;
-        if self.options.read_back == ReadBack::Everything {
-            let sum = checksum(self.temporary.path(), &self.options.stop);
-            if !sum.map_err(|error| io_failed("reading back the artifact", target, error))? {
-                return Err(corrupt("its checksum is not that of its bytes".to_owned()));
-            }
-        }
-        Ok(self.temporary)
+        read.map(|()| self.temporary)
     }
 
     /// The file, to read from.
@@ -173,6 +170,19 @@ impl<W: Write + Seek> Write for Frames<'_, W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Sees that the file at `path` is the artifact, as far as is asked for.
+fn read_back(path: &Path, manifest: &PackManifest, options: &ArtifactOptions, target: &Path) -> Result<()> {
+    let corrupt = |reason| Error::new(Kind::Corrupt, Side::Sink, "reading back the artifact", target.display(), reason);
+    read_again(path, manifest).map_err(corrupt)?;
+    if options.read_back == ReadBack::Everything {
+        let sum = checksum(path, &options.stop);
+        if !sum.map_err(|error| io_failed("reading back the artifact", target, error))? {
+            return Err(corrupt("its checksum is not that of its bytes".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 struct Counting<R> {

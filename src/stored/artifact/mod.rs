@@ -217,12 +217,18 @@ impl StoredArtifact {
         self.said.layers.len()
     }
 
-    /// Holds the checksum against the bytes.
+    /// Holds the checksum against the bytes. `observer` is told how many there are, and of those that were read.
     ///
     /// # Errors
     /// [`Kind::Corrupt`] when it is another one.
-    pub async fn verify_checksum(&self) -> Result<()> {
-        if on_file(&self.path, &self.stop, Artifact::checksum_is_right).await? {
+    pub async fn verify_checksum(&self, observer: &Arc<dyn Observer>) -> Result<()> {
+        observer.expected(self.said.stored_bytes);
+        let observer = Arc::clone(observer);
+        let reading = on_file(&self.path, &self.stop, move |artifact| {
+            artifact.file.observed_by(observer);
+            artifact.checksum_is_right()
+        });
+        if reading.await? {
             return Ok(());
         }
         let reason = "its checksum is not that of its bytes; it was damaged, or was not copied to its end";
