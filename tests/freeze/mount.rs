@@ -2,7 +2,7 @@
 
 use crate::host::Host;
 use crate::support::docker_registry::DockerRegistry;
-use crate::support::model::{Habits as Habit, Model, Mounts};
+use crate::support::model::{Habits as Habit, Model, Mounts, Tokens};
 use crate::support::proxy::{Habits, Proxy};
 
 /// Twelve layers of their own.
@@ -28,6 +28,26 @@ async fn a_second_repository_of_a_registry_gets_layers_from_the_first() {
     for (name, repository) in [(one, "team/one"), (other, "other"), (third, "third")] {
         host.verify(&name);
         assert_eq!(registry.open_sessions(repository), 0);
+    }
+}
+
+/// Where tokens are for single repositories, one is asked for that reads the other one, too; who gets none for that sends all.
+#[test]
+fn a_token_is_asked_for_both_repositories() {
+    let host = Host::new();
+    let source = format!("dir:{}", host.tree("tree", TREE).display());
+    for tokens in [Tokens::ForAll, Tokens::ForOne] {
+        let model = Model::start(Habit { mounts: Mounts::Done, tokens: Some(tokens), ..Habit::default() });
+        let [one, other, third] = ["team/one", "other", "third"].map(|name| format!("{}/{name}:tag", model.address));
+        let snapshot = host.freeze(&[&[&*source, "--to", &one, "--to", &other], WORDS].concat());
+        host.freeze(&[&[&*source, "--to", &third], WORDS].concat());
+        let times = if tokens == Tokens::ForAll { 1 } else { 3 };
+        let sent = model.body_bytes() - (times - 1) * snapshot.stored_bytes;
+        assert!((snapshot.stored_bytes..snapshot.stored_bytes + SMALL).contains(&sent), "{sent} bytes");
+        for name in [one, other, third] {
+            host.verify(&name);
+        }
+        assert_eq!(model.open_sessions(), 0);
     }
 }
 

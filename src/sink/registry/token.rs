@@ -24,14 +24,15 @@ enum Challenge {
 }
 
 impl Client {
-    /// A new header in place of the one that was refused, unless another request got one meanwhile.
-    pub(super) async fn renew(&self, stale: &Stale) -> Result<(), Failure> {
+    /// A new header in place of the one that was refused, unless another request got one meanwhile. `source` is another
+    /// repository that it has to let us read.
+    pub(super) async fn renew(&self, stale: &Stale, source: Option<&str>) -> Result<(), Failure> {
         let _renewing = self.auth.renewing.lock().await;
         if self.auth.granted().0 != stale.generation {
             return Ok(());
         }
         let granted = match challenge(&stale.challenges) {
-            Some(Challenge::Bearer { realm, service }) => bearer(&self.token(&realm, service.as_deref()).await?)?,
+            Some(Challenge::Bearer { realm, service }) => bearer(&self.token(&realm, service, source).await?)?,
             Some(Challenge::Basic) => match &self.auth.credentials.credential {
                 Credential::Password { user, password } => basic(user, password),
                 Credential::IdentityToken(_) => return Err(refused("it wants a password, and there is only a token")),
@@ -43,14 +44,16 @@ impl Client {
         Ok(())
     }
 
-    async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, Failure> {
+    async fn token(&self, realm: &str, service: Option<String>, source: Option<&str>) -> Result<String, Failure> {
         #[derive(serde::Deserialize)]
         struct Granted {
             token: Option<String>,
             access_token: Option<String>,
         }
         let realm = self.follow(Step::Token, &self.root, realm)?;
-        let answer = self.send(self.token_request(realm, service)).await?;
+        let source = source.map(|source| format!("repository:{source}:pull"));
+        let scopes: Vec<_> = std::iter::once(self.auth.scope.clone()).chain(source).collect();
+        let answer = self.send(self.token_request(realm, service.as_deref(), &scopes)).await?;
         let body = answer.bytes(TOKEN_BYTES_MAX).await?;
         let granted: Option<Granted> = serde_json::from_slice(&body).ok();
         let token =
@@ -58,17 +61,23 @@ impl Client {
         token.ok_or_else(|| Failure::new(Step::Token, Cause::Nonsense, "the answer holds no token"))
     }
 
-    fn token_request(&self, mut realm: Url, service: Option<&str>) -> Ask {
-        let mut fields = vec![("scope", self.auth.scope.as_str())];
-        fields.extend(service.map(|service| ("service", service)));
+    fn token_request(&self, mut realm: Url, service: Option<&str>, scopes: &[String]) -> Ask {
+        let all = scopes.join(" ");
+        let mut fields: Vec<_> = service.map(|service| ("service", service)).into_iter().collect();
         if let Credential::IdentityToken(token) = &self.auth.credentials.credential {
-            fields.extend([("grant_type", "refresh_token"), ("client_id", "smolfreeze"), ("refresh_token", token)]);
+            fields.extend([
+                ("scope", &*all),
+                ("grant_type", "refresh_token"),
+                ("client_id", "smolfreeze"),
+                ("refresh_token", token),
+            ]);
             let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
             let mut ask =
                 Ask { content: Content::chunks(vec![Bytes::from(form)]), ..Ask::new(Step::Token, Method::POST, realm) };
             ask.headers.insert(CONTENT_TYPE, header("application/x-www-form-urlencoded"));
             return ask;
         }
+        fields.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
         realm.query_pairs_mut().extend_pairs(fields);
         let mut ask = Ask::new(Step::Token, Method::GET, realm);
         if let Credential::Password { user, password } = &self.auth.credentials.credential {

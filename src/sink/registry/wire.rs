@@ -96,7 +96,15 @@ impl Wire for Client {
     async fn mount(&self, digest: &Digest, from: &str) -> Result<Option<Opened>, Failure> {
         let mut url = self.at(Step::Open, "blobs/uploads/")?;
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
-        let answer = self.send(Ask::new(Step::Open, Method::POST, url)).await?;
+        let ask = || self.send(Ask::new(Step::Open, Method::POST, url.clone()));
+        let answer = match ask().await {
+            // Reading there may take a token that says so.
+            Err(Failure { stale: Some(stale), .. }) => {
+                self.renew(&stale, Some(from)).await?;
+                ask().await?
+            }
+            answer => answer?,
+        };
         if answer.response.status() == StatusCode::CREATED { Ok(None) } else { opened(self, &answer).map(Some) }
     }
 
@@ -128,7 +136,7 @@ impl Wire for Client {
     }
 
     async fn refresh(&self, stale: &Stale) -> Result<(), Failure> {
-        self.renew(stale).await
+        self.renew(stale, None).await
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod http;
 mod sessions;
+mod tokens;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use self::http::{Answer, Connection, Request};
 use self::sessions::Session;
+pub use self::tokens::Tokens;
 
 const MIB: u64 = 1 << 20;
 
@@ -53,6 +55,7 @@ pub enum Torn {
 /// What it does with `?mount=DIGEST&from=REPOSITORY`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mounts {
+    Done,
     Ignored,
     Refused(u16),
 }
@@ -85,6 +88,8 @@ pub struct Habits {
     /// Manifests with layers in zstd are 400.
     pub refuses_zstd: bool,
     pub mounts: Mounts,
+    /// It wants tokens.
+    pub tokens: Option<Tokens>,
     pub torn: Torn,
     /// Which large bodies are cut in their middle, counted from 1 on.
     pub cut: &'static [usize],
@@ -110,6 +115,7 @@ impl Default for Habits {
             lag: Duration::ZERO,
             refuses_zstd: false,
             mounts: Mounts::Ignored,
+            tokens: None,
             torn: Torn::Kept,
             cut: &[],
             room: u64::MAX,
@@ -205,11 +211,6 @@ impl Model {
     pub fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
-
-    /// The repository has this blob.
-    pub fn give(&self, repository: &str, digest: &str, bytes: Vec<u8>) {
-        self.state().blobs.insert((repository.to_owned(), digest.to_owned()), Arc::new(bytes));
-    }
 }
 
 fn listen(listener: TcpListener, answer: impl Fn(Connection) -> io::Result<()> + Send + Sync + 'static) {
@@ -245,6 +246,9 @@ impl Shared {
             let mut state = self.state();
             state.requests.push(format!("{} {}", request.method, request.target));
             state.is_leaked |= self.habits.passed_on.is_some() && request.header("authorization").is_some();
+        }
+        if let Some(answer) = self.gate(&request) {
+            return connection.answer(&request, &answer);
         }
         let path = request.path().strip_prefix("/v2/").map(str::to_owned);
         let answer = match path.as_deref() {

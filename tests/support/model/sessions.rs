@@ -69,6 +69,13 @@ impl Shared {
             return Answer::of(status);
         }
         let mut state = self.state();
+        if let (Mounts::Done, Some(digest), Some(from)) =
+            (self.habits.mounts, request.field("mount"), request.field("from"))
+            && let Some(blob) = state.blobs.get(&(from, digest.clone())).cloned()
+        {
+            state.blobs.insert((repository.to_owned(), digest), blob);
+            return Answer::of(201);
+        }
         state.opened += 1;
         let number = state.opened;
         state.sessions.insert(number, Session::default());
