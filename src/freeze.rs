@@ -118,7 +118,7 @@ async fn open_sinks(plan: &Plan, known: &Arc<KnownStore>, context: SinkContext) 
         plain_http: plan.options.plain_http,
         pace: plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone())),
         known: Some(Arc::clone(known)),
-        ..RegistryOptions::default()
+        ..RegistryOptions::default().with_patience(plan.options.patience)
     };
     for output in &plan.options.outputs {
         match open_sink(plan, output, &context, &registry).await {

@@ -79,6 +79,8 @@ pub struct FreezeOptions {
     pub ca_cert: Option<PathBuf>,
     /// Speak plain http to the registry, wherever it is.
     pub plain_http: bool,
+    /// How long a registry may fail, or stand still, before it is given up; 10 min by default.
+    pub patience: Option<Duration>,
     /// Where the map of known layers is kept; none forgets.
     pub known: Option<PathBuf>,
     /// The state folder in which the freeze is recorded once it is complete; by default it is not.
@@ -111,6 +113,7 @@ impl FreezeOptions {
             own_files: Vec::new(),
             ca_cert: None,
             plain_http: false,
+            patience: None,
             known: None,
             records: None,
             name: None,

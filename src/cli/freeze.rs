@@ -325,6 +325,7 @@ impl Freeze {
             },
             ca_cert: self.registry.ca_cert,
             plain_http: self.registry.plain_http,
+            patience: self.registry.patience,
             known: self.memory.known(),
             records: self.memory.records(),
             name: self.memory.name,

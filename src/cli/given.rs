@@ -21,7 +21,7 @@ const OF_MACHINES: &[&str] = &[
     "wait",
 ];
 /// How a registry is spoken to.
-const OF_REGISTRIES: &[&str] = &["ca_cert", "plain_http", "bandwidth"];
+const OF_REGISTRIES: &[&str] = &["ca_cert", "plain_http", "patience", "bandwidth"];
 /// How an artifact is made.
 const OF_ARTIFACTS: &[&str] = &["agent_rootfs", "pack_with"];
 

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use smolfreeze::error::{Error, Kind, Result, Side};
@@ -84,6 +85,9 @@ struct RegistryArguments {
     /// Speak plain http; without this it is only spoken to loopback addresses.
     #[arg(long)]
     plain_http: bool,
+    /// Give a registry up that fails, or stands still, for so long (30s, 1h); by default 10m.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    patience: Option<Duration>,
 }
 
 /// Which image of several is meant.
@@ -96,13 +100,14 @@ struct PlatformArgument {
 
 impl PlatformArgument {
     fn of<'a>(&'a self, name: &'a StoredName) -> Wanted<'a> {
-        Wanted { name, platform: self.platform.as_ref() }
+        Wanted { name, platform: self.platform.as_ref(), tar_bytes_max: None }
     }
 }
 
 impl RegistryArguments {
     fn options(&self) -> RegistryOptions {
-        RegistryOptions { ca_cert: self.ca_cert.clone(), plain_http: self.plain_http, ..RegistryOptions::default() }
+        let (ca_cert, plain_http) = (self.ca_cert.clone(), self.plain_http);
+        RegistryOptions { ca_cert, plain_http, ..RegistryOptions::default().with_patience(self.patience) }
     }
 
     /// A context for reading: nobody watches, and the whole command stops at once.

@@ -40,6 +40,9 @@ pub struct Thaw {
     /// Keep the artifact that is made of an image, as PATH.smolmachine; a PATH that ends so is taken as it is.
     #[arg(long, value_name = "PATH")]
     keep_artifact: Option<PathBuf>,
+    /// Refuse an image whose layers unpack to more than this (100GiB).
+    #[arg(long, value_name = "SIZE", value_parser = super::bytes)]
+    max_size: Option<u64>,
     #[command(flatten)]
     machine: MachineArguments,
     #[command(flatten)]
@@ -116,6 +119,7 @@ impl Thaw {
             cache: super::xdg_folder("XDG_CACHE_HOME", ".cache").ok_or_else(missing)?.join("thaw"),
             wishes: Wishes { cpus: self.machine.cpus, memory_mib: self.machine.memory, network: self.machine.net },
             platform: self.platform.platform,
+            tar_bytes_max: self.max_size,
             registry: self.registry.options(),
         })
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::{Kind, Result};
-use smolfreeze::stored::{Stored, StoredName};
+use smolfreeze::stored::{Stored, StoredName, Wanted};
 use smolfreeze::text;
 
 use super::given::Given;
@@ -20,6 +20,9 @@ pub struct Verify {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Refuse an image whose layers unpack to more than this (100GiB).
+    #[arg(long, value_name = "SIZE", value_parser = super::bytes)]
+    max_size: Option<u64>,
     /// How to show progress.
     #[arg(long, value_enum, default_value = "auto")]
     progress: ProgressMode,
@@ -34,7 +37,7 @@ impl Verify {
     pub async fn run(self, given: &Given) -> Result<ExitCode> {
         let name: StoredName = self.image.parse()?;
         given.check_read(&self.image, matches!(name, StoredName::Registry(_)))?;
-        let wanted = self.platform.of(&name);
+        let wanted = Wanted { tar_bytes_max: self.max_size, ..self.platform.of(&name) };
         let stored = Stored::open(wanted, self.registry.options(), RegistryArguments::context()).await?;
         let (observer, shown) = bars::observer(self.progress, false);
         let verified = stored.verify(&observer).await;

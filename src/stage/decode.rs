@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer, WriteBuf};
 use zstd::stream::zio;
 
+use crate::error::Error;
 use crate::oci::Compression;
 
 /// The largest window that a frame may ask for: 128 MiB, the limit of zstd's own decoders.
@@ -24,10 +25,26 @@ static LARGE: Mutex<()> = Mutex::new(());
 /// A layer's tar. Blocks where it needs a large window, until no other one has one.
 pub(crate) fn decoder<'a>(stored: impl BufRead + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
-        Compression::Zstd => Box::new(zio::Reader::new(stored, Windowed::new()?)),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(stored)),
+        Compression::Zstd => Box::new(Told(zio::Reader::new(stored, Windowed::new()?), "zstd")),
+        Compression::Gzip => Box::new(Told(MultiGzDecoder::new(stored), "gzip")),
         Compression::None => Box::new(stored),
     })
+}
+
+/// Says of what is wrong with compressed bytes that it is wrong with those; who could not read them says so himself.
+struct Told<R>(R, &'static str);
+
+impl<R: Read> Read for Told<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| {
+            let is_theirs = error.raw_os_error().is_some() || error.get_ref().is_some_and(|inner| inner.is::<Error>());
+            match error.kind() {
+                _ if is_theirs => error,
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::Interrupted => error,
+                _ => io::Error::new(io::ErrorKind::InvalidData, format!("its {} can't be unpacked: {error}", self.1)),
+            }
+        })
+    }
 }
 
 /// zstd's decoder, which sees each frame's header only when there is room for what it asks for.

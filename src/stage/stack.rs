@@ -14,10 +14,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 
-pub(crate) use layer::Names;
+pub(crate) use layer::{Names, check};
 pub(crate) use rewrite::{Output, look, rewrite};
 
-use super::cut::path::{from_root, parent};
+use super::cut::path::parent;
 use super::walk::Entry;
 use crate::text;
 
@@ -70,7 +70,7 @@ impl Above {
     }
 
     fn hash(&self, path: &[u8]) -> u64 {
-        self.hashes.hash_one(path)
+        hash(&self.hashes, path)
     }
 
     /// Whether the layer can't go in as it is: something in it is dead, a mark, a link that points elsewhere, or has to go
@@ -93,7 +93,7 @@ impl Above {
     fn fate(&self, path: &[u8], is_folder: bool) -> Fate {
         let hidden =
             |folder: u64| self.gone.contains(&folder) || self.files.contains(&folder) || self.opaque.contains(&folder);
-        if parent(path).is_some_and(|parent| from_root(parent).any(|folder| hidden(self.hash(folder)))) {
+        if parent(path).is_some_and(|parent| hashes(&self.hashes, parent).any(hidden)) {
             return Fate::Dead;
         }
         let name = self.hash(path);
@@ -152,6 +152,22 @@ impl Above {
         self.crown.sort();
         Ok(self.crown.into_iter().flat_map(|(_, head)| head).collect())
     }
+}
+
+/// The hashes of a path and of all folders above it, the root's first. Each goes on from the one before it, so that a path
+/// of half a million folders costs its length, and not the square of that.
+fn hashes<'a>(key: &'a RandomState, path: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+    let root = key.hash_one(0_u64);
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    let below = parts.scan(root, |above, part| {
+        *above = key.hash_one((*above, part));
+        Some(*above)
+    });
+    std::iter::once(root).chain(below)
+}
+
+fn hash(key: &RandomState, path: &[u8]) -> u64 {
+    hashes(key, path).last().unwrap_or_default()
 }
 
 fn merge(all: &mut HashSet<u64>, more: HashSet<u64>) {

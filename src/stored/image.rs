@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio_util::io::ReaderStream;
 
 use super::Verified;
-use super::layer::{self, EndOnDrop, Source, Watch, layers_at_once};
+use super::layer::{self, EndOnDrop, Source, Unpacked, Watch, layers_at_once};
 use super::place::ImagePlace;
 use crate::progress::Observer;
 use crate::stage::digest::DigestHasher;
@@ -31,6 +31,8 @@ pub struct StoredImage {
     pub(super) place: ImagePlace,
     /// What it has to run on, where the user says so; else it is this host, where there is a choice.
     pub(super) platform: Option<Platform>,
+    /// Bytes of tar that all its layers may unpack to.
+    pub(super) tar_bytes_max: Option<u64>,
 }
 
 /// What `inspect` shows of an image.
@@ -117,7 +119,7 @@ impl StoredImage {
         let sizes = parsed.layers.iter().map(|layer| layer.descriptor.size);
         observer.expected(sizes.fold(0, u64::saturating_add));
         let end = EndOnDrop(Stop::new());
-        let watch = Watch { observer: Arc::clone(observer), stop: end.0.clone() };
+        let watch = self.watch(observer, &end.0);
         let layers = parsed.layers.iter().zip(&diff_ids).enumerate();
         let layers = layers.map(async |(index, (layer, diff_id))| {
             layer::read(self, &layer.descriptor, *diff_id, (), &watch).await.map(|(read, ())| (index, read))
@@ -128,6 +130,12 @@ impl StoredImage {
         read.sort_by_key(|(index, _)| *index);
         read.into_iter().for_each(|(_, layer)| verified.add(layer));
         Ok(verified)
+    }
+
+    /// What goes along with reading its layers.
+    pub(crate) fn watch(&self, observer: &Arc<dyn Observer>, stop: &Stop) -> Watch {
+        let unpacked = Unpacked::at_most(self.tar_bytes_max);
+        Watch { observer: Arc::clone(observer), stop: stop.clone(), unpacked }
     }
 
     /// Manifest, config and the list of layers, none of which was read.

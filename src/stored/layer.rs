@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use crate::progress::Observer;
 use crate::sink::registry::BlobReader;
 use crate::stage::decode::decoder;
 use crate::stage::digest::{DiffIdHasher, DigestHasher};
+use crate::stage::stack;
 use crate::stage::walk::{Entry, Walk};
 use crate::stop::Stop;
 use crate::text;
@@ -63,6 +65,37 @@ impl Listen for () {}
 pub(crate) struct Watch {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) stop: Stop,
+    /// Of all layers that share this.
+    pub(crate) unpacked: Arc<Unpacked>,
+}
+
+/// What layers unpack to, and may.
+#[derive(Debug, Default)]
+pub(crate) struct Unpacked {
+    bytes: AtomicU64,
+    max: Option<u64>,
+}
+
+impl Unpacked {
+    pub(crate) fn at_most(max: Option<u64>) -> Arc<Self> {
+        Arc::new(Self { max, ..Self::default() })
+    }
+
+    /// Whether `more` bytes may come, which an entry says it has.
+    fn fits(&self, more: u64) -> io::Result<()> {
+        match self.max {
+            Some(max) if self.bytes.load(Ordering::Relaxed).saturating_add(more) > max => {
+                let reason = format!("the image unpacks to more than the {max} bytes of --max-size");
+                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&self, bytes: usize) -> io::Result<()> {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.fits(0)
+    }
 }
 
 /// Ends the readings that share it once nobody waits for them any more.
@@ -99,7 +132,7 @@ pub(crate) async fn read<L: Listen>(
     let (source, layer, watch, runtime) = (image.source(layer), layer.clone(), watch.clone(), Handle::current());
     let reading = tokio::task::spawn_blocking(move || {
         let blob = Blob { source, runtime, watch: watch.clone(), chunk: Bytes::new() };
-        let outcome = to_the_end(blob, compression, listener, &layer, diff_id);
+        let outcome = to_the_end(blob, compression, listener, (&layer, diff_id));
         watch.stop.check().map(|()| outcome)
     });
     reading.await.map_err(|_| Error::hung_up("reading a layer"))?
@@ -109,16 +142,17 @@ fn to_the_end<L: Listen>(
     blob: Blob,
     compression: Compression,
     listener: L,
-    layer: &Descriptor,
-    diff_id: DiffId,
+    (layer, diff_id): (&Descriptor, DiffId),
 ) -> (LayerRead, L) {
+    let unpacked = Arc::clone(&blob.watch.unpacked);
     let mut found = LayerRead::default();
     let listener = Rc::new(RefCell::new(listener));
     let (digest, tar) = (Rc::default(), Rc::default());
     let stored = Stored { blob, hasher: Rc::clone(&digest), listener: Rc::clone(&listener) };
     let entries = decoder(stored, compression).and_then(|decoder| {
-        let plain = Plain { from: decoder, hasher: Rc::clone(&tar), listener: Rc::clone(&listener) };
-        entries(BufReader::with_capacity(READ_BYTES, plain), &listener)
+        let (hasher, heard) = (Rc::clone(&tar), Rc::clone(&listener));
+        let plain = Plain { from: decoder, hasher, listener: heard, unpacked: Arc::clone(&unpacked) };
+        entries(BufReader::with_capacity(READ_BYTES, plain), &listener, &unpacked)
     });
     match entries {
         Ok(entries) => found.entries = entries,
@@ -146,11 +180,22 @@ fn to_the_end<L: Listen>(
     }
 }
 
+/// Which entry's headers are wrong.
+fn at_entry(number: u64, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData if kind_within(&error).is_none() => {
+            io::Error::new(io::ErrorKind::InvalidData, format!("entry {number}: {error}"))
+        }
+        _ => error,
+    }
+}
+
 /// Reads all entries and what follows them; how many there were.
-fn entries(plain: impl Read, listener: &RefCell<impl Listen>) -> io::Result<u64> {
+fn entries(plain: impl Read, listener: &RefCell<impl Listen>, unpacked: &Unpacked) -> io::Result<u64> {
     let (mut walk, mut entries) = (Walk::new(plain), 0);
-    while let Some(entry) = walk.next()? {
-        entry.path()?;
+    while let Some(entry) = walk.next().map_err(|error| at_entry(entries + 1, error))? {
+        stack::check(&entry)?;
+        unpacked.fits(entry.size)?;
         listener.borrow_mut().entry(&entry)?;
         entries += 1;
     }
@@ -236,6 +281,7 @@ struct Plain<R, L> {
     from: R,
     hasher: Rc<RefCell<DiffIdHasher>>,
     listener: Rc<RefCell<L>>,
+    unpacked: Arc<Unpacked>,
 }
 
 impl<R: Read, L: Listen> Read for Plain<R, L> {
@@ -243,6 +289,7 @@ impl<R: Read, L: Listen> Read for Plain<R, L> {
         let length = self.from.read(into)?;
         self.hasher.borrow_mut().update(&into[..length]);
         self.listener.borrow_mut().tar(&into[..length])?;
+        self.unpacked.add(length)?;
         Ok(length)
     }
 }

@@ -73,6 +73,8 @@ pub struct Wanted<'a> {
     pub name: &'a StoredName,
     /// The platform, where an image is for several; this host's by default.
     pub platform: Option<&'a Platform>,
+    /// An image whose layers unpack to more bytes of tar is refused.
+    pub tar_bytes_max: Option<u64>,
 }
 
 impl Stored {
@@ -84,9 +86,14 @@ impl Stored {
         let place = match wanted.name {
             StoredName::Artifact(path) => {
                 let artifact = StoredArtifact::open(path, context.stop).await?;
+                let refuse = |option: &str, reason: &str| {
+                    Err(Error::usage(format!("reading {option}"), wanted.name, reason).hint("leave it out"))
+                };
                 if wanted.platform.is_some() {
-                    let reason = "an artifact is for one platform, and --platform chooses among several";
-                    return Err(Error::usage("reading --platform", wanted.name, reason).hint("leave it out"));
+                    return refuse("--platform", "an artifact is for one platform, and it chooses among several");
+                }
+                if wanted.tar_bytes_max.is_some() {
+                    return refuse("--max-size", "it bounds what images unpack to, and this is an artifact");
                 }
                 return Ok(Self::Artifact(artifact));
             }
@@ -95,7 +102,8 @@ impl Stored {
                 ImagePlace::Registry(RegistryReader::connect(reference, options, context).await?)
             }
         };
-        Ok(Self::Image(StoredImage { place, platform: wanted.platform.cloned() }))
+        let (platform, tar_bytes_max) = (wanted.platform.cloned(), wanted.tar_bytes_max);
+        Ok(Self::Image(StoredImage { place, platform, tar_bytes_max }))
     }
 
     /// What it says about itself.

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
@@ -58,7 +57,7 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
 /// While one is put, the next ones come; one that came waits for its turn.
 async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &ThawContext) -> Result<Vec<DiffId>> {
     let end = EndOnDrop(Stop::new());
-    let watch = Watch { observer: Arc::clone(&context.observer), stop: end.0.clone() };
+    let watch = images.stored.watch(&context.observer, &end.0);
     let above = Above::default();
     let mut seen = HashSet::new();
     // One that comes a second time further down adds nothing, and hides nothing more.

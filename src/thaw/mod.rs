@@ -57,6 +57,8 @@ pub struct ThawOptions {
     pub wishes: Wishes,
     /// The platform, where the image is for several; this host's by default.
     pub platform: Option<Platform>,
+    /// An image whose layers unpack to more bytes of tar is refused; by default none is.
+    pub tar_bytes_max: Option<u64>,
     /// How to reach a registry.
     pub registry: RegistryOptions,
 }
@@ -183,7 +185,8 @@ impl Origin {
             meters: Arc::new(Meters::default()),
             stop: context.stop.clone(),
         };
-        let wanted = Wanted { name: &options.from.name, platform: options.platform.as_ref() };
+        let (platform, tar_bytes_max) = (options.platform.as_ref(), options.tar_bytes_max);
+        let wanted = Wanted { name: &options.from.name, platform, tar_bytes_max };
         match Stored::open(wanted, options.registry.clone(), sink).await? {
             Stored::Artifact(artifact) => {
                 if let Some(path) = &options.keep_artifact {

@@ -1,30 +1,40 @@
 //! Images in layouts.
 
 use std::fs;
-use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, shell};
-use crate::run::refuses;
+use crate::host::{Host, names, shell};
+use crate::run::Called::{Freeze, Thaw, Verify};
+use crate::run::{Called, Case, READERS, prepared, refuse};
 use crate::support::layers::descriptor;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A layout that is made one blob at a time.
-struct Made<'a> {
+pub struct Made<'a> {
     host: &'a Host,
+    folder: String,
 }
 
 impl Made<'_> {
-    fn new(host: &Host) -> Made<'_> {
-        let _ = fs::remove_dir_all(host.path("l"));
-        fs::create_dir_all(host.path("l/blobs/sha256")).unwrap();
-        fs::write(host.path("l/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        Made { host }
+    pub fn new(host: &Host, number: usize) -> Made<'_> {
+        let made = Made { host, folder: format!("l{number}") };
+        fs::create_dir_all(made.in_folder("blobs/sha256")).unwrap();
+        fs::write(made.in_folder("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        made
+    }
+
+    /// What users call it.
+    pub fn name(&self) -> String {
+        format!("oci:{}", self.folder)
+    }
+
+    fn in_folder(&self, name: &str) -> std::path::PathBuf {
+        self.host.path(&self.folder).join(name)
     }
 
     fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
@@ -34,7 +44,7 @@ impl Made<'_> {
     }
 
     fn path(&self, described: &Value) -> std::path::PathBuf {
-        self.host.path("l/blobs").join(described["digest"].as_str().unwrap().replace(':', "/"))
+        self.in_folder("blobs").join(described["digest"].as_str().unwrap().replace(':', "/"))
     }
 
     fn document(&self, media_type: &str, document: &Value) -> Value {
@@ -43,11 +53,11 @@ impl Made<'_> {
 
     fn index(&self, manifest: &Value) {
         let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
-        fs::write(self.host.path("l/index.json"), index).unwrap();
+        fs::write(self.in_folder("index.json"), index).unwrap();
     }
 
     /// An image of one layer, whose diff_id is that of `tar`.
-    fn image(&self, media_type: &str, stored: &[u8], tar: &[u8]) -> Value {
+    pub fn image(&self, media_type: &str, stored: &[u8], tar: &[u8]) -> Value {
         let diff_id = descriptor("", tar).digest;
         let config =
             json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
@@ -56,13 +66,13 @@ impl Made<'_> {
         json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]})
     }
 
-    fn tagged(&self, image: &Value) {
+    pub fn tagged(&self, image: &Value) {
         self.index(&self.document(MANIFEST, image));
     }
 }
 
 /// A header of ustar.
-fn header(name: &[u8], kind: u8, size: u64) -> Vec<u8> {
+pub fn header(name: &[u8], kind: u8, size: u64) -> Vec<u8> {
     let mut block = vec![0; 512];
     block[..name.len()].copy_from_slice(name);
     block[100..108].copy_from_slice(b"0000644\0");
@@ -83,65 +93,10 @@ fn header(name: &[u8], kind: u8, size: u64) -> Vec<u8> {
     block
 }
 
-fn layer_of(entries: &[Vec<u8>]) -> Vec<u8> {
+pub fn layer_of(entries: &[Vec<u8>]) -> Vec<u8> {
     let mut tar = entries.concat();
     tar.resize(tar.len() + 1024, 0);
     tar
-}
-
-/// `head`, and then `gib` GiB of nothing, as a frame of zstd or a member of gzip.
-fn bomb(head: &[u8], gib: usize, is_gzip: bool) -> Vec<u8> {
-    let zeros = vec![0; 16 << 20];
-    let fill = |out: &mut dyn std::io::Write| {
-        out.write_all(head).unwrap();
-        (0..gib * 64).for_each(|_| out.write_all(&zeros).unwrap());
-    };
-    if is_gzip {
-        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        fill(&mut out);
-        return out.finish().unwrap();
-    }
-    let mut out = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    fill(&mut out);
-    out.finish().unwrap()
-}
-
-#[test]
-fn layers() {
-    let host = Host::new();
-    let file = |name: &[u8], size| header(name, b'0', size);
-    let (zstd, gzip) = (format!("{TAR}+zstd"), format!("{TAR}+gzip"));
-    let good = layer_of(&[file(b"f", 0)]);
-    let mut broken = good.clone();
-    broken[0] = b'x';
-    let long_name = header(b"././@LongLink", b'L', 2 << 30);
-    let pax = header(b"pax", b'x', 2 << 30);
-    let cases: &[(&str, &str, Vec<u8>, &str)] = &[
-        ("a GNU name of 2 GiB", &zstd, bomb(&long_name, 2, false), "layer sha256:"),
-        ("a GNU link of 2 GiB", &zstd, bomb(&header(b"l", b'K', 2 << 30), 2, false), "layer sha256:"),
-        ("a PAX record of 2 GiB", &zstd, bomb(&pax, 2, false), "layer sha256:"),
-        ("a global PAX record of 2 GiB", &zstd, bomb(&header(b"g", b'g', 2 << 30), 2, false), "layer sha256:"),
-        ("a zstd bomb", &zstd, bomb(&file(b"f", 4 << 30), 4, false), "layer sha256:"),
-        ("a gzip bomb", &gzip, bomb(&file(b"f", 1 << 30), 1, true), "layer sha256:"),
-        ("a file of 8 EiB", TAR, layer_of(&[file(b"f", u64::MAX >> 1)]), "ends early"),
-        ("a wrong checksum", TAR, broken, "layer sha256:"),
-        ("no tar", TAR, vec![b'x'; 5000], "layer sha256:"),
-        ("no zstd", &zstd, good.clone(), "layer sha256:"),
-        ("no gzip", &gzip, good.clone(), "layer sha256:"),
-        ("half a frame of zstd", &zstd, vec![0x28, 0xb5, 0x2f, 0xfd, 0x04], "layer sha256:"),
-        ("a window of 2 GiB", &zstd, vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 1, 0, 0], "layer sha256:"),
-        ("more behind the end", TAR, [good.clone(), vec![1; 512]].concat(), "layer sha256:"),
-        ("another diff_id", TAR, good.clone(), "the diff_id should be"),
-        ("a media type of none", "text/html", good.clone(), "'text/html'"),
-    ];
-    let mut wrong = Vec::new();
-    for (name, media_type, stored, said) in cases {
-        let made = Made::new(&host);
-        let image = made.image(media_type, stored, b"another tar");
-        made.tagged(&image);
-        wrong.extend(refuses(&host, name, &["verify", "oci:l"], said));
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What makes of a good image a hostile one.
@@ -150,7 +105,7 @@ type Change<'a> = Box<dyn Fn(&Made<'_>, Value) + 'a>;
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn documents() {
-    let host = Host::new();
+    let host = prepared();
     let tar = layer_of(&[header(b"f", b'0', 0)]);
     let change = |key: &'static str, value: Value| {
         move |made: &Made<'_>, mut image: Value| {
@@ -161,10 +116,12 @@ fn documents() {
     let text =
         |text: String| -> Change<'_> { Box::new(move |made, _| made.index(&made.blob(MANIFEST, text.as_bytes()))) };
     let raw = |text: String| -> Change<'_> {
-        Box::new(move |made, _| fs::write(made.host.path("l/index.json"), &text).unwrap())
+        Box::new(move |made, _| fs::write(made.in_folder("index.json"), &text).unwrap())
     };
-    let cases: Vec<(&str, Change<'_>, &str)> = vec![
+    let of_layers: &[Called] = &[Verify, Thaw];
+    let cases: Vec<(&[Called], &str, Change<'_>, &str)> = vec![
         (
+            of_layers,
             "a layer of another size",
             Box::new(|made, mut image| {
                 image["layers"][0]["size"] = 7.into();
@@ -173,6 +130,7 @@ fn documents() {
             "the size should be 7",
         ),
         (
+            of_layers,
             "a layer of u64::MAX",
             Box::new(|made, mut image| {
                 image["layers"] = json!([image["layers"][0], image["layers"][0]]);
@@ -182,6 +140,7 @@ fn documents() {
             "2 layers",
         ),
         (
+            &READERS,
             "a negative size",
             Box::new(|made, mut image| {
                 image["layers"][0]["size"] = (-1).into();
@@ -190,6 +149,7 @@ fn documents() {
             "reading the manifest",
         ),
         (
+            of_layers,
             "a rotten layer",
             Box::new(|made, image| {
                 fs::write(made.path(&image["layers"][0]), vec![0; 1536]).unwrap();
@@ -198,16 +158,18 @@ fn documents() {
             "the digest should be",
         ),
         (
+            of_layers,
             "a layer that is a pipe",
             Box::new(|made, image| {
                 let path = made.path(&image["layers"][0]);
                 fs::remove_file(&path).unwrap();
-                shell(&made.host.path(""), &format!("mkfifo '{}'", path.display()));
+                shell(&made.in_folder(""), &format!("mkfifo '{}'", path.display()));
                 made.tagged(&image);
             }),
             "it is no file",
         ),
         (
+            &READERS,
             "a digest that leads out",
             Box::new(|made, mut image| {
                 image["layers"][0]["digest"] = "sha256:../../../etc/passwd".into();
@@ -216,6 +178,7 @@ fn documents() {
             "is not sha256",
         ),
         (
+            &READERS,
             "a digest by SHA-512",
             Box::new(|made, mut image| {
                 image["config"]["digest"] = format!("sha512:{}", "0".repeat(128)).into();
@@ -224,6 +187,36 @@ fn documents() {
             "sha512",
         ),
         (
+            &READERS,
+            "a config of a gigabyte that says so little",
+            Box::new(|made, image| {
+                fs::File::create(made.path(&image["config"])).unwrap().set_len(1 << 30).unwrap();
+                made.tagged(&image);
+            }),
+            "longer than its",
+        ),
+        (
+            &READERS,
+            "100,000 platforms",
+            Box::new(|made, image| {
+                let mut entry = made.document(MANIFEST, &image);
+                entry["platform"] = json!({"os": "x", "architecture": "y"});
+                made.index(&made.document(INDEX, &json!({"manifests": vec![entry; 100_000]})));
+            }),
+            "too many for a manifest or config",
+        ),
+        (
+            &READERS,
+            "15,000 other platforms",
+            Box::new(|made, image| {
+                let mut entry = made.document(MANIFEST, &image);
+                entry["platform"] = json!({"os": "x", "architecture": "y"});
+                made.index(&made.document(INDEX, &json!({"manifests": vec![entry; 15_000]})));
+            }),
+            "x/y",
+        ),
+        (
+            &READERS,
             "a config of a terabyte",
             Box::new(|made, mut image| {
                 image["config"]["size"] = (1_u64 << 40).into();
@@ -232,6 +225,7 @@ fn documents() {
             "too many for a manifest or config",
         ),
         (
+            of_layers,
             "a config that is no object",
             Box::new(|made, mut image| {
                 image["config"] = made.document(CONFIG, &json!([1]));
@@ -240,6 +234,7 @@ fn documents() {
             "reading the config",
         ),
         (
+            of_layers,
             "a hostile config",
             Box::new(|made, mut image| {
                 image["config"] = made.document(CONFIG, &json!({"rootfs": {"diff_ids": "\u{1b}[2J"}}));
@@ -247,9 +242,10 @@ fn documents() {
             }),
             "reading the config",
         ),
-        ("no layers", Box::new(change("layers", Value::Null)), "reading the manifest"),
-        ("an image and an index", Box::new(change("manifests", json!([]))), "taken for neither"),
+        (&READERS, "no layers", Box::new(change("layers", Value::Null)), "reading the manifest"),
+        (&READERS, "an image and an index", Box::new(change("manifests", json!([]))), "taken for neither"),
         (
+            &READERS,
             "40,000 layers",
             Box::new(|made, mut image| {
                 let mut layer = image["layers"][0].clone();
@@ -259,33 +255,43 @@ fn documents() {
             }),
             "more than 1024",
         ),
-        ("deep JSON", text("[".repeat(100_000)), "recursion limit"),
+        (&READERS, "deep JSON", text("[".repeat(100_000)), "recursion limit"),
         (
+            &READERS,
             "a million objects",
             text(format!("{{\"layers\":[{}]}}", vec!["{\"a\":0}"; 400_000].join(","))),
             "objects and lists",
         ),
-        ("HTML", text("<html><body>".to_owned()), "'<html><body>'"),
-        ("NUL", text("\0".repeat(1000)), r"\x00"),
-        ("an index that is deep", raw("{\"manifests\":".to_owned() + &"[".repeat(100_000)), "reading the index"),
+        (&READERS, "HTML", text("<html><body>".to_owned()), "'<html><body>'"),
+        (&READERS, "NUL", text("\0".repeat(1000)), r"\x00"),
         (
+            &READERS,
+            "an index that is deep",
+            raw("{\"manifests\":".to_owned() + &"[".repeat(100_000)),
+            "reading the index",
+        ),
+        (
+            &READERS,
             "an index of 64 MiB",
             raw(format!("{{\"manifests\":[{}0]}}", "0,".repeat(32 << 20))),
             "more than 4194304 bytes",
         ),
-        ("an index without manifests", raw("{}".to_owned()), "lists no manifests"),
-        ("an index that is empty", raw(String::new()), "reading the index"),
+        (&READERS, "an index without manifests", raw("{}".to_owned()), "lists no manifests"),
+        (&READERS, "an index that is empty", raw(String::new()), "reading the index"),
         (
+            &READERS,
             "an index that is a pipe",
-            Box::new(|made, _| shell(&made.host.path("l"), "mkfifo index.json")),
+            Box::new(|made, _| shell(&made.in_folder(""), "mkfifo index.json")),
             "it is no file",
         ),
         (
+            &READERS,
             "an index of zeros without an end",
-            Box::new(|made, _| shell(&made.host.path("l"), "ln -s /dev/zero index.json")),
+            Box::new(|made, _| shell(&made.in_folder(""), "ln -s /dev/zero index.json")),
             "it is no file",
         ),
         (
+            &READERS,
             "an index that names itself",
             Box::new(|made, _| {
                 let own = json!({"mediaType": INDEX, "digest": format!("sha256:{}", "0".repeat(64)), "size": 1});
@@ -296,6 +302,7 @@ fn documents() {
             "longer than",
         ),
         (
+            &READERS,
             "20 indexes in each other",
             Box::new(|made, image| {
                 let mut inner = made.document(MANIFEST, &image);
@@ -307,28 +314,33 @@ fn documents() {
             "more than 8 indexes",
         ),
     ];
-    let mut wrong = Vec::new();
-    for (name, change, said) in &cases {
-        let made = Made::new(&host);
+    let mut runs = Vec::new();
+    for (number, (called, name, change, said)) in cases.iter().enumerate() {
+        let made = Made::new(&host, number);
         change(&made, made.image(TAR, &tar, &tar));
-        wrong.extend(refuses(&host, name, &["verify", "oci:l"], said));
+        runs.extend(called.iter().map(|called| Case::new(name, called.words(&made.name()), said)));
     }
     // A broken index ends a freeze before anything is packed, and what was there stays.
-    fs::create_dir(host.path("tree")).unwrap();
-    fs::write(host.path("tree/f"), "x").unwrap();
+    let mut left = Vec::new();
     for (name, text, said) in [("broken", "{", "reading the index"), ("none", "{}", "lists no manifests")] {
-        let _made = Made::new(&host);
-        fs::write(host.path("l/index.json"), text).unwrap();
-        wrong.extend(refuses(&host, name, &["freeze", "dir:tree", "--to", "oci:l", "--no-record"], said));
-        assert_eq!(fs::read_to_string(host.path("l/index.json")).unwrap(), text);
-        assert_eq!(fs::read_dir(host.path("l/blobs/sha256")).unwrap().count(), 0);
+        let made = Made::new(&host, cases.len() + left.len());
+        fs::write(made.in_folder("index.json"), text).unwrap();
+        runs.push(Case::new(name, Freeze.words(&made.name()), said));
+        left.push((made, text));
     }
+    host.tree("new", "");
     // And tars that must not become an image.
-    for (name, path, said) in [("..", &b"../etc/passwd"[..], "'../etc/passwd'"), ("whiteout", b".wh.etc", ".wh.etc")] {
-        let mut tar = fs::File::create(host.path("t.tar")).unwrap();
-        tar.write_all(&layer_of(&[header(path, b'0', 0)])).unwrap();
-        wrong.extend(refuses(&host, name, &["freeze", "tar:t.tar", "--to", "oci:new", "--no-record"], said));
-        assert!(!host.path("new").exists());
+    for (name, path, said) in [("up", &b"../etc/passwd"[..], "'../etc/passwd'"), ("whiteout", b".wh.etc", ".wh.etc")] {
+        let file = format!("{name}.tar");
+        fs::write(host.path(&file), layer_of(&[header(path, b'0', 0)])).unwrap();
+        let words = ["freeze", &format!("tar:{file}"), "--to", &format!("oci:new/{name}"), "--no-record"];
+        runs.push(Case::new(name, words.map(str::to_owned).into(), said));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let wrong = refuse(&host, &runs);
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), runs.len(), wrong.join("\n"));
+    assert_eq!(names(&host.path("new")), Vec::<String>::new());
+    for (made, text) in left {
+        assert_eq!(fs::read_to_string(made.in_folder("index.json")).unwrap(), text);
+        assert_eq!(fs::read_dir(made.in_folder("blobs/sha256")).unwrap().count(), 0);
+    }
 }

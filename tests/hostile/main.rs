@@ -11,4 +11,7 @@ mod support;
 
 mod answers;
 mod images;
+mod layers;
+mod places;
+mod registry;
 mod run;

@@ -63,7 +63,7 @@ async fn an_index_gives_this_machines_image() {
         let index = image(&index, &image_of_ours.config.1);
         sink(format!("{}/name:{tag}", registry.address)).await.commit(&index).await.unwrap();
         let name = StoredName::Registry(format!("{}/name:{tag}", registry.address));
-        let wanted = Wanted { name: &name, platform: None };
+        let wanted = Wanted { name: &name, platform: None, tar_bytes_max: None };
         let found = Stored::open(wanted, options(), context().0).await.unwrap().inspect("x").await;
         if is_there {
             let Inspected::Image(found) = found.unwrap() else { panic!("an artifact") };

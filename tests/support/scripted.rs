@@ -1,6 +1,6 @@
 //! A server that answers each path as a test says, and keeps to no rule of HTTP that the test does not.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -11,12 +11,14 @@ use std::time::Duration;
 pub enum Reply {
     /// Status, header lines, body; with a Content-Length unless a header line has one.
     Whole(u16, String, Vec<u8>),
-    /// A body of this block over and over, until the client leaves.
-    Endless(Vec<u8>),
-    /// A byte a second, for ever.
-    Drip,
-    /// Header lines without an end.
-    Headers,
+    /// These bytes, and no more.
+    Raw(Vec<u8>),
+    /// These bytes, and then the others over and over, until the client leaves.
+    Flood(Vec<u8>, Vec<u8>),
+    /// These bytes, and then one a second, for ever.
+    Drip(Vec<u8>, u8),
+    /// Nothing, until the client leaves.
+    Silence,
 }
 
 /// A running server. Its threads end with the connections, and with the process.
@@ -40,16 +42,26 @@ impl Scripted {
     }
 }
 
-/// One request a connection.
+/// One request a connection: its method, its target, and its body, which nobody looks at.
 fn answer(mut connection: TcpStream, script: &dyn Fn(&str, &str) -> Reply) -> Option<()> {
-    let mut lines = BufReader::new(connection.try_clone().ok()?).lines();
-    let first = lines.next()?.ok()?;
-    let mut words = first.split(' ');
+    let mut request = BufReader::new(connection.try_clone().ok()?);
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        request.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+            length = text.trim().parse().ok()?;
+        }
+        head.push(line);
+    }
+    let mut words = head.first()?.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    lines.by_ref().map_while(Result::ok).find(String::is_empty)?;
-    let reply = script(&method, &path);
+    std::io::copy(&mut request.take(length), &mut std::io::sink()).ok()?;
     let mut send = |bytes: &[u8]| connection.write_all(bytes).ok();
-    match reply {
+    match script(&method, &path) {
         Reply::Whole(status, headers, body) => {
             let length = if headers.to_lowercase().contains("content-length") {
                 String::new()
@@ -61,25 +73,21 @@ fn answer(mut connection: TcpStream, script: &dyn Fn(&str, &str) -> Reply) -> Op
                 send(&body)?;
             }
         }
-        Reply::Endless(block) => {
-            send(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n")?;
+        Reply::Raw(bytes) => send(&bytes)?,
+        Reply::Flood(head, block) => {
+            send(&head)?;
             loop {
                 send(&block)?;
             }
         }
-        Reply::Drip => {
-            send(b"HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n")?;
+        Reply::Drip(head, byte) => {
+            send(&head)?;
             loop {
-                send(b" ")?;
+                send(&[byte])?;
                 thread::sleep(Duration::from_secs(1));
             }
         }
-        Reply::Headers => {
-            send(b"HTTP/1.1 200 X\r\n")?;
-            loop {
-                send(b"X-Flood: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n")?;
-            }
-        }
+        Reply::Silence => drop(connection.read(&mut [0])),
     }
     Some(())
 }

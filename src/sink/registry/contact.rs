@@ -23,7 +23,7 @@ impl Attempt for Contact<'_> {
 
 /// Whether a plain question failed as it does at a server of TLS: Go's and nginx answer 400, others hang up.
 pub(super) fn is_of_a_tls_server(failure: &Failure) -> bool {
-    matches!(failure.cause, Cause::Status { status: 400, .. } | Cause::Io(Io::Cut))
+    matches!(failure.cause, Cause::Status { status: 400, .. } | Cause::Io(Io::Cut | Io::NoHttp))
 }
 
 /// Whether the answer to a question over TLS came over TLS, or would have if its certificate were trusted.

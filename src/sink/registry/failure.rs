@@ -94,6 +94,8 @@ pub enum Io {
     Unreachable,
     /// The other side's certificate is not trusted, or it does not speak TLS.
     Untrusted,
+    /// What came is no HTTP.
+    NoHttp,
     /// We refused to go where the registry sent us.
     Refused,
     /// The connection ended before the answer did.

@@ -1,8 +1,10 @@
 //! Where a registry may send us: `Location`, redirects and token realms come from the network and name any host.
 //!
-//! The registry's own host is fine. Any other host is fine as long as it isn't on an address of this host's networks,
-//! unless the registry is there itself. Names are checked when they are resolved for the connection, so an answer that
-//! changes between check and use gains nothing. A name that a proxy resolves is the proxy's to judge.
+//! The registry's own host is fine. Any other host is fine as long as it isn't nearer to us than the registry is itself: a
+//! public one sends nobody into our networks, and one in our networks nobody to this host. Names are checked when they are
+//! resolved for the connection, so an answer that changes between check and use gains nothing. A name that a proxy resolves
+//! is the proxy's to judge. A token's realm gets the user's password, so it is never asked without TLS, unless it is on the
+//! registry's own host, which is spoken to that way already.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,8 +20,20 @@ const HOSTS_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
     registry: Url,
-    is_private: bool,
+    nearest: Nearness,
     foreign: Arc<Mutex<HashSet<String>>>,
+}
+
+/// How near an address is, the farthest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    Public,
+    /// In networks of ours, or of whoever connects us.
+    Private,
+    /// On the same link, where clouds tell a machine its secrets, or to many at once.
+    Link,
+    /// This host.
+    Loopback,
 }
 
 /// An address that we were sent to, and must not go to.
@@ -37,16 +51,15 @@ impl std::error::Error for Refused {}
 impl Guard {
     /// Looks up where the registry itself is. A name that can't be resolved here counts as public: a proxy may know it.
     pub(super) async fn new(registry: &Url) -> Self {
-        let is_private = match registry.host() {
-            Some(url::Host::Ipv4(address)) => is_private(address.into()),
-            Some(url::Host::Ipv6(address)) => is_private(address.into()),
+        let nearest = match registry.host() {
             Some(url::Host::Domain(name)) => match tokio::net::lookup_host((name, 0)).await {
-                Ok(mut addresses) => addresses.any(|address| is_private(address.ip())),
-                Err(_) => false,
+                Ok(addresses) => addresses.map(|address| nearness(address.ip())).max(),
+                Err(_) => None,
             },
-            None => false,
+            Some(host) => address_of(&host).map(nearness),
+            None => None,
         };
-        Self { registry: registry.clone(), is_private, foreign: Arc::default() }
+        Self { registry: registry.clone(), nearest: nearest.unwrap_or(Nearness::Public), foreign: Arc::default() }
     }
 
     /// Whether credentials for the registry may go there: same scheme, host and port.
@@ -66,12 +79,10 @@ impl Guard {
         // Credentials in a Location are the registry's idea, not the user's.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        if url.host() == self.registry.host() || self.is_private {
+        if url.host() == self.registry.host() || self.nearest == Nearness::Loopback {
             return Ok(url);
         }
-        let private = match url.host() {
-            Some(url::Host::Ipv4(address)) => is_private(address.into()),
-            Some(url::Host::Ipv6(address)) => is_private(address.into()),
+        let refused = match url.host() {
             Some(url::Host::Domain(name)) => {
                 let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
                 if foreign.len() >= HOSTS_MAX && !foreign.contains(name) {
@@ -80,9 +91,21 @@ impl Guard {
                 foreign.insert(name.to_owned());
                 false
             }
-            None => true,
+            host => host.and_then(|host| address_of(&host)).is_none_or(|address| nearness(address) > self.nearest),
         };
-        if private { Err(refuse("an address inside this network")) } else { Ok(url) }
+        if refused { Err(refuse("an address inside this network")) } else { Ok(url) }
+    }
+
+    /// Where a realm leads, to which the user's password goes.
+    pub(super) fn realm(&self, realm: &str) -> Result<Url, Refused> {
+        let url = self.follow(&self.registry, realm)?;
+        let is_here = |url: &Url| url.host_str().is_some_and(is_loopback);
+        let is_same = url.host() == self.registry.host() || (is_here(&url) && is_here(&self.registry));
+        if url.scheme() == "https" || is_same {
+            return Ok(url);
+        }
+        let realm = crate::text::line(realm);
+        Err(Refused(format!("the registry wants credentials to be sent to '{realm}', another host, without TLS")))
     }
 }
 
@@ -90,9 +113,10 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let name = name.as_str().to_owned();
         let is_foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+        let nearest = self.nearest;
         Box::pin(async move {
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if is_foreign && addresses.iter().any(|address| is_private(address.ip())) {
+            if is_foreign && addresses.iter().any(|address| nearness(address.ip()) > nearest) {
                 let why = format!("the registry sent us to '{name}', an address inside this network");
                 return Err(Box::new(Refused(why)) as Box<dyn std::error::Error + Send + Sync>);
             }
@@ -101,37 +125,49 @@ impl Resolve for Guard {
     }
 }
 
-/// Whether an address means this host or its networks.
-pub(super) fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_private_v4(address),
-        IpAddr::V6(address) => is_private_v6(address),
+fn address_of(host: &url::Host<&str>) -> Option<IpAddr> {
+    match *host {
+        url::Host::Ipv4(address) => Some(address.into()),
+        url::Host::Ipv6(address) => Some(address.into()),
+        url::Host::Domain(_) => None,
     }
 }
 
-fn is_private_v4(address: Ipv4Addr) -> bool {
-    let [first, second, ..] = address.octets();
-    address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_broadcast()
-        || address.is_multicast()
-        || first == 0
-        // Shared by carriers (RFC 6598); clouds keep services there.
-        || (first == 100 && (64..128).contains(&second))
+fn nearness(address: IpAddr) -> Nearness {
+    match address {
+        IpAddr::V4(address) => nearness_v4(address),
+        IpAddr::V6(address) => nearness_v6(address),
+    }
 }
 
-fn is_private_v6(address: Ipv6Addr) -> bool {
+fn nearness_v4(address: Ipv4Addr) -> Nearness {
+    let [first, second, ..] = address.octets();
+    // What begins with 0 is this host, too.
+    if address.is_loopback() || first == 0 {
+        Nearness::Loopback
+    } else if address.is_link_local() || address.is_broadcast() || address.is_multicast() {
+        Nearness::Link
+    // Shared by carriers (RFC 6598); clouds keep services there.
+    } else if address.is_private() || (first == 100 && (64..128).contains(&second)) {
+        Nearness::Private
+    } else {
+        Nearness::Public
+    }
+}
+
+fn nearness_v6(address: Ipv6Addr) -> Nearness {
     let embedded = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_private_v4(Ipv4Addr::new(a, b, c, d))
+        nearness_v4(Ipv4Addr::new(a, b, c, d))
     };
     match address.segments() {
         // IPv4 inside IPv6: mapped and compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             embedded(high, low)
         }
-        _ => address.is_multicast() || address.is_unique_local() || address.is_unicast_link_local(),
+        _ if address.is_multicast() || address.is_unicast_link_local() => Nearness::Link,
+        _ if address.is_unique_local() => Nearness::Private,
+        _ => Nearness::Public,
     }
 }
 
@@ -145,13 +181,13 @@ pub(super) fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn guard(registry: &str, is_private: bool) -> Guard {
-        Guard { registry: registry.parse().unwrap(), is_private, foreign: Arc::default() }
+    fn guard(registry: &str, nearest: Nearness) -> Guard {
+        Guard { registry: registry.parse().unwrap(), nearest, foreign: Arc::default() }
     }
 
     #[test]
     fn a_location_can_be_relative_and_carry_a_query() {
-        let guard = guard("https://registry.example/", false);
+        let guard = guard("https://registry.example/", Nearness::Public);
         let base = "https://registry.example/v2/a/blobs/uploads/".parse().unwrap();
         let url = guard.follow(&base, "/v2/a/blobs/uploads/1?state=x").unwrap();
         assert_eq!(url.as_str(), "https://registry.example/v2/a/blobs/uploads/1?state=x");
@@ -163,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_location_never_leaves_tls_or_http() {
-        let guard = guard("https://registry.example/", false);
+        let guard = guard("https://registry.example/", Nearness::Public);
         let base = "https://registry.example/".parse().unwrap();
         for bad in ["http://registry.example/1", "ftp://registry.example/1", "file:///etc/passwd", "https://"] {
             assert!(guard.follow(&base, bad).is_err(), "{bad}");
@@ -194,18 +230,57 @@ mod tests {
         let base = "https://registry.example/".parse().unwrap();
         for host in inner {
             let location = format!("https://{host}/1");
-            assert!(guard("https://registry.example/", false).follow(&base, &location).is_err(), "{host}");
-            assert!(guard("https://registry.example/", true).follow(&base, &location).is_ok(), "{host}");
+            assert!(guard("https://registry.example/", Nearness::Public).follow(&base, &location).is_err(), "{host}");
+            assert!(guard("https://registry.example/", Nearness::Loopback).follow(&base, &location).is_ok(), "{host}");
         }
         for host in ["203.0.113.7", "[2001:db8::1]", "100.128.0.1", "172.32.0.1"] {
             let location = format!("https://{host}/1");
-            assert!(guard("https://registry.example/", false).follow(&base, &location).is_ok(), "{host}");
+            assert!(guard("https://registry.example/", Nearness::Public).follow(&base, &location).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_nearer_than_the_registry_is() {
+        use Nearness::{Link, Loopback, Private, Public};
+        let base = "https://registry.example/".parse().unwrap();
+        let places = [
+            ("203.0.113.7", Public),
+            ("10.1.2.3", Private),
+            ("[fd00::1]", Private),
+            ("169.254.169.254", Link),
+            ("[fe80::1]", Link),
+            ("[::ffff:169.254.169.254]", Link),
+            ("127.0.0.1", Loopback),
+            ("[::1]", Loopback),
+            ("0.0.0.0", Loopback),
+        ];
+        for registry in [Public, Private, Link, Loopback] {
+            for (host, place) in places {
+                let followed = guard("https://registry.example/", registry).follow(&base, &format!("https://{host}/1"));
+                assert_eq!(followed.is_ok(), place <= registry, "{registry:?} {host}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_goes_to_another_host_over_tls_alone() {
+        for (registry, realm, is_good) in [
+            ("https://registry.example/", "https://auth.example/token", true),
+            ("https://registry.example/", "http://registry.example/token", false),
+            ("http://registry.example/", "http://registry.example:5001/token", true),
+            ("http://registry.example/", "/token", true),
+            ("http://registry.example/", "https://auth.example/token", true),
+            ("http://registry.example/", "http://auth.example/token", false),
+            ("http://localhost:5000/", "http://127.0.0.1:5001/token", true),
+            ("http://localhost:5000/", "http://auth.example/token", false),
+        ] {
+            assert_eq!(guard(registry, Nearness::Loopback).realm(realm).is_ok(), is_good, "{registry} {realm}");
         }
     }
 
     #[tokio::test]
     async fn a_name_is_judged_when_it_is_resolved() {
-        let guard = guard("https://registry.example/", false);
+        let guard = guard("https://registry.example/", Nearness::Public);
         let base = "https://registry.example/".parse().unwrap();
         assert!(guard.resolve("localhost".parse().unwrap()).await.is_ok());
         guard.follow(&base, "https://localhost/1").unwrap();

@@ -4,17 +4,19 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Url};
 use tokio::time::Instant;
 
+use super::answer::{Answer, Trickle};
 use super::auth::Auth;
+use super::cause::{chain, failure_of, stalled};
 use super::content::Content;
 use super::failure::{Cause, Failure, Io, Step};
-use super::guard::{Guard, Refused};
+use super::guard::Guard;
 use super::retry::{Verdict, verdict};
 use super::tls::Certificates;
 use super::{Pace, RegistryOptions};
@@ -22,8 +24,12 @@ use crate::error::{Error, Result};
 
 /// A connection that can't be made within this time can't be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Who has not answered the first question after this is not there, as Docker has it.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// So much of an error's body is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// It is waited for so long.
+const ERROR_TIME: Duration = Duration::from_secs(5);
 /// A part goes to the connection in pieces of this size, so that a slow line is told from a dead one.
 const PIECE_BYTES: usize = 64 << 10;
 /// While we wait for our own bytes, this shows that we live.
@@ -45,6 +51,8 @@ pub(super) struct Client {
     pub(super) guard: Guard,
     pub(super) auth: Arc<Auth>,
     stall: Duration,
+    /// No request waits longer than all tries of it together may.
+    longest: Duration,
     pace: Option<Pace>,
 }
 
@@ -66,40 +74,6 @@ impl Ask {
     }
 }
 
-/// A wanted answer; its body is still to be read.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) step: Step,
-    pub(super) response: reqwest::Response,
-    stall: Duration,
-    trickle: Trickle,
-}
-
-/// What came of a body lately. A line that is down is a stall, and tried again; one that brings next to nothing in many
-/// pieces is somebody who keeps us waiting.
-#[derive(Debug, Default)]
-struct Trickle {
-    since: Option<Instant>,
-    bytes: usize,
-    pieces: u32,
-}
-
-impl Trickle {
-    const TIME: Duration = Duration::from_secs(10);
-    const BYTES_MIN: usize = 1 << 10;
-    const PIECES_MIN: u32 = 4;
-
-    /// Whether it is one, with `bytes` more.
-    fn is_one(&mut self, bytes: usize, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        (self.bytes, self.pieces) = (self.bytes + bytes, self.pieces + 1);
-        if self.bytes >= Self::BYTES_MIN {
-            *self = Self { since: Some(now), ..Self::default() };
-        }
-        now - since >= Self::TIME && self.pieces >= Self::PIECES_MIN
-    }
-}
-
 impl Client {
     /// # Errors
     /// When the system's authorities can't be read and are needed.
@@ -114,8 +88,9 @@ impl Client {
         let repository = root
             .join(&format!("{repository}/"))
             .map_err(|error| Error::usage("reading a reference", repository, error))?;
-        let http = build(&root, &guard, certificates)?;
-        Ok(Self { http, root, repository, guard, auth, stall: options.stall_timeout, pace: options.pace.clone() })
+        let (stall, longest) = (options.stall_timeout, options.patience.total);
+        let http = build(&root, &guard, certificates, CONNECT_TIMEOUT.min(longest))?;
+        Ok(Self { http, root, repository, guard, auth, stall: stall.min(longest), longest, pace: options.pace.clone() })
     }
 
     /// Sends, and gives the answer if `retry`'s table calls it what the step wants.
@@ -151,7 +126,8 @@ impl Client {
                 continue;
             }
             let headers = answer.response.headers().clone();
-            let body = answer.bytes(ERROR_BYTES_MAX).await.unwrap_or_default();
+            let body = tokio::time::timeout(ERROR_TIME.min(self.stall), answer.bytes(ERROR_BYTES_MAX)).await;
+            let body = body.unwrap_or(Ok(Bytes::new())).unwrap_or_default();
             let mut failure = Failure::from_answer(step, status.as_u16(), &headers, &body);
             match &mut failure.stale {
                 Some(stale) if is_registry => stale.generation = generation,
@@ -170,6 +146,8 @@ impl Client {
     async fn send_once(&self, ask: &Ask) -> Result<Answer, Failure> {
         // Our own side's failure, which the connection only sees as an end.
         let (pulse, failed) = (Pulse::new(), Arc::new(Mutex::new(None)));
+        let most = if ask.step == Step::Ping { PING_TIMEOUT } else { self.longest };
+        let stall = (self.stall * ask.stalls.min(BODY_STALLS)).min(most);
         let mut request = self.http.request(ask.method.clone(), ask.url.clone()).headers(ask.headers.clone());
         if !matches!(ask.method, Method::GET | Method::HEAD | Method::DELETE) {
             if let Some(length) = ask.content.length() {
@@ -177,7 +155,7 @@ impl Client {
             }
             let body = slices(ask.content.stream(), pulse.clone(), self.pace.clone());
             let failed = Arc::clone(&failed);
-            let end = EndOfBody(pulse.clone(), self.stall * ask.stalls.saturating_sub(BODY_STALLS));
+            let end = EndOfBody(pulse.clone(), (self.stall * ask.stalls).min(self.longest).saturating_sub(stall));
             request = request.body(reqwest::Body::wrap_stream(body.map(move |piece| {
                 let _until_dropped = &end;
                 piece.map_err(|error| {
@@ -186,7 +164,6 @@ impl Client {
                 })
             })));
         }
-        let stall = self.stall * ask.stalls.min(BODY_STALLS);
         let outcome = unless_stalled(&pulse, stall, request.send()).await;
         if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Failure::local(ask.step, error));
@@ -201,48 +178,14 @@ impl Client {
     }
 }
 
-impl Answer {
-    /// One header as text.
-    pub(super) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
-        self.response.headers().get(name)?.to_str().ok()
-    }
-
-    /// The next bytes of the body; none at its end.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
-        match tokio::time::timeout(self.stall, self.response.chunk()).await {
-            Ok(Ok(Some(chunk))) if self.trickle.is_one(chunk.len(), Instant::now()) => {
-                let (bytes, time) = (Trickle::BYTES_MIN, Trickle::TIME.as_secs());
-                let words = format!("the answer brings less than {bytes} bytes in {time} s");
-                Err(Failure::new(self.step, Cause::Io(Io::Refused), words))
-            }
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(failure_of(self.step, &error)),
-            Err(_) => Err(stalled(self.step, self.stall)),
-        }
-    }
-
-    /// The whole body, which must not be larger than `bytes_max`.
-    pub(super) async fn bytes(mut self, bytes_max: usize) -> Result<Bytes, Failure> {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = self.chunk().await? {
-            if body.len() + chunk.len() > bytes_max {
-                let words = format!("the answer is larger than {bytes_max} bytes");
-                return Err(Failure::new(self.step, Cause::Io(Io::Refused), words));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    }
-}
-
-fn build(root: &Url, guard: &Guard, certificates: &Certificates) -> Result<reqwest::Client> {
+fn build(root: &Url, guard: &Guard, certificates: &Certificates, connecting: Duration) -> Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         // HTTP/2 would put all uploads on one connection, and so under one congestion window: on a line with any
         // latency or loss, four of them would get the throughput of one.
         .http1_only()
         // Heads are small and wait for an answer.
         .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(connecting)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .user_agent(concat!("smolfreeze/", env!("CARGO_PKG_VERSION")))
@@ -345,48 +288,6 @@ fn slices(
             Ok(piece)
         }
     })
-}
-
-fn stalled(step: Step, stall: Duration) -> Failure {
-    Failure::new(step, Cause::Io(Io::Stalled), format!("nothing moved for {:.0} s", stall.as_secs_f64()))
-}
-
-fn failure_of(step: Step, error: &reqwest::Error) -> Failure {
-    Failure::new(step, Cause::Io(io_of(error)), chain(error))
-}
-
-/// The kind, by type and never by text.
-fn io_of(error: &reqwest::Error) -> Io {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<Refused>() {
-            return Io::Refused;
-        }
-        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
-            return Io::Untrusted;
-        }
-        cause = cause_of(error);
-    }
-    if error.is_connect() { Io::Unreachable } else { Io::Cut }
-}
-
-/// The innermost words; those around them only repeat that a request failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut innermost = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        innermost = error.to_string();
-        cause = cause_of(error);
-    }
-    innermost
-}
-
-fn cause_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
-    // `source` of an `io::Error` passes over the error it was made from.
-    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
 }
 
 /// A header from our own text, which is always ASCII.

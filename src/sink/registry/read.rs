@@ -6,8 +6,9 @@ use bytes::Bytes;
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
+use super::answer::{Answer, Trickle};
 use super::failure::{Cause, Failure, Io, Step};
-use super::http::{Answer, Client};
+use super::http::Client;
 use super::report::{RegistryOptions, Report};
 use super::retry::{self, Attempt, Recovery, Request};
 use super::{Reached, SinkContext};
@@ -68,7 +69,13 @@ impl RegistryReader {
         BlobReader {
             image: self.clone(),
             subject: format!("blob {}", descriptor.digest),
-            state: Reading { wanted: descriptor.clone(), offset: 0, skip: 0, answer: None },
+            state: Reading {
+                wanted: descriptor.clone(),
+                offset: 0,
+                skip: 0,
+                answer: None,
+                trickle: Trickle::default(),
+            },
         }
     }
 
@@ -115,6 +122,8 @@ struct Reading {
     /// Bytes to pass over: the registry began at the first one although it was asked for a later one.
     skip: u64,
     answer: Option<Answer>,
+    /// Of all answers: one that gives a byte and is cut, over and over, keeps us waiting as well.
+    trickle: Trickle,
 }
 
 impl BlobReader {
@@ -145,9 +154,15 @@ impl Reading {
             let answer = client.get_blob(&self.wanted.digest, self.offset).await?;
             let is_partial = answer.response.status() == StatusCode::PARTIAL_CONTENT;
             self.skip = if is_partial { 0 } else { self.offset };
-            answer
+            Answer { trickle: std::mem::take(&mut self.trickle), ..answer }
         };
-        while let Some(mut chunk) = answer.chunk().await? {
+        loop {
+            let chunk = answer.chunk().await;
+            let Ok(Some(mut chunk)) = chunk else {
+                self.trickle = answer.trickle;
+                chunk?;
+                break;
+            };
             let skipped = self.skip.min(chunk.len() as u64);
             let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(usize::MAX));
             self.skip -= skipped;

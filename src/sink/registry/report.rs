@@ -15,6 +15,11 @@ use crate::stop::Stop;
 /// Gives any number from 0 to 1: the jitter of delays.
 pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 
+/// Nobody answers in less.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
+/// The first question is asked again for so long.
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
+
 /// How long a failing operation is tried again. Patience starts anew with every byte the registry acknowledges.
 #[derive(Clone)]
 pub struct Patience {
@@ -98,6 +103,15 @@ impl Default for RegistryOptions {
     }
 }
 
+impl RegistryOptions {
+    /// Gives up what fails, or stands still, for as long as `total`, instead of 10 min.
+    #[must_use]
+    pub fn with_patience(mut self, total: Option<Duration>) -> Self {
+        self.patience.total = total.unwrap_or(self.patience.total).max(PATIENCE_MIN);
+        self
+    }
+}
+
 /// Who is told, and what names the registry to people.
 #[derive(Debug, Clone)]
 pub(super) struct Report {
@@ -130,6 +144,7 @@ impl Report {
     pub(super) fn first_contact(&self) -> Self {
         let mut report = self.clone();
         report.patience.tries_max = report.patience.tries_max.min(3);
+        report.patience.total = report.patience.total.min(FIRST_CONTACT);
         report
     }
 

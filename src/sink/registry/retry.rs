@@ -61,7 +61,7 @@ pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
             _ => Verdict::Fatal,
         },
         Cause::Io(Io::Untrusted | Io::Refused) | Cause::Local(_) => Verdict::Fatal,
-        Cause::Io(Io::Unreachable | Io::Cut | Io::Stalled) => once_more,
+        Cause::Io(Io::Unreachable | Io::Cut | Io::Stalled | Io::NoHttp) => once_more,
         Cause::Nonsense if step.has_session() => Verdict::Restart,
         Cause::Nonsense => Verdict::Again { after },
     }
@@ -110,6 +110,8 @@ where
 
 /// A registry that does not know a blob that it has just taken may come to know it within this time.
 const BLOB_UNKNOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that can't be read is asked for so often again: bytes get lost on the way, but they don't change.
+const NONSENSE_TRIES: u32 = 2;
 /// How long a request that is under way may take to end once the freeze was stopped.
 const STOP_GRACE: Duration = Duration::from_millis(600);
 
@@ -174,6 +176,7 @@ struct Tries<'a> {
     random: super::Random,
     failing_since: Option<Instant>,
     failures: u32,
+    nonsense: u32,
     progress: u64,
     restarts: u32,
     digest_restarts: u32,
@@ -189,6 +192,7 @@ impl<'a> Tries<'a> {
             random: patience.random.clone(),
             failing_since: None,
             failures: 0,
+            nonsense: 0,
             progress: 0,
             restarts: 0,
             digest_restarts: 0,
@@ -209,6 +213,10 @@ impl<'a> Tries<'a> {
             return (!std::mem::replace(&mut self.refreshed, true)).then_some((Recovery::GoOn, Duration::ZERO));
         }
         self.failures += 1;
+        self.nonsense += u32::from(is_nonsense(failure));
+        if self.nonsense > NONSENSE_TRIES {
+            return None;
+        }
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let (recovery, after) = self.bounded(failure)?;
         let delay = self.delays.next()?.mul_f64((self.random)()).max(after.unwrap_or_default());
@@ -251,6 +259,15 @@ impl<'a> Tries<'a> {
 /// Whether the registry wants other credentials than it was given.
 fn is_challenge(failure: &Failure) -> bool {
     verdict(failure.step, &failure.cause, failure.retry_after) == Verdict::Refresh
+}
+
+/// Whether the answer itself is wrong. One that makes a session worthless is no such: that begins anew.
+fn is_nonsense(failure: &Failure) -> bool {
+    match failure.cause {
+        Cause::Nonsense => !failure.step.has_session(),
+        Cause::Io(Io::NoHttp) => true,
+        _ => false,
+    }
 }
 
 fn delays(patience: &Patience) -> ExponentialBackoff {

@@ -50,7 +50,7 @@ fn the_table() {
         }
         let renewed = if step == Step::Token { Verdict::Fatal } else { Verdict::Refresh };
         assert_eq!(verdict(step, &status(401), after), renewed, "{step:?}");
-        for weak in [Io::Unreachable, Io::Cut, Io::Stalled] {
+        for weak in [Io::Unreachable, Io::Cut, Io::Stalled, Io::NoHttp] {
             assert_eq!(verdict(step, &Cause::Io(weak), after), once_more, "{step:?} {weak:?}");
         }
         for hard in [Io::Untrusted, Io::Refused] {

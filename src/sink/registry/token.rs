@@ -10,7 +10,7 @@ use reqwest::{Method, Url};
 
 use super::content::Content;
 use super::credentials::Credential;
-use super::failure::{Cause, Failure, Stale, Step};
+use super::failure::{Cause, Failure, Io, Stale, Step};
 use super::http::{Ask, Client, header};
 
 /// No token is longer.
@@ -50,7 +50,8 @@ impl Client {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let realm = self.follow(Step::Token, &self.root, realm)?;
+        let realm =
+            self.guard.realm(realm).map_err(|refused| Failure::new(Step::Token, Cause::Io(Io::Refused), refused))?;
         let source = source.map(|source| format!("repository:{source}:pull"));
         let scopes: Vec<_> = std::iter::once(self.auth.scope.clone()).chain(source).collect();
         let answer = self.send(self.token_request(realm, service.as_deref(), &scopes)).await?;

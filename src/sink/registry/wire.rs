@@ -6,10 +6,13 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
+use super::answer::Answer;
 use super::content::Content;
 use super::failure::{Cause, Failure, Io, Stale, Step};
-use super::http::{Answer, Ask, BODY_STALLS, Client, header};
-use crate::oci::{Descriptor, Digest};
+use super::http::{Ask, BODY_STALLS, Client, header};
+use crate::oci::json::DOCUMENT_BYTES_MAX;
+use crate::oci::{Descriptor, Digest, Media};
+use crate::stage::digest::DigestHasher;
 
 /// A registry that hashes, or moves, a whole blob before it answers a `PUT` gets so many stall timeouts for it.
 const FINISH_STALLS: u32 = 10;
@@ -167,6 +170,13 @@ impl Client {
         self.send(ask).await
     }
 
+    /// What is there under a tag, where that can be found out.
+    pub(super) async fn stored_manifest(&self, tag: &str) -> Option<Digest> {
+        let answer = self.get_manifest(tag, Media::accepted().as_str()).await.ok()?;
+        let bytes = answer.bytes(usize::try_from(DOCUMENT_BYTES_MAX).unwrap_or(usize::MAX)).await.ok()?;
+        Some(DigestHasher::of(&bytes))
+    }
+
     /// `GET /v2/NAME/blobs/DIGEST`, from `offset` on.
     pub(super) async fn get_blob(&self, digest: &Digest, offset: u64) -> Result<Answer, Failure> {
         let mut ask = Ask::new(Step::Read, Method::GET, self.at(Step::Read, &format!("blobs/{digest}"))?);
@@ -182,7 +192,8 @@ impl Client {
 }
 
 fn opened(client: &Client, answer: &Answer) -> Result<Opened, Failure> {
-    let session = match (answer.header(LOCATION), answer.header("docker-upload-uuid")) {
+    let location = answer.header(LOCATION).filter(|location| !location.trim().is_empty());
+    let session = match (location, answer.header("docker-upload-uuid")) {
         (Some(location), _) => client.follow(Step::Open, answer.response.url(), location)?,
         // The place that the specification's first version gave sessions.
         (None, Some(uuid)) if uuid.chars().all(|character| character.is_ascii_alphanumeric() || character == '-') => {

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::io;
 
-use super::{Foreign, NAMES_MAX, WAITING_BYTES_MAX, WORKSPACE, bounded, is_below};
-use crate::stage::cut::path::{from_root, parent};
+use super::{Foreign, NAMES_MAX, WAITING_BYTES_MAX, WORKSPACE, bounded, hash, hashes, invalid, is_below};
+use crate::stage::cut::path::parent;
 use crate::stage::header::Kind;
 use crate::stage::walk::Entry;
+use crate::text;
 
 /// OCI image specification, layer.md: what such a name is followed by is deleted in the layers below.
 const WHITEOUT: &[u8] = b".wh.";
@@ -68,19 +68,20 @@ impl Names {
         let path = entry.path()?;
         match meaning(&path) {
             Meaning::Entry => self.entry(path, entry)?,
-            Meaning::Gone(path) => drop(self.gone.insert(self.hashes.hash_one(&path[..]))),
-            Meaning::Opaque(path) => drop(self.opaque.insert(self.hashes.hash_one(&path[..]))),
+            Meaning::Gone(path) => drop(self.gone.insert(hash(&self.hashes, &path))),
+            Meaning::Opaque(path) => drop(self.opaque.insert(hash(&self.hashes, &path))),
             Meaning::Nothing => {}
         }
         self.marks |= !matches!(meaning(&entry.path()?), Meaning::Entry);
-        bounded(self.files.len() + self.folders.len() + self.gone.len(), NAMES_MAX, "names in one layer")
+        let folders = self.folders.len() + self.implied.len();
+        bounded(self.files.len() + folders + self.gone.len() + self.opaque.len(), NAMES_MAX, "names in one layer")
     }
 
     fn entry(&mut self, path: Vec<u8>, entry: &Entry) -> io::Result<()> {
-        let name = self.hashes.hash_one(&path[..]);
+        let name = hash(&self.hashes, &path);
         self.workspace |= is_below(&path, WORKSPACE) && path != WORKSPACE;
         if let Some(above) = parent(&path).filter(|above| self.last_parent.as_deref() != Some(above)) {
-            self.implied.extend(from_root(above).map(|folder| self.hashes.hash_one(folder)));
+            self.implied.extend(hashes(&self.hashes, above));
             self.last_parent = Some(above.to_vec());
         }
         if entry.is_folder() {
@@ -89,7 +90,7 @@ impl Names {
         }
         if entry.kind == Kind::HardLink {
             let target = entry.link_path()?;
-            if !self.files.contains(&self.hashes.hash_one(&target[..])) {
+            if !self.files.contains(&hash(&self.hashes, &target)) {
                 self.foreign_bytes += entry.head.len() * 2 + path.len() + target.len();
                 bounded(self.foreign_bytes, WAITING_BYTES_MAX, "bytes of links between layers")?;
                 self.linked_below.insert(name);
@@ -102,11 +103,27 @@ impl Names {
 
     /// Whether this is a link to a file of a lower layer.
     pub(super) fn is_foreign(&self, path: &[u8]) -> bool {
-        self.linked_below.contains(&self.hashes.hash_one(path))
+        self.linked_below.contains(&hash(&self.hashes, path))
     }
 
     pub(super) fn has(&self, path: &[u8]) -> bool {
-        self.files.contains(&self.hashes.hash_one(path))
+        self.files.contains(&hash(&self.hashes, path))
+    }
+}
+
+/// Whether an entry stays below the root, and what it links to or deletes as well.
+///
+/// # Errors
+/// The entry, and what it would touch.
+pub(crate) fn check(entry: &Entry) -> io::Result<()> {
+    let path = entry.path()?;
+    if entry.kind == Kind::HardLink {
+        entry.link_path()?;
+    }
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    match name.strip_prefix(WHITEOUT) {
+        Some(b"" | b"." | b"..") => Err(invalid(format!("{} deletes a name that is none", text::quoted(&entry.name)))),
+        _ => Ok(()),
     }
 }
 
