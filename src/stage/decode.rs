@@ -167,7 +167,7 @@ mod tests {
 
     fn decoded(stored: &[u8], step: usize) -> io::Result<Vec<u8>> {
         let mut tar = Vec::new();
-        decoder(BufReader::with_capacity(step, stored), Compression::Zstd)?.read_to_end(&mut tar)?;
+        io::copy(&mut decoder(BufReader::with_capacity(step, stored), Compression::Zstd)?, &mut tar)?;
         Ok(tar)
     }
 

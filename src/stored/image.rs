@@ -128,7 +128,9 @@ impl StoredImage {
         let reading = stream::iter(layers).buffer_unordered(layers_at_once());
         let mut read: Vec<_> = reading.try_collect().await?;
         read.sort_by_key(|(index, _)| *index);
-        read.into_iter().for_each(|(_, layer)| verified.add(layer));
+        for (_, layer) in read {
+            verified.add(layer);
+        }
         Ok(verified)
     }
 
