@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::patience::Taken;
 use super::router::{self, Registry};
 use crate::stop::Stop;
 
@@ -73,7 +74,7 @@ async fn connection(stream: TcpStream, registry: Arc<Registry>, router: Router, 
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Taken::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     // How a connection ends is the client's affair: it sees the same.
     tokio::select! {

@@ -22,6 +22,7 @@ mod lists;
 mod manifest;
 mod manifests;
 mod name;
+mod patience;
 mod range;
 mod router;
 mod session;

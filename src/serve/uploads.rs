@@ -10,12 +10,12 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, LOCATION, RANGE, RETRY_AFTER};
 use axum::http::{HeaderMap, Response, StatusCode};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use super::blobs::answer;
 use super::fault::{Code, Fault};
 use super::name::{self, Repository};
+use super::patience::Arriving;
 use super::range;
 use super::router::{DOCKER_CONTENT_DIGEST, Registry, header, off_the_runtime};
 use super::session::{Held, Session};
@@ -23,8 +23,6 @@ use crate::oci::Digest;
 
 /// Bytes of a body that are gathered before they go to the disk.
 const WRITE_BYTES: usize = 1 << 20;
-/// A client that sends nothing for so long has gone.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a body that is refused so much is still read, for so long: a client that can't send on does not see the answer.
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,11 +128,11 @@ pub async fn cancel(
 /// # Errors
 /// When it is cut off.
 pub async fn small_body(body: Body, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
-    let (mut stream, mut bytes) = (body.into_data_stream(), Vec::new());
-    while let Some(more) = next(&mut stream).await? {
+    let (mut body, mut bytes) = (Arriving::new(body), Vec::new());
+    while let Some(more) = body.next().await? {
         bytes.extend_from_slice(&more);
         if bytes.len() as u64 > bytes_max {
-            drain(stream).await;
+            drain(body.rest()).await;
             return Ok(None);
         }
     }
@@ -194,12 +192,12 @@ fn part_range(headers: &HeaderMap) -> Result<Option<Range<u64>>, Fault> {
 
 /// Adds a body to a session. What arrived before a cut is added, too.
 async fn receive(mut held: Held, part: Part) -> Result<Held, Fault> {
-    let mut stream = part.body.into_data_stream();
+    let mut body = Arriving::new(part.body);
     let mut left = part.range.as_ref().map_or(u64::MAX, |range| range.end - range.start);
     loop {
         let (mut slices, mut gathered, mut end) = (Vec::new(), 0, None);
         while end.is_none() && gathered < WRITE_BYTES {
-            match next(&mut stream).await {
+            match body.next().await {
                 Ok(Some(bytes)) if bytes.len() as u64 > left => {
                     end = Some(Err(Fault::new(Code::SizeInvalid, "there are more bytes than Content-Range says")));
                 }
@@ -224,7 +222,7 @@ async fn receive(mut held: Held, part: Part) -> Result<Held, Fault> {
             (Ok(held), None) => held,
             (Ok(held), Some(Ok(()))) => return Ok(held),
             (Err(fault), _) | (Ok(_), Some(Err(fault))) => {
-                drain(stream).await;
+                drain(body.rest()).await;
                 return Err(fault);
             }
         };
@@ -252,17 +250,6 @@ async fn on_its_own<T: Send + 'static>(
 ) -> Result<T, Fault> {
     let done = registry.uploads.spawn(work).await;
     done.unwrap_or_else(|_| Err(Fault::new(Code::Unknown, "the upload came to an end too early")))
-}
-
-/// The next bytes of a body; none at its end.
-async fn next(stream: &mut BodyDataStream) -> Result<Option<Bytes>, Fault> {
-    let cut = |words: &str| Fault::new(Code::BlobUploadInvalid, words).with_status(StatusCode::REQUEST_TIMEOUT);
-    match tokio::time::timeout(STALL_TIMEOUT, stream.next()).await {
-        Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-        Ok(Some(Err(_))) => Err(cut("the request was cut off")),
-        Ok(None) => Ok(None),
-        Err(_) => Err(cut("nothing was sent for a minute")),
-    }
 }
 
 /// Reads on for a while, so that the client comes to read the answer.
