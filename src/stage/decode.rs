@@ -37,7 +37,8 @@ struct Told<R>(R, &'static str);
 impl<R: Read> Read for Told<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.read(into).map_err(|error| {
-            let is_theirs = error.raw_os_error().is_some() || error.get_ref().is_some_and(|inner| inner.is::<Error>());
+            let is_theirs = error.raw_os_error().is_some()
+                || error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>);
             match error.kind() {
                 _ if is_theirs => error,
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::Interrupted => error,

@@ -9,8 +9,11 @@ fn file(name: &[u8], size: u64) -> Vec<u8> {
     header(name, b'0', size)
 }
 
+/// Compresses what a function writes.
+type Compress = fn(&mut dyn FnMut(&mut dyn std::io::Write)) -> Vec<u8>;
+
 /// A header with so many bytes of zeros behind it, which a frame of zstd or a member of gzip holds, or several.
-fn bomb(head: &[u8], gib: usize, compress: fn(&mut dyn FnMut(&mut dyn std::io::Write)) -> Vec<u8>) -> Vec<u8> {
+fn bomb(head: &[u8], gib: usize, compress: Compress) -> Vec<u8> {
     let zeros = vec![0; 16 << 20];
     compress(&mut |out| {
         out.write_all(head).unwrap();
