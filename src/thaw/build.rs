@@ -6,12 +6,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::stacking::{Arrived, Intake, Stacking};
 use super::{Images, ThawContext, Wishes};
 use crate::error::{Error, Kind, Result, Side};
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings, SideFile};
@@ -23,6 +23,9 @@ use crate::stored::{self, EndOnDrop, OutlineLayer, StoredImage, Watch, layers_at
 const CPUS: u8 = 4;
 /// Its memory in MiB, by the same rule: only touched memory is taken.
 const MEMORY_MIB: u32 = 8192;
+/// Layers that are being read, or were and wait for those above them, for each one that may be read at a time: small ones
+/// go on behind a large one.
+const STARTED_PER_TURN: usize = 4;
 
 /// Writes the artifact at `target`; whatever ends this early, nothing is left of it.
 pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, context: &ThawContext) -> Result<()> {
@@ -65,16 +68,20 @@ async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &Th
     let layers: Vec<_> = layers.collect();
     let sizes = layers.iter().map(|(_, layer)| layer.descriptor.size);
     context.observer.expected(sizes.fold(0, u64::saturating_add));
+    let turns = Semaphore::new(layers_at_once());
+    let places = layers.iter().filter(|(_, layer)| goes_in_place(layer)).map(|(_, layer)| layer.descriptor.size);
+    let mut places = sink.reserve(places.collect()).await?.into_iter();
     let arriving = layers.iter().map(|(index, layer)| {
-        let names = above.names();
-        arrive(&images.stored, target, (index + 1, layer), names, &watch)
+        let side = if goes_in_place(layer) { places.next() } else { None };
+        arrive(&images.stored, target, (index + 1, layer), (side, above.names()), (&watch, &turns))
     });
     let arriving: Vec<_> = arriving.collect();
-    let mut arriving = stream::iter(arriving).buffered(layers_at_once());
+    let mut arriving = stream::iter(arriving).buffered(layers_at_once() * STARTED_PER_TURN);
     let (arrivals, mut arrived) = mpsc::channel(1);
     let reading = async move {
         while let Some(layer) = arriving.next().await {
-            if arrivals.send(layer?).await.is_err() {
+            let (layer, _held) = layer?;
+            if arrivals.send(layer).await.is_err() {
                 break;
             }
         }
@@ -108,25 +115,34 @@ async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &Th
     Ok(stacking.layers.into_iter().rev().collect())
 }
 
-/// Reads one layer: only when digest, size and diff_id are what the image says is there something to embed.
-async fn arrive(
+/// Whether a layer is written where it will lie: all of it may go in as it is. Few don't, by what is above them.
+fn goes_in_place(layer: &OutlineLayer) -> bool {
+    !layer.workspace && Compression::from_media_type(&layer.descriptor.media_type) == Some(Compression::Zstd)
+}
+
+/// Reads one layer: only when digest, size and diff_id are what the image says is there something to embed. One that has
+/// many names goes on holding its turn, since these take memory while it waits.
+async fn arrive<'a>(
     stored: &StoredImage,
     target: &Path,
     (number, layer): (usize, &OutlineLayer),
-    names: Names,
-    watch: &Watch,
-) -> Result<Arrived> {
+    (side, names): (Option<SideFile>, Names),
+    (watch, turns): (&Watch, &'a Semaphore),
+) -> Result<(Arrived, Option<SemaphorePermit<'a>>)> {
     let failed = |error: io::Error| {
         Error::sink("gathering a layer beside the artifact", target.display(), &error).because(error)
     };
-    let intake = Intake { side: SideFile::beside(target).map_err(failed)?, names };
+    let turn = turns.acquire().await.map_err(|_| Error::hung_up("reading the layers"))?;
+    let side = side.map_or_else(|| SideFile::beside(target), Ok).map_err(failed)?;
+    let intake = Intake { side, names };
     let (read, intake) = stored::read_layer(stored, &layer.descriptor, layer.diff_id, intake, watch).await?;
     if let Some(fault) = read.faults.first() {
         let kind = read.kind.unwrap_or(Kind::Corrupt);
         return Err(Error::new(kind, Side::Source, "reading a layer", format_args!("number {number}"), fault));
     }
     let end = LiveEnd { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id, tar_bytes: read.tar_bytes };
-    Ok(Arrived { intake, end, workspace: layer.workspace })
+    let held = (!intake.names.is_small()).then_some(turn);
+    Ok((Arrived { intake, end, workspace: layer.workspace }, held))
 }
 
 /// The config, with the layers that the artifact has.

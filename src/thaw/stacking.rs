@@ -20,7 +20,7 @@ use crate::stored::Listen;
 const LEVEL: i32 = 1;
 const END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 
-/// Keeps a layer's stored bytes beside the artifact, and what names it has.
+/// Keeps a layer's stored bytes beside the artifact or in it, and what names it has.
 pub(super) struct Intake {
     pub(super) side: SideFile,
     pub(super) names: Names,
@@ -88,6 +88,7 @@ impl Stacking {
         };
         stack::rewrite(tar()?, &found, &self.above, &names, &mut split)?;
         let made = split.layer;
+        side.discard();
         self.above.take_in(names)?;
         if made.is_empty() { Ok(None) } else { made.finish().map(|(side, end)| self.listed(side, end)) }
     }

@@ -45,6 +45,9 @@ layer .wh.was-link-target d .wh.chain .wh..wh.aufs
 for n in $(seq 35); do mkdir -p l/many; echo $n >l/many/f$n; [ $n -lt 3 ] || >l/many/.wh.f$((n-2)); layer many; done
 "#;
 
+/// `zstd:t`, the same with its layers stored in zstd.
+const ZSTD: &str = "skopeo copy -q --dest-compress-format zstd oci:layout:t oci:zstd:t";
+
 fn layers_over_each_other(artifact: &str, into: &Path) -> usize {
     let footer = smolvm_pack::read_footer_from_sidecar(artifact).unwrap();
     let manifest = smolvm_pack::read_manifest_from_sidecar(artifact).unwrap();
@@ -70,18 +73,20 @@ fn what_layers_delete_and_replace_stays_so() {
     let thawing = Thawing::new(Kind::Busybox);
     let work = thawing.desk.host.tree("work", "");
     shell(&work, &[BEGIN, LAYERS].concat());
-    let (layout, kept) =
-        (format!("oci:{}:t", work.join("layout").display()), thawing.desk.host.text("kept.smolmachine"));
-    shell(&work, "umoci unpack --image layout:t bundle");
-    thawing.thaws(&[&layout, "--name", "new", "--no-start", "--keep-artifact", &kept]);
-    thawing.desk.host.verify(&kept);
-    let got = work.join("got");
-    let layers = layers_over_each_other(&kept, &got);
-    assert!(layers >= 38, "{layers}");
-    let (wanted, found) =
-        (inventory(&work.join("bundle/rootfs"), Keeps::Everything), inventory(&got, Keeps::Everything));
-    assert_same(&wanted, &found, "the thawed tree");
-    assert_eq!(fs::read_to_string(got.join("keep/deep")).unwrap(), "x\n");
+    shell(&work, &["umoci unpack --image layout:t bundle\n", ZSTD].concat());
+    let wanted = inventory(&work.join("bundle/rootfs"), Keeps::Everything);
+    // What is stored with zstd is written where it will lie before it shows whether it stays.
+    for stored in ["layout", "zstd"] {
+        let layout = format!("oci:{}:t", work.join(stored).display());
+        let (kept, name) = (thawing.desk.host.text(&format!("{stored}.smolmachine")), format!("new-{stored}"));
+        thawing.thaws(&[&layout, "--name", &name, "--no-start", "--keep-artifact", &kept]);
+        thawing.desk.host.verify(&kept);
+        let got = work.join(format!("got-{stored}"));
+        let layers = layers_over_each_other(&kept, &got);
+        assert!(layers >= 38, "{layers}");
+        assert_same(&wanted, &inventory(&got, Keeps::Everything), stored);
+        assert_eq!(fs::read_to_string(got.join("keep/deep")).unwrap(), "x\n");
+    }
 }
 
 #[test]
@@ -107,6 +112,15 @@ cd l; mkdir workspace; echo new >workspace/changed; >workspace/.wh.gone; echo mo
     let listed = shell_output(&work, &format!("mkdir s; tar -xf {} -C s; cat s/changed s/more; ls s", seed.display()));
     assert_eq!(listed, "new\nmore\nchanged\nmore\n");
     assert_eq!(fs::read_dir(got.join("workspace")).unwrap().count(), 0, "smolvm mounts its own there");
+    shell(&work, ZSTD);
+    let (layout, kept) = (format!("oci:{}:t", work.join("zstd").display()), thawing.desk.host.text("zstd.smolmachine"));
+    thawing.thaws(&[&layout, "--name", "zstd", "--no-start", "--keep-artifact", &kept]);
+    let artifact = fs::read(&kept).unwrap();
+    let blobs =
+        fs::read_dir(work.join("zstd/blobs/sha256")).unwrap().map(|blob| fs::read(blob.unwrap().path()).unwrap());
+    let layers: Vec<_> = blobs.filter(|blob| blob.starts_with(&0xFD2F_B528_u32.to_le_bytes())).collect();
+    let stays = |layer: &&Vec<u8>| artifact.windows(layer.len()).any(|bytes| bytes == &layer[..]);
+    assert_eq!((layers.len(), layers.iter().filter(stays).count()), (3, 1), "nothing of the other two is left");
 }
 
 /// `layout`, as buildah leaves it: an image with a deletion, and a list of it for two machines. `$b` is buildah.

@@ -35,17 +35,29 @@ impl ArtifactSink {
         Ok(descriptor)
     }
 
-    /// Embeds a layer that was gathered beside the artifact, or adds it to `/workspace`.
+    /// Keeps places in the artifact for layers that are stored with zstd, in so many bytes each: they can be written at
+    /// the same time. What of them is not put afterwards leaves a hole.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn reserve(&self, lengths: Vec<u64>) -> Result<Vec<SideFile>> {
+        self.step(move |unfinished| unfinished.reserve(&lengths)).await
+    }
+
+    /// Embeds a layer that was gathered beside the artifact or in its place there, or adds it to `/workspace`.
     ///
     /// # Errors
     /// As [`Self::put`].
     pub(crate) async fn put_side(&self, side: SideFile, end: LiveEnd, workspace: bool) -> Result<Put> {
         let stop = self.options.stop.clone();
         self.work(end.diff_id, move |unfinished| {
+            if !workspace {
+                return unfinished.embed_side(side, &end);
+            }
             let LiveEnd { descriptor, diff_id, tar_bytes } = &end;
             let (diff_id, tar_bytes) = (*diff_id, *tar_bytes);
             let layer = Incoming { diff_id, tar_bytes, descriptor, stored: side.moving(&stop) };
-            if workspace { unfinished.embed_workspace(layer) } else { unfinished.embed_layer(layer) }
+            unfinished.embed_workspace(layer)
         })
         .await
     }
@@ -71,10 +83,10 @@ impl ArtifactSink {
                     descriptor: &named,
                     stored: side.moving(&stop),
                 })?;
-                Ok((unfinished.handle()?, start))
+                Ok((Arc::new(unfinished.handle()?), start))
             })
             .await?;
-        let filed = FileRange { file: Arc::new(file), start, length, memory, _share: None };
+        let filed = FileRange { file, start, length, memory, _share: None };
         let body = Body::with_file(Vec::new(), filed);
         Ok(Layer { index, diff_id, tar_bytes, descriptor, workspace: false, body })
     }

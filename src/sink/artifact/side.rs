@@ -1,12 +1,14 @@
 //! Bytes that wait beside the artifact for their turn, in a file without a name, and are moved into it without taking
-//! the disk's space twice.
+//! the disk's space twice; or that lie in it already, where a place was kept for them.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use crc32fast::Hasher;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::stop::Stop;
@@ -20,14 +22,48 @@ const HOLE_BYTES: u64 = 8 << 20;
 /// A file that is being filled. Whatever ends the process frees it.
 #[derive(Debug)]
 pub(crate) struct SideFile {
-    file: File,
+    file: Arc<File>,
     bytes: u64,
+    place: Option<Place>,
+}
+
+/// Where bytes lie in the artifact's own file.
+#[derive(Debug)]
+struct Place {
+    start: u64,
+    length: u64,
+    /// Of the bytes so far.
+    checksum: Hasher,
 }
 
 impl SideFile {
     /// An empty one, on the same disk as `artifact`.
     pub(crate) fn beside(artifact: &Path) -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile_in(super::temporary::folder_of(artifact))?, bytes: 0 })
+        let file = tempfile::tempfile_in(super::temporary::folder_of(artifact))?;
+        Ok(Self { file: Arc::new(file), bytes: 0, place: None })
+    }
+
+    /// An empty one, whose bytes go to `start` in the artifact's own `file`: `length` of them, and what comes behind them
+    /// nowhere.
+    pub(super) fn within(file: Arc<File>, start: u64, length: u64) -> Self {
+        Self { file, bytes: 0, place: Some(Place { start, length, checksum: Hasher::new() }) }
+    }
+
+    /// Where in the artifact it begins, and the checksum of its bytes, if a place was kept for it and is full.
+    pub(super) fn placed(&self) -> Option<(u64, &Hasher)> {
+        let place = self.place.as_ref().filter(|place| place.length == self.bytes)?;
+        Some((place.start, &place.checksum))
+    }
+
+    /// Frees the disk at once of what lies in the artifact and does not stay there, where the filesystem can.
+    pub(crate) fn discard(self) {
+        if let Some(Place { start, length, .. }) = self.place {
+            let _ = punch(&self.file, start, length);
+        }
+    }
+
+    fn start(&self) -> u64 {
+        self.place.as_ref().map_or(0, |place| place.start)
     }
 
     /// With `slices` behind what there is.
@@ -42,7 +78,7 @@ impl SideFile {
     }
 
     /// The file, of which nothing was moved.
-    pub(super) fn into_file(self) -> File {
+    pub(super) fn into_file(self) -> Arc<File> {
         self.file
     }
 
@@ -57,9 +93,36 @@ impl SideFile {
     }
 }
 
+/// Makes a hole of `length` bytes at `start`.
+fn punch(file: &File, start: u64, length: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, length)?)
+}
+
+/// Makes zeros of `length` bytes at `start`: a hole where the filesystem can.
+pub(super) fn clear(file: &File, start: u64, length: u64) -> io::Result<()> {
+    if length == 0 || punch(file, start, length).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; usize::try_from(length.min(STEP_BYTES)).unwrap_or(0)];
+    let mut cleared = 0;
+    while cleared < length {
+        let step = (length - cleared).min(STEP_BYTES);
+        file.write_all_at(&zeros[..usize::try_from(step).unwrap_or(0)], start + cleared)?;
+        cleared += step;
+    }
+    Ok(())
+}
+
 impl Write for SideFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(bytes, self.bytes)?;
+        let start = self.start();
+        let mut fitting = bytes;
+        if let Some(place) = &mut self.place {
+            let left = usize::try_from(place.length.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+            fitting = &bytes[..bytes.len().min(left)];
+            place.checksum.update(fitting);
+        }
+        self.file.write_all_at(fitting, start + self.bytes)?;
         self.bytes += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -78,7 +141,8 @@ struct Reading<'a> {
 impl Read for Reading<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.stop.check().map_err(io::Error::other)?;
-        let read = self.from.file.read_at(into, self.at)?;
+        let left = usize::try_from(self.from.bytes - self.at).unwrap_or(usize::MAX).min(into.len());
+        let read = self.from.file.read_at(&mut into[..left], self.from.start() + self.at)?;
         self.at += read as u64;
         Ok(read)
     }
@@ -102,8 +166,7 @@ impl Moving<'_> {
     fn free(&mut self) {
         let bytes = self.read_bytes - self.freed_bytes;
         if self.can_free && bytes >= HOLE_BYTES {
-            let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            self.can_free = fallocate(&self.from.file, how, self.freed_bytes, bytes).is_ok();
+            self.can_free = punch(&self.from.file, self.from.start() + self.freed_bytes, bytes).is_ok();
             self.freed_bytes = self.read_bytes;
         }
     }
@@ -116,7 +179,7 @@ impl BufRead for Moving<'_> {
             self.free();
             let length = (self.from.bytes - self.read_bytes).min(STEP_BYTES);
             self.step.resize(usize::try_from(length).unwrap_or(0), 0);
-            self.from.file.read_exact_at(&mut self.step, self.read_bytes)?;
+            self.from.file.read_exact_at(&mut self.step, self.from.start() + self.read_bytes)?;
             self.read_bytes += length;
             self.taken = 0;
         }
@@ -169,6 +232,29 @@ mod tests {
         assert!(moved == content);
         let after = file.metadata().unwrap().blocks();
         assert!(after < before / 2, "{before} blocks before, {after} after");
+    }
+
+    #[test]
+    fn a_place_takes_what_fits_and_nothing_beside_it_is_touched() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 30_000]).unwrap();
+        let file = Arc::new(file);
+        let mut side = SideFile::within(Arc::clone(&file), 5000, 20_000);
+        side.write_all(&[2; 19_999]).unwrap();
+        assert!(side.placed().is_none(), "it is not full");
+        side.write_all(&[3]).unwrap();
+        let (start, checksum) = side.placed().unwrap();
+        let content = [&[2; 19_999][..], &[3]].concat();
+        assert_eq!((start, checksum.clone().finalize()), (5000, crc32fast::hash(&content)));
+        let (stop, mut moved) = (Stop::new(), Vec::new());
+        side.reading(&stop).read_to_end(&mut moved).unwrap();
+        assert!(moved == content);
+        side.write_all(&[4; 10]).unwrap();
+        assert!(side.placed().is_none(), "more came than it is for");
+        clear(&file, 5000, 20_000).unwrap();
+        let mut whole = vec![0; 30_000];
+        file.read_exact_at(&mut whole, 0).unwrap();
+        assert!(whole == [&[1; 5000][..], &[0; 20_000], &[1; 5000]].concat());
     }
 
     #[test]

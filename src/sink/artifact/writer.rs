@@ -3,7 +3,8 @@
 //!
 //! The assets are many zstd frames in a row (RFC 8878, section 3.1: decoders read them as one stream). A layer's own
 //! frame goes in as it is; the tar headers and padding between layers are frames of one raw block each. Such a frame has
-//! the same length whatever it says, so the header of a file whose size shows only at its end is written twice.
+//! the same length whatever it says, so the header of a file whose size shows only at its end is written twice, and a
+//! place can be kept for a file whose frames another hand writes. A place that stays empty is a frame to be skipped.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
@@ -16,6 +17,12 @@ const TAR_BLOCK_BYTES: usize = 512;
 /// The most content that [`raw_frame`] can take: what a two-byte content size can say (RFC 8878, section 3.1.1.1.4).
 const RAW_FRAME_BYTES_MAX: usize = 65_791;
 
+/// Begins a frame that decoders skip (RFC 8878, section 3.1.2).
+const SKIPPED_MAGIC: u32 = 0x184D_2A50;
+
+/// What such a frame holds at most, of what its length can say.
+const SKIPPED_BYTES_MAX: u64 = 1 << 31;
+
 /// A sidecar that is being written.
 #[derive(Debug)]
 pub(super) struct Writer<W> {
@@ -25,6 +32,8 @@ pub(super) struct Writer<W> {
     checksums: Vec<Hasher>,
     written_bytes: u64,
     open: Option<OpenFile>,
+    /// Places that were kept, and are empty.
+    places: Vec<Place>,
     /// Where the content of the file that was ended last lies: its start, and the byte after it.
     last_content: (u64, u64),
 }
@@ -40,10 +49,27 @@ struct OpenFile {
     announced_bytes: Option<u64>,
 }
 
+/// Room for the header and the content of a file.
+#[derive(Debug)]
+struct Place {
+    header_at: u64,
+    content_at: u64,
+    end: u64,
+    /// Which of the checksums is that of all of it.
+    checksum: usize,
+}
+
 impl<W: Write + Seek> Writer<W> {
     /// Writes to the start of `out`, which is empty.
     pub(super) fn new(out: W) -> Self {
-        Self { out, checksums: vec![Hasher::new()], written_bytes: 0, open: None, last_content: (0, 0) }
+        Self {
+            out,
+            checksums: vec![Hasher::new()],
+            written_bytes: 0,
+            open: None,
+            places: Vec::new(),
+            last_content: (0, 0),
+        }
     }
 
     /// Begins the file `name`, whose content is `tar_bytes` long uncompressed; unknown, it is told at its end.
@@ -74,6 +100,11 @@ impl<W: Write + Seek> Writer<W> {
         self.append(bytes)
     }
 
+    /// Whether a file of so many bytes needs no padding.
+    pub(super) fn is_whole(tar_bytes: u64) -> bool {
+        tar_bytes.is_multiple_of(TAR_BLOCK_BYTES as u64)
+    }
+
     /// Ends the file, whose content was `tar_bytes` long uncompressed, and pads it to a whole block.
     pub(super) fn end(&mut self, tar_bytes: u64) -> io::Result<()> {
         let open = self.open.take().ok_or_else(|| io::Error::other("no file was begun"))?;
@@ -91,6 +122,37 @@ impl<W: Write + Seek> Writer<W> {
         if padding == 0 { Ok(()) } else { self.append(&raw_frame(&[0; TAR_BLOCK_BYTES][..padding])) }
     }
 
+    /// Keeps a place for a file whose frames are `length` bytes; gives the place in the output where they go.
+    pub(super) fn reserve(&mut self, length: u64) -> io::Result<u64> {
+        if let Some(open) = &self.open {
+            return Err(io::Error::other(format!("{} is still being written", open.name)));
+        }
+        let header_at = self.written_bytes;
+        let content_at = header_at + raw_frame(&[0; TAR_BLOCK_BYTES]).len() as u64;
+        let end = content_at + length;
+        self.places.push(Place { header_at, content_at, end, checksum: self.checksums.len() });
+        self.checksums.extend([Hasher::new(), Hasher::new()]);
+        self.written_bytes = end;
+        self.out.seek(SeekFrom::Start(end))?;
+        Ok(content_at)
+    }
+
+    /// Makes a file of the place whose content begins at `content_at`, and was written there. It needs no padding.
+    pub(super) fn settle(&mut self, content_at: u64, name: &str, tar_bytes: u64, content: &Hasher) -> io::Result<()> {
+        let place = self.places.iter().position(|place| place.content_at == content_at);
+        let place = place.ok_or_else(|| io::Error::other(format!("no place was kept for {name}")))?;
+        let place = self.places.swap_remove(place);
+        let mut checksum = self.write_again(place.header_at, &raw_frame(&header(name, tar_bytes)?))?;
+        checksum.combine(content);
+        self.checksums[place.checksum] = checksum;
+        Ok(())
+    }
+
+    /// The places that were kept and are no file: where they begin, and how long they are.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.places.iter().map(|place| (place.header_at, place.end - place.header_at))
+    }
+
     /// Where the frames of the file that was ended last lie: the first byte, and the one after the last.
     pub(super) fn last_content(&self) -> (u64, u64) {
         self.last_content
@@ -101,12 +163,16 @@ impl<W: Write + Seek> Writer<W> {
         self.out.flush()
     }
 
-    /// Ends the assets and writes what follows them; gives back the output, with nothing left in any buffer.
+    /// Ends the assets and writes what follows them; gives back the output, with nothing left in any buffer. Places that
+    /// are no file read as zeros.
     pub(super) fn finish(mut self, manifest: &PackManifest) -> io::Result<W> {
         if let Some(open) = &self.open {
             return Err(io::Error::other(format!("{} was not ended", open.name)));
         }
         self.append(&raw_frame(&[0; 2 * TAR_BLOCK_BYTES]))?;
+        while let Some(place) = self.places.pop() {
+            self.checksums[place.checksum] = self.skip(place.header_at, place.end)?;
+        }
         let assets_size = self.written_bytes;
         let json = manifest.to_json().map_err(io::Error::other)?;
         self.append(&json)?;
@@ -137,13 +203,39 @@ impl<W: Write + Seek> Writer<W> {
 
     fn write_header_again(&mut self, open: &OpenFile, tar_bytes: u64) -> io::Result<()> {
         let frame = raw_frame(&header(&open.name, tar_bytes)?);
-        self.out.seek(SeekFrom::Start(open.header_at))?;
-        self.out.write_all(&frame)?;
+        self.checksums[open.header_checksum] = self.write_again(open.header_at, &frame)?;
+        Ok(())
+    }
+
+    /// Writes over what is at `place`, and gives the checksum of `bytes`.
+    fn write_again(&mut self, place: u64, bytes: &[u8]) -> io::Result<Hasher> {
+        self.out.seek(SeekFrom::Start(place))?;
+        self.out.write_all(bytes)?;
         self.out.seek(SeekFrom::Start(self.written_bytes))?;
         let mut checksum = Hasher::new();
-        checksum.update(&frame);
-        self.checksums[open.header_checksum] = checksum;
-        Ok(())
+        checksum.update(bytes);
+        Ok(checksum)
+    }
+
+    /// Makes frames that are skipped of the zeros from `from` to `to`, and gives their checksum.
+    fn skip(&mut self, mut from: u64, to: u64) -> io::Result<Hasher> {
+        let (mut checksum, zeros) = (Hasher::new(), vec![0; RAW_FRAME_BYTES_MAX]);
+        while from < to {
+            let mut head = Vec::from(SKIPPED_MAGIC.to_le_bytes());
+            // None is too short to be a frame: each but the last takes half of the most, or less than what is left by that.
+            let left = to - from - 8;
+            let length = if left > SKIPPED_BYTES_MAX { SKIPPED_BYTES_MAX / 2 } else { left };
+            head.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+            checksum.combine(&self.write_again(from, &head)?);
+            let mut hashed = 0;
+            while hashed < length {
+                let step = (length - hashed).min(zeros.len() as u64);
+                checksum.update(&zeros[..usize::try_from(step).unwrap_or(0)]);
+                hashed += step;
+            }
+            from += 8 + length;
+        }
+        Ok(checksum)
     }
 
     fn checksum(&self) -> u32 {
@@ -234,6 +326,31 @@ mod tests {
         let sidecar = writer.finish(&manifest()).unwrap().into_inner();
         let expected = [("a", vec![1; 700]), ("b", vec![2; 90_000]), ("c", vec![])];
         assert_eq!(files_in(&sidecar), expected.map(|(name, content)| (name.to_owned(), content)));
+    }
+
+    #[test]
+    fn places_are_filled_in_any_order_and_empty_ones_are_skipped() {
+        let mut writer = Writer::new(Cursor::new(Vec::new()));
+        let frames = [0, 1, 2, 3].map(|number| zstd::encode_all(&[number; 1024][..], 1).unwrap());
+        // The third is as short as can be, the last one a file that comes after them.
+        let lengths = [frames[0].len(), frames[1].len(), 0, 200_000];
+        let places = lengths.map(|length| writer.reserve(length as u64).unwrap());
+        writer.begin("3", Some(1024)).unwrap();
+        assert!(writer.reserve(1).is_err());
+        writer.frames(&frames[3]).unwrap();
+        writer.end(1024).unwrap();
+        for number in [1, 0] {
+            let (name, from) = (number.to_string(), usize::try_from(places[number]).unwrap());
+            writer.out.get_mut()[from..from + lengths[number]].copy_from_slice(&frames[number]);
+            let mut checksum = Hasher::new();
+            checksum.update(&frames[number]);
+            writer.settle(places[number], &name, 1024, &checksum).unwrap();
+            assert!(writer.settle(places[number], &name, 1024, &checksum).is_err());
+        }
+        assert_eq!(writer.unsettled().map(|(_, length)| length).collect::<Vec<_>>(), [522, 200_522]);
+        let sidecar = writer.finish(&manifest()).unwrap().into_inner();
+        let expected = [0, 1, 3].map(|number: u8| (number.to_string(), vec![number; 1024]));
+        assert_eq!(files_in(&sidecar), expected);
     }
 
     #[test]

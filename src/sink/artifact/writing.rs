@@ -4,11 +4,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use smolvm_pack::PackManifest;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::oci::Compression;
+use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
 use crate::stop::Stop;
 
@@ -16,6 +18,7 @@ use super::incoming::Incoming;
 use super::manifest::{AGENT_NAME, Embedded, WORKSPACE_NAME, layer_name};
 use super::recode::recode;
 use super::seed::Seed;
+use super::side::{SideFile, clear};
 use super::temporary::{self, Temporary};
 use super::writer::Writer;
 use super::{ArtifactOptions, MachineSettings, ReadBack};
@@ -79,6 +82,28 @@ impl Unfinished {
         Ok(bytes)
     }
 
+    /// Keeps a place for each layer of so many stored bytes.
+    pub(super) fn reserve(&mut self, lengths: &[u64]) -> io::Result<Vec<SideFile>> {
+        let file = Arc::new(self.handle()?);
+        let place = |length: &u64| Ok(SideFile::within(Arc::clone(&file), self.writer.reserve(*length)?, *length));
+        lengths.iter().map(place).collect()
+    }
+
+    /// Embeds a layer that lies beside the artifact, or that stays where it lies in it; gives the bytes that were written.
+    pub(super) fn embed_side(&mut self, side: SideFile, end: &LiveEnd) -> io::Result<u64> {
+        let LiveEnd { descriptor, diff_id, tar_bytes } = end;
+        let (diff_id, tar_bytes) = (*diff_id, *tar_bytes);
+        if let Some((start, checksum)) = side.placed()
+            && Writer::<BufWriter<File>>::is_whole(tar_bytes)
+        {
+            self.writer.settle(start, &layer_name(diff_id), tar_bytes, checksum)?;
+            self.embedded.layers.insert(diff_id, tar_bytes);
+            return Ok(descriptor.size);
+        }
+        let stop = self.options.stop.clone();
+        self.embed_layer(Incoming { diff_id, tar_bytes, descriptor, stored: side.moving(&stop) })
+    }
+
     /// Embeds a zstd layer such that its stored bytes can be read again; gives the place in the file where they begin.
     pub(super) fn keep_layer(&mut self, layer: Incoming<'_, impl BufRead>) -> io::Result<u64> {
         let length = layer.descriptor.size;
@@ -116,7 +141,8 @@ impl Unfinished {
         self.end_workspace().map_err(|error| io_failed("embedding /workspace", target, error))?;
         let manifest = self.embedded.manifest(image, machine);
         let manifest = manifest.map_err(|reason| failed("completing the artifact", target, reason))?;
-        let written = self.writer.finish(&manifest);
+        let cleared = self.clear_places();
+        let written = cleared.and_then(|()| self.writer.finish(&manifest));
         let written = written.and_then(|out| out.into_inner().map_err(io::IntoInnerError::into_error));
         let file = written.map_err(|error| io_failed("writing the artifact", target, error))?;
         // What is read back are the same pages of memory, on the disk or on their way to it.
@@ -138,6 +164,12 @@ impl Unfinished {
     /// Removes what was written.
     pub(super) fn discard(self) -> io::Result<()> {
         self.temporary.discard()
+    }
+
+    /// Nothing stays of what was in a place and went elsewhere.
+    fn clear_places(&self) -> io::Result<()> {
+        let file = self.handle()?;
+        self.writer.unsettled().try_for_each(|(start, length)| clear(&file, start, length))
     }
 
     fn end_workspace(&mut self) -> io::Result<()> {

@@ -73,8 +73,16 @@ impl Names {
             Meaning::Nothing => {}
         }
         self.marks |= !matches!(meaning(&entry.path()?), Meaning::Entry);
-        let folders = self.folders.len() + self.implied.len();
-        bounded(self.files.len() + folders + self.gone.len() + self.opaque.len(), NAMES_MAX, "names in one layer")
+        bounded(self.count(), NAMES_MAX, "names in one layer")
+    }
+
+    fn count(&self) -> usize {
+        self.files.len() + self.folders.len() + self.implied.len() + self.gone.len() + self.opaque.len()
+    }
+
+    /// Whether many layers may wait with what this one holds of memory: about 3 MiB.
+    pub(crate) fn is_small(&self) -> bool {
+        self.count() <= NAMES_MAX >> 7 && self.foreign_bytes <= WAITING_BYTES_MAX >> 5
     }
 
     fn entry(&mut self, path: Vec<u8>, entry: &Entry) -> io::Result<()> {
