@@ -45,6 +45,7 @@ else
     chown 1000:1000 "$share/seed/notes" && chmod 640 "$share/seed/notes"
     artifact debian debian --user 1000 --workdir /home/worker --env 'GREETING=hello, world' --workspace "$share/seed"
     artifact busybox busybox --layers 3
+    [ -z "$smolfreeze" ] || "$here/stacked.sh" "$rig/roots/busybox.tar" "$share"
 fi
 if [ -n "$smolfreeze" ]; then install -m 755 "$smolfreeze" "$share/smolfreeze"; fi
 

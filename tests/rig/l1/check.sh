@@ -60,6 +60,21 @@ thaw_and_compare() {
     smolvm machine delete --name "$new" --force > /dev/null
 }
 
+# An image that others made, with layers that delete and replace: the machine is what umoci unpacks.
+thaw_stacked() {
+    local code=0
+    timed 'thaw stacked' patiently stacked ./smolfreeze thaw oci:stacked:t --name stacked --cpus 1 --memory 512MiB --quiet
+    timed 'list stacked' list_guest stacked out/stacked.guest
+    # What smolvm makes itself in every machine is not the image's.
+    python3 tools/compare.py --without-xattrs --ignore ./etc/gai.conf --ignore ./etc/hosts --ignore ./etc/resolv.conf \
+        --ignore ./etc --ignore ./storage --ignore ./oldroot --ignore ./workspace --ignore ./workspace/.smolvm-workspace-seeded \
+        stacked.image out/stacked.guest > out/stacked.differences || code=$?
+    check 'stacked: it is what umoci unpacks' 0 "$code"
+    head -n 20 out/stacked.differences
+    smolvm machine stop --name stacked > /dev/null 2>&1
+    smolvm machine delete --name stacked --force > /dev/null
+}
+
 start_registry
 start_machines
 look_at_machines
@@ -79,6 +94,7 @@ if [ -x ./smolfreeze ]; then
     kept=()
     thaw_and_compare debian oci:/srv/layout:debian from-layout
     thaw_and_compare debian /srv/kept.smolmachine from-artifact
+    thaw_stacked
     smolvm machine start --name bare > /dev/null 2>&1
     # A machine with an image finds these as smolvm made them at its start.
     thaw_and_compare bare 127.0.0.1:5000/frozen/bare:latest from-bare --ignore ./storage --ignore ./oldroot --ignore ./etc \
