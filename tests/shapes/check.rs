@@ -24,6 +24,9 @@ use crate::work::Work;
 /// What can't be in an image (a mark of a deletion, for one) is refused with this code.
 const REFUSED: i32 = 3;
 
+/// What a refusal begins with that is told, and is no fault.
+pub const LIMIT: &str = "a limit";
+
 /// Differences of one kind that are told.
 const TOLD: usize = 5;
 
@@ -72,7 +75,7 @@ pub fn check(shape: &Shape, work: &Work, machines: &mut Machines) -> Vec<String>
     if let Source::Machine(_) = shape.source {
         std::fs::remove_dir_all(&tree).unwrap();
     }
-    if !faults.is_empty() {
+    if faults.iter().any(|fault| !fault.starts_with(LIMIT)) {
         faults.insert(1, format!("the tree: {words}"));
     }
     faults
@@ -120,10 +123,7 @@ fn judge(shape: &Shape, ended: &Ended) -> Vec<String> {
     match ended.code {
         None => return vec!["hung: it did not end before the deadline".into()],
         Some(0) => {}
-        Some(REFUSED) if is_a_limit(shape, &ended.said) => {
-            println!("     a limit: {}", ended.said);
-            return faults;
-        }
+        Some(REFUSED) if is_a_limit(shape, &ended.said) => return vec![format!("{LIMIT}: {}", ended.said)],
         Some(code) => return vec![format!("failed: exit {code}: {}", ended.said)],
     }
     let most = ended.report["memory_bytes_max"].as_u64().unwrap();
