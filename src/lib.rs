@@ -47,6 +47,7 @@ pub mod plan;
 pub mod freeze;
 pub mod report;
 
+pub mod night;
 mod place;
 mod smolvm;
 pub mod source;

@@ -1,6 +1,8 @@
 //! All choices of a freeze, made before it starts, and printable.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -9,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::ImageOptions;
+use crate::night::{self, Night, NightReport};
 use crate::oci::{Compression, Platform};
 use crate::pipeline::budget::{Budget, Wish, default_memory_bytes};
 use crate::pipeline::run::StreamFn;
@@ -87,6 +90,9 @@ pub struct FreezeOptions {
     pub records: Option<PathBuf>,
     /// The name of the series that the freeze is one of; by default those of its source are one.
     pub name: Option<String>,
+    /// Read and send only what changed since the last freeze of the source, where that can be told; by default everything
+    /// is read. Takes `records`.
+    pub night: Option<night::Wish>,
 }
 
 impl FreezeOptions {
@@ -117,6 +123,7 @@ impl FreezeOptions {
             known: None,
             records: None,
             name: None,
+            night: None,
         }
     }
 }
@@ -142,6 +149,7 @@ pub struct Plan {
     pub(crate) scratch_folder: PathBuf,
     pub(crate) stream: StreamFn,
     pub(crate) leave_timeout: Duration,
+    pub(crate) night: Option<Arc<Night>>,
 }
 
 impl Plan {
@@ -159,9 +167,7 @@ impl Plan {
         let started = Timestamp::now();
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
-        if let Some(path) = &options.ca_cert {
-            registry::check_authorities(path)?;
-        }
+        options.ca_cert.as_deref().map_or(Ok(()), registry::check_authorities)?;
         let id = name(&mut options, started)?;
         options.outputs.sort_by_key(OutputSpec::is_artifact);
         let run = fastrand::u64(..);
@@ -203,6 +209,8 @@ impl Plan {
             whole_from: opened.whole_from,
             own_layers: opened.own_layers,
             unordered: survey.unordered,
+            on_top_of: None,
+            journal: opened.night.is_some(),
         };
         Ok(Self {
             id,
@@ -221,6 +229,7 @@ impl Plan {
             scratch_folder: scratch_folder(),
             stream: opened.stream,
             leave_timeout: opened.leave_timeout,
+            night: opened.night,
         })
     }
 
@@ -234,6 +243,14 @@ impl Plan {
     #[must_use]
     pub fn is_packed_by_smolvm(&self) -> bool {
         self.options.outputs.iter().any(OutputSpec::is_packed)
+    }
+
+    /// Bytes of fresh layers, about.
+    pub(crate) fn layer_bytes(&self) -> u64 {
+        match self.layer_size {
+            LayerSize::One => u64::MAX,
+            LayerSize::About(bytes) => bytes,
+        }
     }
 
     /// The division of memory and scratch space.
@@ -341,6 +358,11 @@ impl std::fmt::Display for Plan {
                 size(self.survey.largest_entry_bytes)
             )?,
             None => writeln!(f, "             of unknown size")?,
+        }
+        if let Some(night) = &self.night {
+            // As if each output still had what it was given.
+            let choice = night.choice(BTreeSet::new(), self.layer_bytes());
+            writeln!(f, "night        {}", NightReport::new(night, &choice))?;
         }
         for output in &self.options.outputs {
             writeln!(f, "output       {}", text::line(&output.to_string()))?;

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::night::NightReport;
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::run::Flowed;
@@ -82,6 +83,9 @@ pub struct Snapshot {
     pub scratch_trouble: Option<String>,
     /// Most bytes of scratch files that the plan allowed.
     pub scratch_bytes_max: u64,
+    /// What of the last image is in this one, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub night: Option<NightReport>,
     /// Entries that the user should know about.
     pub notices: Notices,
     /// What was to be done in the machine when all of it was read, and failed: `--post-exec`, tidying up. The image is whole.
@@ -176,6 +180,7 @@ impl Snapshot {
             scratch_bytes_peak: 0,
             scratch_trouble: None,
             scratch_bytes_max: budget.scratch_bytes_max,
+            night: None,
             notices: flowed.notices,
             undone: Vec::new(),
             threads: (budget.workers, budget.uploads),
@@ -204,10 +209,23 @@ impl Snapshot {
         self
     }
 
-    /// The process's exit code, as README.md documents it: 0, or 7 where something was left undone.
+    /// The process's exit code, as README.md documents it: 0, 7 where something was left undone, or 8 where a file of
+    /// earlier images was not what it should have been.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.undone.is_empty() { 0 } else { 7 }
+        match &self.night {
+            Some(NightReport { alarm: Some(_), .. }) => 8,
+            _ if self.undone.is_empty() => 0,
+            _ => 7,
+        }
+    }
+
+    pub(crate) fn in_night(mut self, night: Option<NightReport>) -> Self {
+        if let Some(night) = &night {
+            self.entries = night.listed;
+        }
+        self.night = night;
+        self
     }
 
     pub(crate) fn stored_as(mut self, compression: Compression) -> Self {
@@ -258,8 +276,19 @@ impl Snapshot {
             size(self.stored_bytes),
             size(self.sent_bytes)
         ));
+        if let Some(night) = &self.night {
+            lines.push(format!("night       {night}"));
+            lines.extend(night.alarm.iter().map(|path| {
+                format!(
+                    "ALARM       '{path}' had other bytes than the images since it was read have, and nothing told so"
+                )
+            }));
+            lines
+                .extend(night.trouble.iter().map(|why| format!("            the next one reads all: no index, {why}")));
+        }
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-        let ratio = 100.0 * self.stored_bytes as f64 / self.tar_bytes.max(1) as f64;
+        let ratio = 100.0 * self.stored_bytes as f64
+            / self.layers.iter().map(|layer| layer.tar_bytes).sum::<u64>().max(1) as f64;
         lines.push(format!(
             "layers      {} stored at {ratio:.0} % ({}): {} known, {} packed, {} sent",
             self.layers.len(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! records/ID.json                     one freeze, see `record`
+//! indexes/DIGEST                      what the last image of a source holds, see `night`
 //! artifacts/NAME/ID.smolmachine       the artifact of that freeze, where the user named no other place
 //! lock                                held shared by every freeze that is under way
 //! ```
@@ -20,6 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Side};
+use crate::stage::digest::DigestHasher;
 
 /// What the name of an artifact ends with.
 const ARTIFACT: &str = ".smolmachine";
@@ -142,6 +144,12 @@ impl State {
         self.folder.join("records")
     }
 
+    /// The index of a source's last image.
+    #[must_use]
+    pub fn index_path(&self, canonical: &str) -> PathBuf {
+        self.folder.join("indexes").join(&DigestHasher::of(canonical.as_bytes()).hex()[..32])
+    }
+
     /// Where the artifacts are, in a folder for each source's name.
     #[must_use]
     pub fn artifacts(&self) -> PathBuf {
@@ -210,7 +218,8 @@ impl State {
             return Ok(None);
         }
         let mut swept = Swept::default();
-        for (name, path) in listed(&self.records())? {
+        let unfinished = listed(&self.folder.join("indexes")).unwrap_or_default();
+        for (name, path) in listed(&self.records())?.into_iter().chain(unfinished) {
             if name.starts_with(TEMPORARY) {
                 swept.remove(path);
             }

@@ -19,6 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exclude", &["error"]),
     ("oci", &[]),
     ("progress", &[]),
+    ("night", &["oci", "stage"]),
     ("pipeline/memory", &["error", "stop"]),
     ("stage", &["error", "exclude", "oci", "pipeline/memory", "stop"]),
     ("pipeline/gather", &["error", "oci", "pipeline/memory"]),
@@ -27,7 +28,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("layout", &["error", "oci", "stage"]),
     ("place", &["error"]),
     ("smolvm", &[]),
-    ("source", &["error", "exclude", "oci", "pipeline/memory", "place", "progress", "smolvm", "stage", "stop"]),
+    (
+        "source",
+        &["error", "exclude", "night", "oci", "pipeline/memory", "place", "progress", "smolvm", "stage", "stop"],
+    ),
     (
         "sink",
         &[
@@ -50,11 +54,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("image", &["error", "oci", "sink", "stage"]),
     ("pipeline/budget", &["error", "oci", "pipeline/memory", "source", "stage"]),
     ("pipeline", &["error", "oci", "progress", "sink", "source", "stage", "stop"]),
-    ("state", &["error"]),
-    ("plan", &["error", "exclude", "image", "oci", "pipeline", "sink", "smolvm", "source", "stage", "state", "stop"]),
-    ("report", &["oci", "pipeline", "plan", "progress", "sink", "state"]),
+    ("state", &["error", "stage"]),
+    (
+        "plan",
+        &[
+            "error", "exclude", "image", "night", "oci", "pipeline", "sink", "smolvm", "source", "stage", "state",
+            "stop",
+        ],
+    ),
+    ("report", &["night", "oci", "pipeline", "plan", "progress", "sink", "state"]),
     ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
-    ("freeze", &["error", "image", "oci", "pipeline", "plan", "progress", "record", "report", "sink", "stop"]),
+    (
+        "freeze",
+        &[
+            "error", "image", "night", "oci", "pipeline", "plan", "progress", "record", "report", "sink", "stage",
+            "stop",
+        ],
+    ),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),
     ("stored", &["error", "image", "layout", "oci", "pipeline/gather", "plan", "progress", "sink", "stage", "stop"]),
     (

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use smolfreeze::error::{Error, Result};
 use smolfreeze::image::ImageOptions;
+use smolfreeze::night::Wish;
 use smolfreeze::oci::Compression;
 use smolfreeze::pipeline::budget::default_memory_bytes;
 use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec, cores};
@@ -80,6 +81,12 @@ struct MemoryArguments {
     /// Don't remember this freeze for `ls` and `prune`.
     #[arg(long)]
     no_record: bool,
+    /// Of what is unchanged since the last freeze, read so much all the same, and compare: `all`, or a part as in 5%.
+    #[arg(long, value_name = "PART", value_parser = percent, default_value = "1%")]
+    reread: u8,
+    /// Keep no layer of the last image, so that nothing of what was deleted or changed since is in this one.
+    #[arg(long)]
+    squash: bool,
     /// Remember it as one of this series, for `ls`, `prune` and `thaw`; by default those of one source are a series, and
     /// one of standard input stands alone.
     #[arg(long, value_name = "NAME", conflicts_with = "no_record")]
@@ -328,6 +335,7 @@ impl Freeze {
             patience: self.registry.patience,
             known: self.memory.known(),
             records: self.memory.records(),
+            night: self.memory.night(),
             name: self.memory.name,
             machine: self.machine.options(),
             ..FreezeOptions::new(source, outputs)
@@ -354,7 +362,17 @@ impl Freeze {
     }
 }
 
+fn percent(text: &str) -> Result<u8, String> {
+    let number = if text == "all" { "100" } else { text.trim_end_matches('%') };
+    number.parse().ok().filter(|percent| *percent <= 100).ok_or_else(|| "it is `all`, or 0% to 100%".to_owned())
+}
+
 impl MemoryArguments {
+    fn night(&self) -> Option<Wish> {
+        let wish = Wish { reread_percent: self.reread, squash: self.squash };
+        (!self.no_known && !self.no_record).then_some(wish)
+    }
+
     fn known(&self) -> Option<PathBuf> {
         let cache = super::xdg_folder("XDG_CACHE_HOME", ".cache").filter(|_| !self.no_known)?;
         Some(cache.join("known-layers"))

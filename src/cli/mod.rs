@@ -37,7 +37,7 @@ mod verify;
 ///
 /// Exit codes: 0 done; 1 a bug; 2 a wrong argument; 3 the source can't be read or must not become an image; 4 a
 /// destination can't take the image, or smolvm makes no machine of it; 5 a registry refused the credentials; 6 verify
-/// found a fault; 129, 130 and 143 ended by SIGHUP, SIGINT and SIGTERM, which end `serve` with 0. Whatever ends a freeze, no destination is left
+/// found a fault; 7 something was left undone in the machine; 8 a file of earlier images was not what it should have been; 129, 130 and 143 ended by SIGHUP, SIGINT and SIGTERM, which end `serve` with 0. Whatever ends a freeze, no destination is left
 /// with half an image.
 #[derive(Parser)]
 #[command(name = "smolfreeze", version, max_term_width = 110)]

@@ -15,10 +15,13 @@ use super::pack::{LayerFeed, LayerPiece};
 use crate::error::{Error, Result};
 use crate::progress::{Activity, Meters, NoticeKind, Notices, Observer, Track};
 use crate::source::Piece;
-use crate::stage::cut::{CutPiece, CutSummary, Cutter};
+use crate::stage::cut::{CutPiece, CutSummary, Cutter, Placed};
 
 /// Pieces of one layer between cut and packer; their bytes are counted against the memory bound.
 const LAYER_PIECES: usize = 1024;
+
+/// Who is told what went where.
+pub(crate) type Journal = Box<dyn Fn(&Placed) -> Result<()> + Send>;
 
 /// The thread between source and packers.
 pub(super) struct Feed {
@@ -27,6 +30,7 @@ pub(super) struct Feed {
     pub(super) track: Track,
     pub(super) meters: Arc<Meters>,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) journal: Option<Journal>,
 }
 
 /// The layer at hand.
@@ -50,6 +54,7 @@ impl Feed {
                     self.meters.cut.took(chunk.len() as u64);
                     cutter.push(chunk.bytes(), &mut |piece| self.take(&mut layers, Some(&chunk), piece))?;
                     self.settle(&mut layers, Some(&chunk))?;
+                    self.tell(&mut cutter)?;
                     self.memory.count(&mut tables, cutter.table_bytes())?;
                     for path in cutter.unmarked() {
                         self.observer.noticed(NoticeKind::Overlay, &path);
@@ -63,6 +68,10 @@ impl Feed {
                 Err(_) => return Err(Error::hung_up("the source")),
             }
         }
+    }
+
+    fn tell(&self, cutter: &mut Cutter) -> Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| cutter.journal().try_for_each(|placed| journal(&placed)))
     }
 
     fn take(&self, layers: &mut Layers, chunk: Option<&Slice>, piece: CutPiece) -> Result<()> {

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
+pub(crate) use super::feed::Journal;
 use super::uploads::{Uploads, Way};
 use super::watch;
 use crate::error::{Error, Kind, Result, Side};
@@ -51,6 +52,7 @@ pub(crate) struct Line {
     /// The machine, where a guest writes the tar: what is wrong with that is said of it.
     pub(crate) guest: Option<String>,
     pub(crate) cut: CutOptions,
+    pub(crate) journal: Option<Journal>,
     pub(crate) method: Method,
     pub(crate) budget: Budget,
     pub(crate) scratch: Arc<Scratch>,
@@ -119,7 +121,8 @@ pub(crate) async fn run(line: Line) -> Result<Flowed> {
     let notices = crew.spawn("source", move || meters.source.on_thread(|| stream(outlet)));
     let track = |row| Track::new(row, Arc::clone(&line.meters), Arc::clone(&line.observer));
     let (meters, observer) = (Arc::clone(&line.meters), Arc::clone(&line.observer));
-    let feed = Feed { memory: memory.clone(), packers: feeds_end, track: track(Row::Cut), meters, observer };
+    let (packers, journal) = (feeds_end, line.journal);
+    let feed = Feed { memory: memory.clone(), packers, track: track(Row::Cut), meters, observer, journal };
     let (cutter, guest) = (Cutter::new(line.cut), line.guest);
     let summary = crew.spawn("cut", move || of_guest(guest, feed.meters.cut.on_thread(|| feed.run(cutter, &pieces))));
     let known = Arc::new(KnownAtSinks {
@@ -306,6 +309,7 @@ mod tests {
             guest: None,
             patience: Duration::from_millis(500),
             cut: CutOptions::default(),
+            journal: None,
             method,
             budget: Budget::plan(&wish, &Survey::default(), LayerSize::About(1 << 20)).unwrap(),
             scratch: Scratch::new(folder.path(), 0),

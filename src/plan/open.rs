@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
@@ -10,6 +11,7 @@ use super::{FreezeOptions, OutputSpec, SourceSpec};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::ImageOptions;
+use crate::night::{Night, Opening};
 use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{MachineSettings, unfinished};
 use crate::sink::packed::temporary_folder;
@@ -17,6 +19,7 @@ use crate::source::archive::Archive;
 use crate::source::directory::Directory;
 use crate::source::machine::{Machine, MachineFacts};
 use crate::source::{Selection, Survey};
+use crate::stage::compress::Method;
 use crate::stage::cut::WORKSPACE;
 use crate::state::State;
 use crate::stop::Stop;
@@ -37,6 +40,7 @@ pub(super) struct Opened {
     pub(super) settings: MachineSettings,
     pub(super) leave_timeout: Duration,
     pub(super) stream: StreamFn,
+    pub(super) night: Option<Arc<Night>>,
 }
 
 impl Opened {
@@ -51,6 +55,7 @@ impl Opened {
             settings,
             leave_timeout: LEAVE_TIMEOUT,
             stream,
+            night: None,
         }
     }
 }
@@ -90,6 +95,7 @@ pub(super) async fn open_machine(
         own_layers: vec![WORKSPACE.to_vec()],
         settings,
         leave_timeout: MACHINE_LEAVE_TIMEOUT,
+        night: None,
         stream: Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)),
     })
 }
@@ -127,6 +133,20 @@ fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
     }
 }
 
+/// What compares a folder with its last freeze, where every output can have layers on top of others.
+fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Opening> {
+    let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_artifact))?;
+    let (canonical, state) = (options.source.canonical()?, State::at(options.records.as_deref()?).ok()?);
+    let method = Method::new(super::packing::compression(options), options.level).ok()?;
+    let source = directory.identity().map(|read| format!("{canonical}, {method:?}, {:?}, {read}", options.layer_bytes));
+    // Before it settles, for that may take long, and what is written meanwhile is in doubt.
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    directory.settle();
+    let began = (began.as_secs().cast_signed(), began.subsec_nanos());
+    // Without room for it, everything is read.
+    Opening::new(&state.index_path(&canonical), source, began, wish, &super::scratch_folder()).ok()
+}
+
 /// Opens and surveys a folder or a tar. `run` names the unfinished files of this freeze.
 pub(super) fn open(
     options: &FreezeOptions,
@@ -161,8 +181,20 @@ pub(super) fn open(
             let include_mounts = options.include_mounts.clone();
             let selection = Selection { exclude, include_mounts, own_outputs, apart };
             let directory = Directory::open(path, &selection)?;
-            let survey = directory.survey(&stop)?;
-            Ok(Opened::new(options, survey, Box::new(move |outlet| directory.stream(outlet, &stop))))
+            let (survey, night) = match open_night(options, &directory) {
+                Some(mut opening) => {
+                    let survey = directory.list(opening.listing(), &stop)?;
+                    (survey, opening.end(&super::scratch_folder()).ok().map(Arc::new))
+                }
+                None => (directory.survey(&stop)?, None),
+            };
+            let picking = night.clone();
+            let stream: StreamFn = Box::new(move |outlet| {
+                let picker = picking.as_ref().and_then(|night| night.picker().transpose()).transpose();
+                let picker = picker.map_err(|error| Error::source("reading the listing", "scratch", &error))?;
+                directory.stream_picked(picker, outlet, &stop)
+            });
+            Ok(Opened { night, ..Opened::new(options, survey, stream) })
         }
         SourceSpec::Machine(name) => Err(Error::usage(
             "opening the source",

@@ -12,13 +12,14 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::header::{BLOCK_BYTES, Kind};
+use super::header::BLOCK_BYTES;
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 
 mod ancestors;
 mod end;
 pub(super) mod entry;
+mod journal;
 mod marks;
 mod order;
 pub(super) mod path;
@@ -28,6 +29,8 @@ use ancestors::{Directories, HASH_BYTES, Held};
 use end::END_MARK;
 pub(super) use end::EndMark;
 use entry::{Pending, Read, Resolved};
+use journal::Journal;
+pub use journal::Placed;
 use order::Others;
 pub use rule::{LAYERS_MAX, LayerSize};
 
@@ -52,6 +55,10 @@ pub struct CutOptions {
     /// Nobody knows whether an entry lies below something else than a folder: names are remembered past their layer, in up
     /// to 18 bytes each. Of a folder that was walked, or a tar that was scanned, it is known.
     pub unordered: bool,
+    /// The layers go on top of others: marks of deletions are wanted, and so many layers are there already.
+    pub on_top_of: Option<u64>,
+    /// What went where is to be told, see [`Cutter::journal`].
+    pub journal: bool,
 }
 
 /// What comes out of a cut, in order.
@@ -104,6 +111,7 @@ pub struct Cutter {
     /// Hashes of the whiteouts that were left out: links to them are, too.
     whiteouts: HashSet<u64>,
     unmarked: Vec<Vec<u8>>,
+    journal: Journal,
     /// Bytes before the current chunk.
     offset: u64,
     entries: u64,
@@ -150,16 +158,17 @@ impl Cutter {
     #[must_use]
     pub fn new(options: CutOptions) -> Self {
         Self {
+            layers: options.on_top_of.unwrap_or(0),
             options,
             state: State::Headers,
             pending: Pending::default(),
             earlier: Vec::new(),
             layer: None,
-            layers: 0,
             directories: Directories::default(),
             earlier_others: HashSet::new(),
             whiteouts: HashSet::new(),
             unmarked: Vec::new(),
+            journal: Journal::default(),
             offset: 0,
             entries: 0,
             workspace_entries: 0,
@@ -184,6 +193,7 @@ impl Cutter {
                             *map = None;
                         }
                     }
+                    self.journal.take(&rest[..now]);
                     *left -= now as u64;
                     cursor.at += now;
                     cursor.headers = cursor.at;
@@ -192,6 +202,7 @@ impl Cutter {
                     }
                     if *left == 0 {
                         self.state = State::Headers;
+                        self.journal.end_content();
                     }
                 }
                 State::Headers => {
@@ -199,7 +210,12 @@ impl Cutter {
                     cursor.at += now;
                     match read {
                         Read::More => {}
-                        Read::Entry(entry) => self.entry(chunk, &mut cursor, &entry, emit)?,
+                        Read::Entry(mut entry) => {
+                            if let Some(path) = self.options.on_top_of.and_then(|_| path::of_whiteout(&entry.name)) {
+                                (entry.path, entry.hostile) = (path, None);
+                            }
+                            self.entry(chunk, &mut cursor, &entry, emit)?;
+                        }
                         Read::ZeroBlock => {
                             hand_on(chunk, cursor.run..cursor.headers, emit)?;
                             self.earlier.clear();
@@ -234,6 +250,11 @@ impl Cutter {
     /// the attributes that are.
     pub fn unmarked(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.unmarked)
+    }
+
+    /// Where entries went that are complete, since the last call; none unless it is asked for.
+    pub fn journal(&mut self) -> impl Iterator<Item = Placed> + '_ {
+        self.journal.complete()
     }
 
     /// The tar has ended; so does the last layer.
@@ -301,23 +322,12 @@ impl Cutter {
         let content = padded(entry.size);
         if content > 0 {
             let map = entry.map.clone().filter(|_| !skip);
+            if self.options.journal && !skip {
+                self.journal.begin_content(entry.size);
+            }
             self.state = State::Content { left: content, keep: !skip, name: entry.name.clone(), map };
         }
         Ok(())
-    }
-
-    /// Whether overlayfs would take the entry for a mark. It links its whiteouts to each other.
-    fn is_whiteout(&mut self, entry: &Resolved) -> bool {
-        let is_one = match &entry.link {
-            Some(target) => self.whiteouts.contains(&rule::hash(target)),
-            None => entry.kind == Kind::Whiteout,
-        };
-        if is_one {
-            self.whiteouts.insert(rule::hash(&entry.path));
-        } else if !self.whiteouts.is_empty() {
-            self.whiteouts.remove(&rule::hash(&entry.path));
-        }
-        is_one
     }
 
     /// Puts the entry into the layer it belongs to, behind the ancestors it needs.
@@ -371,6 +381,10 @@ impl Cutter {
             emit(CutPiece::Own(blocks.into()))?;
         }
         layer.entry_bytes += entry_bytes;
+        if self.options.journal {
+            let layer = self.layers - 1 - self.options.on_top_of.unwrap_or(0);
+            self.journal.place(&entry.path, entry.is_directory, layer, entry_bytes);
+        }
         if interrupted || !self.earlier.is_empty() {
             if !self.earlier.is_empty() {
                 emit(CutPiece::Own(std::mem::take(&mut self.earlier).into()))?;

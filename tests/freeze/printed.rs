@@ -30,7 +30,7 @@ fn a_summary_has_a_line_for_each_fact() {
         let to = format!("oci:{}", host.text(&format!("layout\u{1b}[31m\n{progress}")));
         let words = ["freeze", &format!("dir:{tree}"), "--to", &to, "--progress", progress];
         let (code, said) = says(&mut host.command(&words));
-        assert_eq!((code, said.lines().count()), (Some(0), 7), "{said}");
+        assert_eq!((code, said.lines().count()), (Some(0), 8), "{said}");
         assert!(said.contains(&format!("1 sockets left out ({SHOWN}")), "{said}");
         assert!(said.starts_with("frozen      oci:") && said.contains(r"layout\x1b[31m\n"), "{said}");
     }

@@ -20,6 +20,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("tests/rig/freeze.sh", ".ci/run runs it"),
     (".ci/", "it builds for minutes"),
     ("benches/side-by-side", "it measures for an hour"),
+    ("benches/nights", "it measures for minutes"),
     ("benches/reading", "it measures for minutes"),
     ("perf ", "perf needs a kernel that lets it"),
     ("RUSTFLAGS=", "it builds for minutes"),

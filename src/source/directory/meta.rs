@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use crate::night::record::Stat;
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -23,6 +25,11 @@ pub(super) enum Kind {
 pub(super) struct Id {
     device: u64,
     inode: u64,
+}
+
+impl Id {
+    /// Of nothing.
+    pub(super) const NONE: Self = Self { device: 0, inode: 0 };
 }
 
 /// A moment, in seconds since 1970 (negative before) and the nanoseconds after that second.
@@ -68,6 +75,33 @@ impl Meta {
     /// Looks at `path` as this process sees it; links are followed.
     pub(super) fn of_path(path: &std::path::Path) -> Result<Self, Errno> {
         rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), MASK).map(Self::from)
+    }
+
+    /// What tells an entry that changed; `extra` is a checksum of what is not here.
+    pub(super) fn stat(&self, extra: u64) -> Stat {
+        let is_folder = self.kind == Kind::Directory;
+        let links = if is_folder { 1 } else { self.links };
+        let is_device = matches!(self.kind, Kind::CharDevice | Kind::BlockDevice);
+        Stat {
+            kind: match self.kind {
+                Kind::Regular | Kind::Socket => b'f',
+                Kind::Directory => b'd',
+                Kind::Symlink => b'l',
+                Kind::Fifo => b'p',
+                Kind::CharDevice => b'c',
+                Kind::BlockDevice => b'b',
+            },
+            mode: self.mode,
+            owner: (self.owner, self.group),
+            size_bytes: if is_folder { 0 } else { self.size_bytes },
+            modified: (self.modified.seconds, self.modified.nanos),
+            changed: (self.changed.seconds, self.changed.nanos),
+            inode: self.id.inode,
+            device: if links > 1 { self.id.device } else { 0 },
+            links,
+            number: if is_device { self.device } else { (0, 0) },
+            extra,
+        }
     }
 
     /// Whether content that was read between `self` and `later` is that of one moment.

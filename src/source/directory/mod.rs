@@ -17,6 +17,7 @@ mod job;
 mod links;
 mod meta;
 mod names;
+mod night;
 mod plan;
 mod read;
 mod rules;
@@ -40,6 +41,8 @@ use self::plan::{Edges, Planner};
 use self::rules::Rules;
 use crate::error::{Error, Kind, Result, Side};
 use crate::exclude;
+use crate::night::listing::Listing;
+use crate::night::picker::Picker;
 use crate::pipeline::memory::Slice;
 use crate::progress::Notices;
 use crate::source::wanted::Wanted;
@@ -62,6 +65,7 @@ pub struct Directory {
     /// What the root is mounted as.
     mount: u64,
     rules: Rules,
+    wanted: Wanted,
     #[cfg(test)]
     seam: Option<tests::Seam>,
 }
@@ -111,11 +115,13 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let meta = Meta::of_open(&root).map_err(failed)?;
-        let rules = Rules::new(&wanted(&meta), &root, own_outputs)?;
+        let wanted = wanted(&meta);
+        let rules = Rules::new(&wanted, &root, own_outputs)?;
         Ok(Self {
             root,
             mount: meta.mount,
             rules,
+            wanted,
             #[cfg(test)]
             seam: None,
         })
@@ -126,7 +132,28 @@ impl Directory {
     /// # Errors
     /// A folder that can't be read, or the stop.
     pub fn survey(&self, stop: &Stop) -> Result<Survey> {
-        survey::survey(self, stop)
+        survey::survey(self, stop, None)
+    }
+
+    /// The same, and tells `listing` what is there.
+    ///
+    /// # Errors
+    /// Those of [`Self::survey`], and when the listing can't be written.
+    pub fn list(&self, listing: &mut Listing, stop: &Stop) -> Result<Survey> {
+        survey::survey(self, stop, Some(listing))
+    }
+
+    /// What is read of which folder, so that another reading can be told from the same one.
+    ///
+    /// # Errors
+    /// Why nobody can tell whether a file there has changed.
+    pub fn identity(&self) -> std::result::Result<String, String> {
+        night::identity(&self.root, &self.wanted)
+    }
+
+    /// Has what was written so far stored, so that whatever is written from now on leaves its time.
+    pub fn settle(&self) {
+        night::settle(&self.root, &self.wanted);
     }
 
     /// Sends the whole tar into `outlet`. Blocks the calling thread as long as that takes; all threads that it starts
@@ -135,7 +162,15 @@ impl Directory {
     /// # Errors
     /// An entry that is there and can't be read, a hang-up, the stop. Throws `stop` itself when it fails, so that none
     /// of its threads waits for memory that nobody gives back.
-    pub fn stream(self, mut outlet: Outlet, stop: &Stop) -> Result<Notices> {
+    pub fn stream(self, outlet: Outlet, stop: &Stop) -> Result<Notices> {
+        self.stream_picked(None, outlet, stop)
+    }
+
+    /// The same of what `picker` takes.
+    ///
+    /// # Errors
+    /// Those of [`Self::stream`].
+    pub fn stream_picked(self, picker: Option<Picker>, mut outlet: Outlet, stop: &Stop) -> Result<Notices> {
         let readers = thread::available_parallelism().map_or(READERS_MIN, usize::from).max(READERS_MIN);
         // Beside those that wait in line, one job is made and one is sent.
         let buffers = outlet.buffers();
@@ -145,7 +180,7 @@ impl Directory {
         let edges = Edges { jobs, slots, buffers };
         let (meters, _) = outlet.watchers();
         let meter = &meters.source;
-        let planner = Planner::new(&self, edges, stop);
+        let planner = Planner::new(&self, edges, picker, stop);
         thread::scope(|scope| {
             let mut threads = vec![scope.spawn(|| meter.on_thread(|| planner.run()))];
             for _ in 0..readers {
@@ -217,6 +252,10 @@ fn send_zeros(outlet: &mut Outlet, bytes: u64, stop: &Stop) -> Result<()> {
         left -= part as u64;
     }
     Ok(())
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
 fn unreadable(operation: &str, path: &[u8], error: Errno) -> Error {

@@ -15,10 +15,12 @@ use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
 use super::job::{File, Held, Job, Opened, Slot, Split, Step, Work};
 use super::links::{self, Links};
 use super::meta::{self, Id, Kind, Meta};
+use super::night::Night;
 use super::walk::{Seen, Walk, step_into};
 use super::xattrs::Xattrs;
-use super::{Directory, unreadable};
+use super::{Directory, last_name, unreadable};
 use crate::error::{Error, Result};
+use crate::night::picker::Picker;
 use crate::pipeline::memory::{BUFFER_BYTES, Buffer, Table};
 use crate::progress::NoticeKind;
 use crate::source::Buffers;
@@ -54,12 +56,14 @@ pub(super) struct Edges {
 pub(super) struct Planner<'a> {
     directory: &'a Directory,
     edges: Edges,
+    /// Where not everything is read.
+    pub(super) night: Option<Night>,
     job: Option<Draft>,
     opened: Arc<Opened>,
     stop: &'a Stop,
-    headers: Writer,
-    header: Vec<u8>,
-    xattrs: Xattrs,
+    pub(super) headers: Writer,
+    pub(super) header: Vec<u8>,
+    pub(super) xattrs: Xattrs,
     links: Links,
     /// What the links take.
     tables: Table,
@@ -74,10 +78,11 @@ struct Draft {
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(directory: &'a Directory, edges: Edges, stop: &'a Stop) -> Self {
+    pub(super) fn new(directory: &'a Directory, edges: Edges, picker: Option<Picker>, stop: &'a Stop) -> Self {
         Self {
             directory,
             edges,
+            night: picker.map(Night::new),
             job: None,
             opened: Arc::default(),
             stop,
@@ -96,9 +101,12 @@ impl<'a> Planner<'a> {
     pub(super) fn run(mut self) -> Result<()> {
         let mut walk = Walk::new(self.directory, self.stop);
         while let Some(seen) = walk.next()? {
-            self.place(walk.path(), seen)?;
+            if self.is_picked(walk.path(), &seen)? {
+                self.place(walk.path(), seen)?;
+            }
         }
         drop(walk);
+        self.end_picking()?;
         self.place_links()?;
         self.submit()
     }
@@ -240,11 +248,17 @@ impl<'a> Planner<'a> {
         self.header.clear();
         self.headers.write(&mut self.header, &Header { path, meta, target, xattrs: &self.xattrs });
         let header = std::mem::take(&mut self.header);
+        self.place_bytes(&header)?;
+        self.header = header;
+        Ok(())
+    }
+
+    /// Places a header as it is.
+    pub(super) fn place_bytes(&mut self, header: &[u8]) -> Result<()> {
         let draft = self.draft(header.len())?;
         let from = draft.work.text.len();
-        draft.work.text.extend_from_slice(&header);
+        draft.work.text.extend_from_slice(header);
         draft.work.steps.push_back(Step::Header(from..draft.work.text.len()));
-        self.header = header;
         Ok(())
     }
 
@@ -284,7 +298,7 @@ impl<'a> Planner<'a> {
         Ok(None)
     }
 
-    fn notice(&mut self, kind: NoticeKind, path: &[u8]) -> Result<()> {
+    pub(super) fn notice(&mut self, kind: NoticeKind, path: &[u8]) -> Result<()> {
         self.draft(0)?.work.notices.push((kind, path.to_vec()));
         Ok(())
     }
@@ -366,10 +380,6 @@ fn reach(
     let open = Arc::new(open);
     *last = Some((folder.to_vec(), Arc::clone(&open)));
     Ok(open)
-}
-
-fn last_name(path: &[u8]) -> &[u8] {
-    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
 fn hung_up() -> Error {

@@ -1,17 +1,27 @@
-//! How large a folder is as a tar, from looking at its entries alone.
+//! How large a folder is as a tar, and what is in it, from looking at its entries alone.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use crc_fast::{CrcAlgorithm, Digest};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::Directory;
 use super::header::{BLOCK_BYTES, Header, Target, Writer, padding};
 use super::links::{File, Links};
-use super::meta::{Kind, Meta};
+use super::meta::{self, Kind, Meta};
 use super::walk::{Seen, Walk};
 use super::xattrs::Xattrs;
+use super::{last_name, unreadable};
 use crate::error::Result;
+use crate::night::listing::Listing;
+use crate::night::record::Stat;
 use crate::source::Survey;
 use crate::stop::Stop;
 
 /// Walks through `directory` and adds up. Exact on a folder that rests, but for attributes and links' long texts.
-pub(super) fn survey(directory: &Directory, stop: &Stop) -> Result<Survey> {
+/// What is there is told to `listing`.
+pub(super) fn survey(directory: &Directory, stop: &Stop, mut listing: Option<&mut Listing>) -> Result<Survey> {
     let mut totals = Totals::default();
     let mut tar_bytes = 2 * BLOCK_BYTES as u64;
     let mut survey = Survey::default();
@@ -21,10 +31,30 @@ pub(super) fn survey(directory: &Directory, stop: &Stop) -> Result<Survey> {
             continue;
         };
         survey.entries += 1;
+        let stat = match &listing {
+            Some(_) if super::night::is_mark(&meta) => None,
+            Some(_) => match totals.stat(&seen, walk.path()) {
+                Ok(stat) => Some(stat),
+                // As if it had gone before: whatever there is then is new.
+                Err(error) if meta::is_gone(error) => None,
+                Err(error) => return Err(unreadable("reading an entry's attributes", walk.path(), error)),
+            },
+            None => None,
+        };
         let file = directory.rules.file(meta.id, walk.path());
         let content_bytes = totals.content_bytes(&meta, file, walk.path());
         survey.largest_entry_bytes = survey.largest_entry_bytes.max(content_bytes);
-        tar_bytes += totals.header_bytes(&meta, walk.path()) + content_bytes + padding(content_bytes) as u64;
+        let entry_bytes = totals.header_bytes(&meta, walk.path()) + content_bytes + padding(content_bytes) as u64;
+        tar_bytes += entry_bytes;
+        if let (Some(listing), Some(stat)) = (&mut listing, stat)
+            && listing.see(walk.path(), stat, entry_bytes)
+        {
+            let found = match &seen {
+                Seen::Entry { folder, meta } => content(folder, last_name(walk.path()), meta, stop)?,
+                _ => None,
+            };
+            listing.answer(found);
+        }
     }
     survey.tar_bytes = Some(tar_bytes);
     Ok(survey)
@@ -35,10 +65,41 @@ struct Totals {
     headers: Writer,
     header: Vec<u8>,
     none: Xattrs,
+    xattrs: Xattrs,
     links: Links,
 }
 
 impl Totals {
+    fn stat(&mut self, seen: &Seen, path: &[u8]) -> Result<Stat, Errno> {
+        self.xattrs.clear();
+        let mut extra = Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut is_plain = true;
+        let meta = match seen {
+            Seen::Folder { meta, open, .. } => {
+                open.as_ref().map_or(Ok(()), |open| self.xattrs.read_open(open.as_fd()))?;
+                meta
+            }
+            Seen::Entry { folder, meta } => {
+                self.xattrs.read_entry(folder, last_name(path))?;
+                if meta.kind == Kind::Symlink {
+                    is_plain = false;
+                    extra.update(&link_text(folder, last_name(path))?);
+                }
+                meta
+            }
+            Seen::MountedFile { meta } => meta,
+            Seen::LeftOut(_) => return Err(Errno::NOENT),
+        };
+        for (name, value) in self.xattrs.iter() {
+            is_plain = false;
+            for part in [name, value] {
+                extra.update(&(part.len() as u64).to_le_bytes());
+                extra.update(part);
+            }
+        }
+        Ok(meta.stat(if is_plain { 0 } else { extra.finalize() }))
+    }
+
     fn content_bytes(&mut self, meta: &Meta, file: File, path: &[u8]) -> u64 {
         let is_another_name = meta.kind != Kind::Directory && meta.links > 1 && !self.links.add(file, path);
         if meta.kind == Kind::Regular && !is_another_name { meta.size_bytes } else { 0 }
@@ -49,4 +110,33 @@ impl Totals {
         self.headers.write(&mut self.header, &Header { path, meta, target: Target::Nowhere, xattrs: &self.none });
         self.header.len() as u64
     }
+}
+
+fn link_text(folder: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes)
+}
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// The checksum of a file's content, as an index has it; none if it can't be read, or changes meanwhile.
+fn content(folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Option<u64>> {
+    let Ok(open) = meta::open(folder, name, OFlags::empty()) else { return Ok(None) };
+    let (mut digest, mut buffer) = (Digest::new(CrcAlgorithm::Crc64Nvme), vec![0; READ_BYTES]);
+    let mut left = meta.size_bytes;
+    while left > 0 {
+        stop.check()?;
+        let most = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+        match rustix::io::read(&open, &mut buffer[..most]) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                digest.update(&buffer[..bytes]);
+                left -= bytes as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    let is_settled = Meta::of_open(&open).is_ok_and(|later| meta.is_settled(&later));
+    Ok(is_settled.then(|| digest.finalize()))
 }

@@ -3,7 +3,24 @@
 //! Layers become folders of an overlayfs wherever an image runs. There a mark hides what other layers have, or is itself
 //! not to be seen, and no tar can escape it so that all who unpack layers would understand. So marks stay out of layers.
 
+use super::{Cutter, Resolved, rule};
 use crate::stage::header::{self, BLOCK_BYTES, Kind};
+
+impl Cutter {
+    /// Whether overlayfs would take the entry for a mark. It links its whiteouts to each other.
+    pub(super) fn is_whiteout(&mut self, entry: &Resolved) -> bool {
+        let is_one = match &entry.link {
+            Some(target) => self.whiteouts.contains(&rule::hash(target)),
+            None => entry.kind == Kind::Whiteout,
+        };
+        if is_one {
+            self.whiteouts.insert(rule::hash(&entry.path));
+        } else if !self.whiteouts.is_empty() {
+            self.whiteouts.remove(&rule::hash(&entry.path));
+        }
+        is_one
+    }
+}
 
 /// The header blocks of an entry without the records of such attributes.
 pub(super) fn without_attributes(blocks: &[u8]) -> Vec<u8> {

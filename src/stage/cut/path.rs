@@ -13,8 +13,7 @@ pub(super) fn normalise(name: &[u8]) -> Result<Vec<u8>, &'static str> {
         match part {
             b"" | b"." => continue,
             b".." => return Err("the path leaves the root with '..'"),
-            // OCI image specification, layer.md: such a name deletes its sibling in the layers below.
-            _ if part.starts_with(b".wh.") => {
+            _ if part.starts_with(WHITEOUT) => {
                 return Err("a name that starts with '.wh.' would delete things in other layers");
             }
             _ => {}
@@ -25,6 +24,23 @@ pub(super) fn normalise(name: &[u8]) -> Result<Vec<u8>, &'static str> {
         path.extend_from_slice(part);
     }
     Ok(path)
+}
+
+/// What the name of a mark of a deletion begins with (OCI image specification, layer.md).
+const WHITEOUT: &[u8] = b".wh.";
+
+/// The path of an entry that is a mark of a deletion and nothing else that must not go into an image.
+pub(super) fn of_whiteout(name: &[u8]) -> Option<Vec<u8>> {
+    let at = name.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let mut path = normalise(&name[..at]).ok()?;
+    if !name[at..].starts_with(WHITEOUT) {
+        return None;
+    }
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(&name[at..]);
+    Some(path)
 }
 
 /// The directory that `path` is in: empty for the root, none for the root itself.

@@ -1,0 +1,201 @@
+//! The next index: the listing, and the journal of what the cut put into which fresh layer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Seek as _, Write};
+
+use super::picker::Choice;
+use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, is_within, walk_order};
+
+/// What the name of a mark of a deletion begins with (OCI image specification, layer.md).
+const WHITEOUT: &[u8] = b".wh.";
+
+/// What a journal says of the fresh layers, besides its entries in their order.
+pub(super) struct Journal {
+    /// Its first records, which are in the order of a walk.
+    ordered: Reader<File>,
+    ordered_left: u64,
+    /// The others, in that order: entries with several links come last.
+    late: VecDeque<Record>,
+    /// What was deleted, and the fresh layer that says so.
+    pub(super) deleted: VecDeque<(Vec<u8>, u32)>,
+    /// Bytes of the entries of each fresh layer.
+    pub(super) entry_bytes: BTreeMap<u32, u64>,
+}
+
+impl Journal {
+    pub(super) fn read(mut file: File) -> io::Result<Self> {
+        file.rewind()?;
+        let mut reader = Reader::new(file.try_clone()?)?;
+        let (mut ordered_left, mut is_ordered, mut last) = (0, true, Vec::new());
+        let (mut late, mut deleted, mut entry_bytes) = (Vec::new(), VecDeque::new(), BTreeMap::<u32, u64>::new());
+        while let Some(record) = reader.take()? {
+            let Body::Live { home: Some(home), .. } = record.body else { continue };
+            if let Some(path) = deleted_by(&record.path) {
+                deleted.push_back((path, home.layer));
+                ordered_left += u64::from(is_ordered);
+                continue;
+            }
+            *entry_bytes.entry(home.layer).or_default() += home.tar_bytes;
+            is_ordered =
+                is_ordered && (ordered_left == 0 || last.is_empty() || walk_order(&last, &record.path).is_lt());
+            if is_ordered {
+                ordered_left += 1;
+                last = record.path;
+            } else {
+                late.push(record);
+            }
+        }
+        // The last of a name counts, so it is the first that is met.
+        late.reverse();
+        late.sort_by(|one, other| walk_order(&one.path, &other.path));
+        late.dedup_by(|second, first| second.path == first.path);
+        file.rewind()?;
+        let ordered = Reader::new(file)?;
+        Ok(Self { ordered, ordered_left, late: late.into(), deleted, entry_bytes })
+    }
+
+    /// The path of the next entry.
+    fn peek(&mut self) -> io::Result<Option<Vec<u8>>> {
+        while self.ordered_left > 0 && self.ordered.peek().is_some_and(|(path, _)| deleted_by(path).is_some()) {
+            self.ordered.take()?;
+            self.ordered_left -= 1;
+        }
+        let early = self.ordered.peek().filter(|_| self.ordered_left > 0).map(|(path, _)| path);
+        let late = self.late.front().map(|record| &record.path[..]);
+        Ok(match (early, late) {
+            (Some(early), Some(late)) if walk_order(late, early).is_lt() => Some(late.to_vec()),
+            (Some(path), _) | (None, Some(path)) => Some(path.to_vec()),
+            (None, None) => None,
+        })
+    }
+
+    /// Whether the entry at `path` is a folder, and where it went, if it is the next.
+    fn take(&mut self, path: &[u8]) -> io::Result<Option<(bool, Home)>> {
+        let mut placed = None;
+        while self.peek()?.is_some_and(|next| next == path) {
+            let is_early = self.ordered_left > 0 && self.ordered.peek().is_some_and(|(early, _)| early == path);
+            let record = if is_early {
+                self.ordered_left -= 1;
+                self.ordered.take()?
+            } else {
+                self.late.pop_front()
+            };
+            if let Some(Body::Live { stat, home: Some(home), .. }) = record.map(|record| record.body) {
+                placed = Some((stat.kind == b'd', home));
+            }
+        }
+        Ok(placed)
+    }
+}
+
+/// The path that an entry of this name deletes.
+fn deleted_by(path: &[u8]) -> Option<Vec<u8>> {
+    let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let name = path[at..].strip_prefix(WHITEOUT)?;
+    Some([&path[..at], name].concat())
+}
+
+/// Something in a layer that is not alive.
+struct Dead {
+    layer: u32,
+    hidden: bool,
+    mark: bool,
+}
+
+/// Writes the next index.
+pub(super) struct Join<'a, W: Write> {
+    pub(super) choice: &'a Choice,
+    pub(super) journal: Journal,
+    pub(super) out: &'a mut Writer<W>,
+    /// What hides all below it: what was deleted last, and the last entry that is no folder.
+    deleted: Option<Vec<u8>>,
+    covers: Option<Vec<u8>>,
+}
+
+impl<'a, W: Write> Join<'a, W> {
+    pub(super) fn new(choice: &'a Choice, journal: Journal, out: &'a mut Writer<W>) -> Self {
+        Self { choice, journal, out, deleted: None, covers: None }
+    }
+
+    pub(super) fn run(mut self, mut list: Reader<impl io::Read>) -> io::Result<()> {
+        loop {
+            let listed = list.peek().map(|(path, _)| path.to_vec());
+            let journaled = self.journal.peek()?;
+            let deleted = self.journal.deleted.front().map(|(path, _)| path.clone());
+            let next = [listed, journaled, deleted].into_iter().flatten().min_by(|one, other| walk_order(one, other));
+            let Some(path) = next else { return Ok(()) };
+            let mut records = Vec::new();
+            while list.peek().is_some_and(|(other, _)| other == path) {
+                records.extend(list.take()?.map(|record| record.body));
+            }
+            self.path(&path, &records)?;
+        }
+    }
+
+    /// All that is known of one path.
+    fn path(&mut self, path: &[u8], records: &[Body]) -> io::Result<()> {
+        let fresh = self.fresh(path)?;
+        let listed = records.iter().find_map(|body| match body {
+            Body::Live { stat, home, fate } => Some((*stat, *home, *fate)),
+            Body::Dead { .. } => None,
+        });
+        let is_marked = self.journal.deleted.front().is_some_and(|(deleted, _)| deleted == path);
+        let mut dead = Vec::new();
+        if is_marked {
+            let mark = |(_, layer)| Dead { layer: layer + self.choice.first_fresh, hidden: true, mark: true };
+            dead.extend(self.journal.deleted.pop_front().map(mark));
+            self.deleted = Some(path.to_vec());
+        }
+        let below = |folder: &Option<Vec<u8>>| folder.as_ref().is_some_and(|folder| is_within(path, folder));
+        let is_covered = below(&self.deleted) || below(&self.covers);
+        let live = match (listed, fresh) {
+            (listed, Some((is_folder, home))) => {
+                let before = listed.and_then(|(_, before, _)| before);
+                dead.extend(before.map(|before| Dead { layer: before.layer, hidden: false, mark: false }));
+                // What came after the listing, or is of another kind since, is read again.
+                let is_same = |stat: &Stat| (stat.kind == b'd') == is_folder;
+                let stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or_default();
+                self.covers = (!is_folder).then(|| path.to_vec());
+                Some((stat, home))
+            }
+            (Some((stat, Some(home), fate)), None) if self.choice.keeps(home.layer) => {
+                if is_covered {
+                    // Listed, and gone when all was read.
+                    dead.push(Dead { layer: home.layer, hidden: true, mark: false });
+                    None
+                } else {
+                    // One that was to be read and could not be is in the image as it was before.
+                    let is_same = !self.choice.is_fresh(&stat, Some(&home), fate);
+                    self.covers = (stat.kind != b'd').then(|| path.to_vec());
+                    Some((if is_same { stat } else { Stat::default() }, home))
+                }
+            }
+            (Some(_) | None, None) => None,
+        };
+        if let Some((stat, home)) = live {
+            self.out.write(path, &Body::Live { stat, home: Some(home), fate: Fate::Kept })?;
+        }
+        for body in records {
+            if let Body::Dead { layer, hidden, mark } = body {
+                let stays = *hidden && live.is_none() && self.choice.stays_hidden();
+                dead.push(Dead { layer: *layer, hidden: stays, mark: *mark });
+            }
+        }
+        // Of a mark and an entry of one layer the mark is what counts: no layer has both.
+        dead.sort_unstable_by_key(|dead| (dead.layer, !dead.mark));
+        dead.dedup_by_key(|dead| dead.layer);
+        for Dead { layer, hidden, mark } in dead {
+            if layer >= self.choice.first_fresh || self.choice.keeps(layer) {
+                let hidden = hidden || (live.is_none() && is_covered);
+                self.out.write(path, &Body::Dead { layer, hidden, mark })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fresh(&mut self, path: &[u8]) -> io::Result<Option<(bool, Home)>> {
+        let placed = self.journal.take(path)?;
+        Ok(placed.map(|(is_folder, home)| (is_folder, Home { layer: home.layer + self.choice.first_fresh, ..home })))
+    }
+}

@@ -1,0 +1,207 @@
+//! The listing: each entry of a walk, beside what the index says of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+
+use super::compare::{Moment, compare};
+use super::index::Head;
+use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, walk_order};
+
+/// What a listing counted.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Entries that are there.
+    pub listed: u64,
+    /// Of these: not in the index, other than there, and such as nobody can tell.
+    pub new: u64,
+    /// See [`Self::new`].
+    pub changed: u64,
+    /// See [`Self::new`].
+    pub doubtful: u64,
+    /// Entries of the index that are not there.
+    pub gone: u64,
+    /// Bytes of tar, about, of those that are new, changed or doubtful.
+    pub fresh_bytes: u64,
+    /// Those that are unchanged, and their bytes of tar, by their layer.
+    pub live: BTreeMap<u32, (u64, u64)>,
+    /// Files that were in doubt, were read and are the same.
+    pub cleared: u64,
+    /// Files that were read though they are unchanged, and compared.
+    pub sampled: u64,
+    /// One of them that was another.
+    pub alarm: Option<Vec<u8>>,
+    /// Inodes with several links of which a name is not unchanged: then none is.
+    pub fresh_links: HashSet<(u64, u64)>,
+}
+
+/// A listing under way.
+pub struct Listing {
+    before: Option<(Head, Box<dyn ReadRecords>)>,
+    began: Moment,
+    out: Writer<File>,
+    tally: Tally,
+    sample_percent: u8,
+    random: fastrand::Rng,
+    asked: Option<Seen>,
+    /// Why there is no listing in the end.
+    trouble: Option<io::Error>,
+}
+
+/// A file up to this size is read where none was compared yet.
+const FIRST_SAMPLE_BYTES_MAX: u64 = 16 << 20;
+
+/// An entry, and what the index has at its path.
+#[derive(Default)]
+struct Seen {
+    path: Vec<u8>,
+    stat: Stat,
+    home: Option<Home>,
+    fate: Fate,
+    dead: Vec<Body>,
+    tar_bytes: u64,
+}
+
+/// [`Reader`], whatever it reads.
+pub(super) trait ReadRecords: Send {
+    fn peek(&self) -> Option<(&[u8], &Body)>;
+    fn take(&mut self) -> io::Result<Option<Record>>;
+}
+
+impl<R: Read + Send> ReadRecords for Reader<R> {
+    fn peek(&self) -> Option<(&[u8], &Body)> {
+        Reader::peek(self)
+    }
+
+    fn take(&mut self) -> io::Result<Option<Record>> {
+        Reader::take(self)
+    }
+}
+
+impl Listing {
+    /// Of a walk that began at `began`, into `out`, beside the index `before`.
+    pub(super) fn new(
+        before: Option<(Head, Box<dyn ReadRecords>)>,
+        began: Moment,
+        out: File,
+        sample_percent: u8,
+    ) -> io::Result<Self> {
+        let (tally, random) = (Tally::default(), fastrand::Rng::new());
+        Ok(Self { before, began, out: Writer::new(out)?, tally, sample_percent, random, asked: None, trouble: None })
+    }
+
+    /// The walk has come to an entry, which takes about `tar_bytes`. Where its content is to be read, since it is in doubt or
+    /// one of the sample, [`Self::answer`] has to follow. Whatever goes wrong is told at the [end](super::Opening::end).
+    pub fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {
+        self.trouble.is_none() && self.try_see(path, stat, tar_bytes).unwrap_or_else(|error| self.fail(error))
+    }
+
+    fn fail(&mut self, error: io::Error) -> bool {
+        self.trouble = Some(error);
+        false
+    }
+
+    fn try_see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> io::Result<bool> {
+        self.pass(Some(path))?;
+        let mut seen = Seen { path: path.to_vec(), stat, tar_bytes, fate: Fate::New, ..Seen::default() };
+        if let Some((head, index)) = &mut self.before {
+            while index.peek().is_some_and(|(other, _)| other == path) {
+                match index.take()?.map(|record| record.body) {
+                    Some(Body::Live { stat: before, home, .. }) => {
+                        (seen.home, seen.fate) = (home, compare(&before, head.began, &stat, self.began));
+                    }
+                    Some(body @ Body::Dead { .. }) => seen.dead.push(body),
+                    None => break,
+                }
+            }
+        }
+        let is_asked = seen.home.is_some_and(|home| home.check.is_some())
+            && match seen.fate {
+                Fate::Kept => {
+                    let is_first = self.tally.sampled == 0 && stat.size_bytes <= FIRST_SAMPLE_BYTES_MAX;
+                    is_first || self.random.u8(..100) < self.sample_percent
+                }
+                Fate::Doubtful => true,
+                Fate::New | Fate::Changed => false,
+            };
+        if is_asked {
+            self.asked = Some(seen);
+        } else {
+            self.write(&seen)?;
+        }
+        Ok(is_asked)
+    }
+
+    /// What the checksum of the content is that was asked for; none if it can't be read, or changed meanwhile.
+    pub fn answer(&mut self, found: Option<u64>) {
+        let Some(mut seen) = self.asked.take() else { return };
+        let is_same = found.is_some() && found == seen.home.and_then(|home| home.check);
+        if seen.fate == Fate::Doubtful {
+            self.tally.cleared += u64::from(is_same);
+            seen.fate = if is_same { Fate::Kept } else { Fate::Changed };
+        } else if found.is_some() {
+            self.tally.sampled += 1;
+            if !is_same {
+                self.tally.alarm = Some(seen.path.clone());
+            }
+        }
+        if let Err(error) = self.write(&seen) {
+            self.fail(error);
+        }
+    }
+
+    fn write(&mut self, seen: &Seen) -> io::Result<()> {
+        let Seen { path, stat, home, fate, dead, tar_bytes } = seen;
+        self.count(stat, home.map(|home| (home.layer, home.tar_bytes)), *fate, *tar_bytes);
+        self.out.write(path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
+        dead.iter().try_for_each(|body| self.out.write(path, body))
+    }
+
+    fn count(&mut self, stat: &Stat, home: Option<(u32, u64)>, fate: Fate, tar_bytes: u64) {
+        let tally = &mut self.tally;
+        tally.listed += 1;
+        match fate {
+            Fate::Kept => {
+                if let Some((layer, bytes)) = home {
+                    let (entries, live_bytes) = tally.live.entry(layer).or_default();
+                    (*entries, *live_bytes) = (*entries + 1, *live_bytes + bytes);
+                }
+                return;
+            }
+            Fate::New => tally.new += 1,
+            Fate::Changed => tally.changed += 1,
+            Fate::Doubtful => tally.doubtful += 1,
+        }
+        tally.fresh_bytes += tar_bytes;
+        if stat.links > 1 {
+            tally.fresh_links.insert((stat.device, stat.inode));
+        }
+    }
+
+    /// The index's entries that come before `path`, or all, are not there.
+    fn pass(&mut self, path: Option<&[u8]>) -> io::Result<()> {
+        let Some((_, index)) = &mut self.before else { return Ok(()) };
+        while index.peek().is_some_and(|(other, _)| path.is_none_or(|path| walk_order(other, path).is_lt())) {
+            let Some(Record { path, body }) = index.take()? else { break };
+            let body = match body {
+                Body::Live { home, .. } => {
+                    self.tally.gone += 1;
+                    let Some(home) = home else { continue };
+                    Body::Dead { layer: home.layer, hidden: false, mark: false }
+                }
+                dead @ Body::Dead { .. } => dead,
+            };
+            self.out.write(&path, &body)?;
+        }
+        Ok(())
+    }
+
+    /// The walk has ended.
+    pub(super) fn end(mut self) -> io::Result<(Option<Head>, File, Tally)> {
+        if let Some(trouble) = self.trouble {
+            return Err(trouble);
+        }
+        self.pass(None)?;
+        Ok((self.before.map(|(head, _)| head), self.out.finish()?, self.tally))
+    }
+}

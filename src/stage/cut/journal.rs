@@ -1,0 +1,59 @@
+//! What went where: each entry's layer, and a checksum of its content.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// Where an entry went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub is_folder: bool,
+    /// Its layer, counted from 0.
+    pub layer: u64,
+    /// Bytes of its headers, content and padding.
+    pub tar_bytes: u64,
+    /// CRC-64/NVME of its content, if it has any.
+    pub check: Option<u64>,
+}
+
+/// Entries that nobody was told of yet.
+#[derive(Default)]
+pub(super) struct Journal {
+    placed: Vec<Placed>,
+    /// Of the content at hand, which is that of the last entry, and its bytes that are to come.
+    content: Option<(Digest, u64)>,
+}
+
+impl Journal {
+    /// An entry was placed.
+    pub(super) fn place(&mut self, path: &[u8], is_folder: bool, layer: u64, tar_bytes: u64) {
+        self.placed.push(Placed { path: path.to_vec(), is_folder, layer, tar_bytes, check: None });
+    }
+
+    /// Its content comes, of `size` bytes and what fills up the last block.
+    pub(super) fn begin_content(&mut self, size: u64) {
+        self.content = Some((Digest::new(CrcAlgorithm::Crc64Nvme), size));
+    }
+
+    /// The next bytes of content.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let Some((digest, unread)) = &mut self.content else { return };
+        let now = bytes.len().min(usize::try_from(*unread).unwrap_or(usize::MAX));
+        digest.update(&bytes[..now]);
+        *unread -= now as u64;
+    }
+
+    /// The content has ended.
+    pub(super) fn end_content(&mut self) {
+        if let (Some((digest, _)), Some(placed)) = (self.content.take(), self.placed.last_mut()) {
+            placed.check = Some(digest.finalize());
+        }
+    }
+
+    /// Those that are complete.
+    pub(super) fn complete(&mut self) -> impl Iterator<Item = Placed> + '_ {
+        let complete = self.placed.len() - usize::from(self.content.is_some());
+        self.placed.drain(..complete)
+    }
+}

@@ -1,0 +1,117 @@
+//! A host with one folder, its state, and a layout of its images.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::tree::compare::differences;
+use crate::tree::inventory::{self, Inventory};
+
+pub struct Host {
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("nights-").tempdir_in("/var/tmp").unwrap();
+        for name in ["tree", "home", "scratch"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.path("tree")
+    }
+
+    /// Freezes the folder into the layout, whatever comes of it.
+    pub fn try_freeze(&self, words: &[&str]) -> (Output, Value) {
+        let report = self.path("report.json");
+        let mut command = self.command();
+        command.arg("freeze").arg(format!("dir:{}", self.tree().display()));
+        command.arg("--to").arg(format!("oci:{}:it", self.path("layout").display()));
+        // This umoci reads no zstd.
+        command.args(["--compression", "gzip", "--quiet", "--report"]).arg(&report).args(words);
+        let output = command.output().unwrap();
+        let report = std::fs::read(&report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        (output, report.unwrap_or_default())
+    }
+
+    /// Freezes the folder, which has to go well: the report.
+    pub fn freeze(&self, words: &[&str]) -> Value {
+        let (output, report) = self.try_freeze(words);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        report
+    }
+
+    /// `smolfreeze` with nothing of the user's around it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smolfreeze"));
+        for name in ["XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "SOURCE_DATE_EPOCH"] {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.path("home")).env("TMPDIR", self.path("scratch")).stdin(Stdio::null());
+        command
+    }
+
+    pub fn shell(&self, script: &str) -> String {
+        let output = Command::new("bash").args(["-ec", script]).current_dir(self.folder.path()).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Where the last image, unpacked, is not what the folder is.
+    pub fn differences(&self) -> Vec<String> {
+        let wanted = inventory::of_folder(&self.tree());
+        let mut all = self.by_umoci(&wanted);
+        all.extend(self.under_overlayfs(&wanted));
+        all.truncate(12);
+        all
+    }
+
+    fn by_umoci(&self, wanted: &Inventory) -> Vec<String> {
+        self.shell("rm -rf by-umoci; umoci raw unpack --image layout:it by-umoci");
+        let found = inventory::of_folder(&self.path("by-umoci"));
+        differences(wanted, &found).iter().map(|difference| format!("by umoci: {difference}")).collect()
+    }
+
+    /// Each layer in a folder of its own, by GNU tar, with its marks as overlayfs has them.
+    fn under_overlayfs(&self, wanted: &Inventory) -> Vec<String> {
+        let script = r#"
+            rm -rf lower; mkdir -p lower/none lower/all
+            manifest=$(python3 -c 'import json; print(json.load(open("layout/index.json"))["manifests"][0]["digest"].split(":")[1])')
+            n=0; stack=none
+            for layer in $(python3 -c 'import json, sys; [print(l["digest"].split(":")[1]) for l in json.load(open(sys.argv[1]))["layers"]]' layout/blobs/sha256/$manifest); do
+                mkdir lower/$n
+                gzip -dc layout/blobs/sha256/$layer | tar --delay-directory-restore --numeric-owner --xattrs --xattrs-include='*' -xpf - -C lower/$n
+                ( cd lower/$n; find . -name '.wh.*' -print0 | while IFS= read -r -d '' mark; do
+                    above=${mark%/*}; name=${mark##*/}; touch -r "$above" ../stamp
+                    rm "$mark"; mknod "$above/${name#.wh.}" c 0 0; touch -r ../stamp "$above"
+                done )
+                stack=$n:$stack; n=$((n + 1))
+            done
+            cd lower; mount -t overlay overlay -o "ro,lowerdir=$stack" all
+        "#;
+        self.shell(script);
+        let found = inventory::of_folder(&self.path("lower/all"));
+        self.shell("umount lower/all");
+        differences(wanted, &found).iter().map(|difference| format!("under overlayfs: {difference}")).collect()
+    }
+
+    pub fn index(&self) -> PathBuf {
+        let folder = self.path("home/.local/state/smolfreeze/indexes");
+        let mut entries = std::fs::read_dir(folder).unwrap();
+        entries.next().unwrap().unwrap().path()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-lq").arg(self.path("lower/all")).stderr(Stdio::null()).status();
+    }
+}

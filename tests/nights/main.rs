@@ -1,0 +1,46 @@
+//! Nights: one folder, frozen again and again while it changes. Each night's image, unpacked by umoci and laid over each
+//! other by overlayfs, is the folder of that night. `tests/nights/run N [SEED]` runs N of them.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
+#[path = "../support/tree/mod.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod tree;
+
+mod edits;
+mod host;
+mod rule;
+
+use edits::Editor;
+use host::Host;
+
+/// What plain `cargo test` runs.
+const NIGHTS: u64 = 10;
+
+/// Layers that runtimes take, less some that outputs may add.
+const LAYERS_MAX: usize = 110;
+
+#[test]
+fn each_night_is_the_folder_of_that_night() {
+    let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (nights, seed) = (number("SMOLFREEZE_NIGHTS", NIGHTS), number("SMOLFREEZE_NIGHTS_SEED", 1));
+    let host = Host::new();
+    let mut editor = Editor::new(host.tree(), seed);
+    editor.grow();
+    let (mut changed, mut sent) = (0, 0);
+    for night in 0..nights {
+        let edits = if night == 0 { Vec::new() } else { editor.night() };
+        let report = host.freeze(&[]);
+        let told = report["night"].clone();
+        if night > 0 {
+            changed += editor.take_changed_bytes();
+            sent += report["sent_bytes"].as_u64().unwrap();
+        }
+        let layers = report["layers"].as_array().unwrap().len();
+        println!("night {night}: {} edits, {layers} layers, {} bytes sent, {told}", edits.len(), report["sent_bytes"]);
+        assert!(layers <= LAYERS_MAX);
+        let differences = host.differences();
+        assert!(differences.is_empty(), "night {night} of seed {seed}, after {edits:#?}: {differences:#?}");
+    }
+    println!("{nights} nights: {changed} bytes of files changed, {sent} were sent");
+}
