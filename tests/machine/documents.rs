@@ -15,6 +15,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo run ", ".ci/run runs it"),
     ("cargo bench", ".ci/run runs it"),
     ("tests/run", "it is what runs this"),
+    ("tests/nights/run", "tests/nights runs as a test, and takes minutes with 60"),
     ("tests/shapes/run", "tests/shapes runs as a test, and takes hours with 1000"),
     ("tests/faults/run", "tests/faults runs as a test, and takes hours with 300"),
     ("tests/rig/freeze.sh", ".ci/run runs it"),
