@@ -91,13 +91,13 @@ async fn stack(images: &Images, sink: &ArtifactSink, target: &Path, context: &Th
     let placing = async {
         for (index, _) in &layers {
             let Some(layer) = arrived.recv().await else { break };
-            let (back, placed) = off_the_runtime(move || {
-                let placed = stacking.next(layer);
-                (stacking, placed)
+            let (back, outcome) = off_the_runtime(move || {
+                let outcome = stacking.next(layer);
+                (stacking, outcome)
             })
             .await?;
             stacking = back;
-            if let Some((side, end)) = placed? {
+            if let Some((side, end)) = outcome? {
                 sink.put_side(side, end, false).await?;
             }
             context.observer.layer_sent(*index);

@@ -237,24 +237,24 @@ mod tests {
     #[test]
     fn a_place_takes_what_fits_and_nothing_beside_it_is_touched() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; 30_000]).unwrap();
+        file.write_all(&vec![1; 30_000]).unwrap();
         let file = Arc::new(file);
         let mut side = SideFile::within(Arc::clone(&file), 5000, 20_000);
-        side.write_all(&[2; 19_999]).unwrap();
+        side.write_all(&vec![2; 19_999]).unwrap();
         assert!(side.placed().is_none(), "it is not full");
         side.write_all(&[3]).unwrap();
         let (start, checksum) = side.placed().unwrap();
-        let content = [&[2; 19_999][..], &[3]].concat();
+        let content = [vec![2; 19_999], vec![3]].concat();
         assert_eq!((start, checksum.clone().finalize()), (5000, crc32fast::hash(&content)));
         let (stop, mut moved) = (Stop::new(), Vec::new());
-        side.reading(&stop).read_to_end(&mut moved).unwrap();
+        io::copy(&mut side.reading(&stop), &mut moved).unwrap();
         assert!(moved == content);
         side.write_all(&[4; 10]).unwrap();
         assert!(side.placed().is_none(), "more came than it is for");
         clear(&file, 5000, 20_000).unwrap();
         let mut whole = vec![0; 30_000];
         file.read_exact_at(&mut whole, 0).unwrap();
-        assert!(whole == [&[1; 5000][..], &[0; 20_000], &[1; 5000]].concat());
+        assert!(whole == [vec![1; 5000], vec![0; 20_000], vec![1; 5000]].concat());
     }
 
     #[test]
