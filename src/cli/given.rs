@@ -22,6 +22,8 @@ const OF_MACHINES: &[&str] = &[
 ];
 /// How a registry is spoken to.
 const OF_REGISTRIES: &[&str] = &["ca_cert", "plain_http", "patience", "bandwidth"];
+/// How much is read again of what a folder was.
+const OF_NIGHTS: &[&str] = &["reread", "squash"];
 /// How an artifact is made.
 const OF_ARTIFACTS: &[&str] = &["agent_rootfs", "pack_with"];
 
@@ -66,6 +68,10 @@ impl Given {
         self.refuse_unless(has_artifact, OF_ARTIFACTS, "is for artifacts (--pack)", &outputs)?;
         let others = format!("the source is {source}, and {outputs}");
         self.refuse_unless(is_machine || has_artifact, &["smolvm"], "is for machines and artifacts", &others)?;
+        let is_remembered = !self.has("no_known") && !self.has("no_record");
+        let is_night = matches!(source, SourceSpec::Directory(_)) && !has_artifact && is_remembered;
+        let others = if is_remembered { others } else { "--no-known or --no-record is given".to_owned() };
+        self.refuse_unless(is_night, OF_NIGHTS, "is for folders that go into registries and layouts", &others)?;
         let has_command = self.has("pre_exec") || self.has("post_exec");
         self.refuse_unless(has_command, &["exec_timeout"], "bounds --pre-exec and --post-exec", "neither is given")?;
         self.check_tls()

@@ -5,10 +5,8 @@ use std::fs::File;
 use std::io::{self, Seek as _, Write};
 
 use super::picker::Choice;
-use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, is_within, walk_order};
-
-/// What the name of a mark of a deletion begins with (OCI image specification, layer.md).
-const WHITEOUT: &[u8] = b".wh.";
+use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, walk_order};
+use crate::stage::cut::{WHITEOUT, is_within};
 
 /// What a journal says of the fresh layers, besides its entries in their order.
 pub(super) struct Journal {

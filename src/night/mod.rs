@@ -145,18 +145,6 @@ fn alarm(tally: &Tally) -> Option<String> {
 }
 
 impl Night {
-    /// What was listed.
-    #[must_use]
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Why everything is read, if it is.
-    #[must_use]
-    pub fn why_all(&self) -> Option<&str> {
-        self.why_all.as_deref()
-    }
-
     /// The layers of the last image, the lowest first.
     #[must_use]
     pub fn layers(&self) -> &[Kept] {

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::record::{Body, Fate, Home, Reader, Stat, is_within, walk_order};
+use super::record::{Body, Fate, Home, Reader, Stat, walk_order};
+use crate::stage::cut::is_within;
 
 /// Which layers stay, and so what has to be read.
 #[derive(Debug, Default)]

@@ -101,12 +101,6 @@ pub fn walk_order(one: &[u8], other: &[u8]) -> Ordering {
     one.iter().map(rank).cmp(other.iter().map(rank))
 }
 
-/// Whether `path` is `folder` or lies below it.
-#[must_use]
-pub fn is_within(path: &[u8], folder: &[u8]) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| folder.is_empty() || rest.is_empty() || rest[0] == b'/')
-}
-
 /// Writes records.
 pub struct Writer<W: Write> {
     out: zstd::Encoder<'static, BufWriter<W>>,

@@ -32,6 +32,7 @@ use entry::{Pending, Read, Resolved};
 use journal::Journal;
 pub use journal::Placed;
 use order::Others;
+pub use path::{WHITEOUT, is_within};
 pub use rule::{LAYERS_MAX, LayerSize};
 
 use super::sparse::ContentMap;

@@ -33,6 +33,8 @@ fn an_option_that_cannot_take_effect_is_refused() {
     }
     cases.extend([
         (["--include-mount", "/x"], &tar, to_layout, &tar),
+        (["--reread", "5%"], &tar, to_layout, &tar),
+        (["--reread", "5%"], &dir, to_artifact, &artifact),
         (["--ca-cert", "/nowhere"], &dir, to_layout, &layout),
         (["--bandwidth", "1MiB"], &dir, to_artifact, &artifact),
         (["--agent-rootfs", "/nowhere"], &dir, to_layout, &layout),
@@ -46,6 +48,7 @@ fn an_option_that_cannot_take_effect_is_refused() {
         let line = host.refuses(2, option[0], &words);
         assert!(source == "dev" || line.contains(other.as_str()), "{words:?}: {line}");
     }
+    host.refuses(2, "--no-known", &[&dir, "--to", &layout, "--squash", "--no-known"]);
     host.refuses(2, "--plain-http", &[&dir, "--to", &layout, "--plain-http"]);
     host.refuses(2, "--ca-cert", &[&dir, "--to", registry, "--plain-http", "--ca-cert", "/etc/hosts"]);
     // Before the source is looked at.

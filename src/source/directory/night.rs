@@ -15,12 +15,9 @@ use super::{last_name, unreadable};
 use crate::error::{Error, Result};
 use crate::exclude;
 use crate::night::picker::{Gone, Picker};
-use crate::night::record::is_within;
 use crate::progress::NoticeKind;
 use crate::source::wanted::Wanted;
-
-/// What a mark of a deletion is called: this, and the name that is deleted (OCI image specification, layer.md).
-const WHITEOUT: &[u8] = b".wh.";
+use crate::stage::cut::{WHITEOUT, is_within};
 
 /// What is known on the way.
 pub(super) struct Night {

@@ -12,6 +12,7 @@ use super::meta::{Id, Meta};
 use crate::error::Result;
 use crate::exclude::Exclude;
 use crate::source::wanted::Wanted;
+use crate::stage::cut::is_within;
 
 /// The rules of one walk. Paths are relative to the root, without slashes around them.
 #[derive(Debug)]
@@ -124,11 +125,4 @@ pub(super) fn is_root_filesystem(path: &Path, meta: &Meta) -> bool {
     let leads_to_folder = |name| entry(name).is_ok_and(|entry| entry.is_dir() || entry.is_symlink());
     let has_its_folders = || ["etc", "usr"].into_iter().all(is_folder);
     is_the_root || (has_its_folders() && ["bin", "sbin", "lib", "var"].into_iter().any(leads_to_folder))
-}
-
-fn is_within(path: &[u8], folder: &[u8]) -> bool {
-    match path.strip_prefix(folder) {
-        Some(rest) => rest.is_empty() || folder.is_empty() || rest[0] == b'/',
-        None => false,
-    }
 }

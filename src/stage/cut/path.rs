@@ -26,8 +26,9 @@ pub(super) fn normalise(name: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(path)
 }
 
-/// What the name of a mark of a deletion begins with (OCI image specification, layer.md).
-const WHITEOUT: &[u8] = b".wh.";
+/// What the name of a mark of a deletion begins with: what follows is deleted in the layers below (OCI image specification,
+/// layer.md).
+pub const WHITEOUT: &[u8] = b".wh.";
 
 /// The path of an entry that is a mark of a deletion and nothing else that must not go into an image.
 pub(super) fn of_whiteout(name: &[u8]) -> Option<Vec<u8>> {
@@ -60,7 +61,8 @@ pub(in crate::stage) fn from_root(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether `path` is `folder` or lies below it.
-pub(super) fn is_within(path: &[u8], folder: &[u8]) -> bool {
+#[must_use]
+pub fn is_within(path: &[u8], folder: &[u8]) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| folder.is_empty() || rest.is_empty() || rest[0] == b'/')
 }
 

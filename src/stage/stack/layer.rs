@@ -5,13 +5,11 @@ use std::collections::hash_map::RandomState;
 use std::io;
 
 use super::{Foreign, NAMES_MAX, WAITING_BYTES_MAX, WORKSPACE, bounded, hash, hashes, invalid, is_below};
-use crate::stage::cut::path::parent;
+use crate::stage::cut::path::{WHITEOUT, parent};
 use crate::stage::header::Kind;
 use crate::stage::walk::Entry;
 use crate::text;
 
-/// OCI image specification, layer.md: what such a name is followed by is deleted in the layers below.
-const WHITEOUT: &[u8] = b".wh.";
 /// All that lower layers have in this folder is deleted.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other names of aufs's own; they mean nothing to anybody else.
