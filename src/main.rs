@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use clap::error::ErrorKind;
 use smolfreeze::error::Kind;
+use smolfreeze::source::machine::guest;
 use smolfreeze::stop::Stop;
 use smolfreeze::text;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,13 +15,15 @@ mod bars;
 mod cli;
 
 fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    // In a guest it knows no signals, so that whoever ends its group ends it at once.
+    if let Some(code) = guest::main(&words, &mut std::io::stderr()) {
+        return code;
+    }
     let arguments = match cli::Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    if let Some(done) = arguments.run_in_guest() {
-        return done.unwrap_or_else(|error| complain(&error.to_string(), error.kind().exit_code()));
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime failed: {error}"), 1),

@@ -148,7 +148,7 @@ fn rooms_named(code: &str) -> Vec<String> {
 fn rooms_know_only_what_is_below_them() {
     let (mut faults, mut seen) = (Vec::new(), 0);
     for (name, _, text) in sources() {
-        if matches!(name.split('/').next().unwrap(), "lib" | "main" | "cli" | "bars") || is_test(&name) {
+        if matches!(name.split('/').next().unwrap(), "lib" | "main" | "bin" | "cli" | "bars") || is_test(&name) {
             continue;
         }
         let Some((room, may_name)) = room_of(&name) else {
@@ -218,7 +218,7 @@ fn only_the_plumbing_starts_threads_and_tasks() {
 #[test]
 fn only_the_binary_prints() {
     for (name, _, text) in sources() {
-        let in_binary = ["main", "bars", "cli"].contains(&name.split('/').next().unwrap());
+        let in_binary = ["main", "bin", "bars", "cli"].contains(&name.split('/').next().unwrap());
         let code = code(&text);
         let prints = ["println!", "eprintln!", "print!(", "stdout()", "stderr()", "indicatif"];
         assert!(

@@ -22,7 +22,6 @@ use smolfreeze::text;
 mod freeze;
 mod gc;
 mod given;
-mod guest_reader;
 mod inspect;
 mod ls;
 mod prune;
@@ -56,10 +55,6 @@ enum Command {
     Inspect(inspect::Inspect),
     Serve(serve::Serve),
     Verify(verify::Verify),
-    #[command(hide = true)]
-    GuestReader(guest_reader::GuestReader),
-    #[command(hide = true)]
-    GuestWait(guest_reader::GuestWait),
     Ls(ls::Ls),
     Rm(rm::Rm),
     Prune(prune::Prune),
@@ -123,15 +118,6 @@ impl Arguments {
         let given = given::Given::of(&matches);
         Ok(Self { given, ..Self::from_arg_matches(&matches)? })
     }
-
-    /// Runs a command that is for guests: it knows no signals, so that whoever ends its group ends it at once.
-    pub fn run_in_guest(&self) -> Option<Result<ExitCode>> {
-        match &self.command {
-            Command::GuestReader(reader) => Some(reader.run()),
-            Command::GuestWait(wait) => Some(Ok(wait.run())),
-            _ => None,
-        }
-    }
 }
 
 /// Runs one command.
@@ -143,8 +129,6 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Inspect(inspect) => until_stopped(inspect.run(&given), &stop).await,
         Command::Serve(serve) => serve.run(stop).await,
         Command::Verify(verify) => until_stopped(verify.run(&given), &stop).await,
-        Command::GuestReader(reader) => reader.run(),
-        Command::GuestWait(wait) => Ok(wait.run()),
         Command::Ls(ls) => ls.run(),
         Command::Rm(rm) => rm.run(),
         Command::Prune(prune) => prune.run(),

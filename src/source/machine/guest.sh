@@ -320,7 +320,7 @@ is_ours() {
 
 # Everything, through our own reader: one archive. It fills slots as `cut_up` does, and leaves their number.
 read_whole() {
-	run ./reader guest-reader --window "$window" --chunk-bytes "$chunk_bytes" --spool . "$(sed -n 's/^#= //p' "$0")"
+	run ./reader guest-reader . "$window" "$chunk_bytes" "$(sed -n 's/^#= //p' "$0")"
 }
 
 # Writes a small file over another in one piece, without a process and without any room: a full disk stops nothing.
@@ -475,7 +475,7 @@ nothing_new() {
 	[ ! -e "m.$from" ] && [ -d "$spool" ] || return
 	if read -r state <state && [ "$state" != running ]; then return 1; fi
 	# One process, where each look of ours takes one; it may come to be while we look.
-	! [ -e reader ] || ! ./reader guest-wait --spool "$spool" --index "$from" --seconds "$seconds"
+	! [ -e reader ] || ! ./reader guest-wait "$spool" "$from" "$seconds"
 }
 
 next() {

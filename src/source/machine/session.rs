@@ -17,7 +17,7 @@ use super::link::{As, Link as _, Smolvm};
 use super::probe;
 use super::relay::{HOST_CHUNKS_MAX, Relay, SEAMS_MAX};
 use super::trying::Trying;
-use super::{GUEST_SCRIPT, Machine};
+use super::{GUEST_SCRIPT, Machine, guest};
 use crate::error::{Error, Kind, Result};
 use crate::oci::Compression;
 use crate::pipeline::memory::Memory;
@@ -37,8 +37,6 @@ const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// The name in a spool of what may become our own reader there.
 const READER_NAME: &str = "reader.new";
-/// What our reader answers when it is asked who it is.
-const VERSION: &str = concat!("smolfreeze ", env!("CARGO_PKG_VERSION"));
 
 type Found = Vec<(NoticeKind, Vec<u8>)>;
 
@@ -302,7 +300,7 @@ impl<'a> Session<'a> {
         let there = format!("{}/{READER_NAME}", self.spool);
         // It shares the spool's disk with the chunks: where that is too small, the guest's own tools need no room.
         let copied = self.machine.link.put(reader, &there, self.machine.options.call_limit).await;
-        if copied.is_ok() { VERSION } else { "" }
+        if copied.is_ok() { guest::VERSION } else { "" }
     }
 
     /// Ends the producer and removes the spool. Nothing to do is fine, too.
