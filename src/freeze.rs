@@ -163,7 +163,7 @@ fn journal(night: Arc<Night>) -> Journal {
     Box::new(move |placed: &Placed| {
         let layer = u32::try_from(placed.layer).unwrap_or(u32::MAX);
         let home = Home { layer, tar_bytes: placed.tar_bytes, check: placed.check };
-        let noted = night.note(&placed.path, placed.is_folder, home);
+        let noted = night.note(placed, home);
         noted.map_err(|error| Error::source("noting what was read", "scratch", &error).because(error))
     })
 }

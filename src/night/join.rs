@@ -68,8 +68,8 @@ impl Journal {
         })
     }
 
-    /// Whether the entry at `path` is a folder, and where it went, if it is the next.
-    fn take(&mut self, path: &[u8]) -> io::Result<Option<(bool, Home)>> {
+    /// What is known of the entry at `path`, and where it went, if it is the next.
+    fn take(&mut self, path: &[u8]) -> io::Result<Option<(Stat, Home)>> {
         let mut placed = None;
         while self.peek()?.is_some_and(|next| next == path) {
             let is_early = self.ordered_left > 0 && self.ordered.peek().is_some_and(|(early, _)| early == path);
@@ -80,7 +80,7 @@ impl Journal {
                 self.late.pop_front()
             };
             if let Some(Body::Live { stat, home: Some(home), .. }) = record.map(|record| record.body) {
-                placed = Some((stat.kind == b'd', home));
+                placed = Some((stat, home));
             }
         }
         Ok(placed)
@@ -148,13 +148,18 @@ impl<'a, W: Write> Join<'a, W> {
         let below = |folder: &Option<Vec<u8>>| folder.as_ref().is_some_and(|folder| is_within(path, folder));
         let is_covered = below(&self.deleted) || below(&self.covers);
         let live = match (listed, fresh) {
-            (listed, Some((is_folder, home))) => {
+            (listed, Some((placed, home))) => {
                 let before = listed.and_then(|(_, before, _)| before);
                 dead.extend(before.map(|before| Dead { layer: before.layer, hidden: false, mark: false }));
                 // What came after the listing, or is of another kind since, is read again.
-                let is_same = |stat: &Stat| (stat.kind == b'd') == is_folder;
-                let stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or_default();
-                self.covers = (!is_folder).then(|| path.to_vec());
+                let is_same = |stat: &Stat| (stat.kind == b'd') == (placed.kind == b'd');
+                let mut stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or_default();
+                if stat.links == 1 {
+                    // What came with its bytes: where those were to be read anyway, it was not asked for twice. If it is
+                    // another since the listing, so is the time of the last change.
+                    stat.extra = placed.extra;
+                }
+                self.covers = (placed.kind != b'd').then(|| path.to_vec());
                 Some((stat, home))
             }
             (Some((stat, Some(home), fate)), None) if self.choice.keeps(home.layer) => {
@@ -192,8 +197,8 @@ impl<'a, W: Write> Join<'a, W> {
         Ok(())
     }
 
-    fn fresh(&mut self, path: &[u8]) -> io::Result<Option<(bool, Home)>> {
+    fn fresh(&mut self, path: &[u8]) -> io::Result<Option<(Stat, Home)>> {
         let placed = self.journal.take(path)?;
-        Ok(placed.map(|(is_folder, home)| (is_folder, Home { layer: home.layer + self.choice.first_fresh, ..home })))
+        Ok(placed.map(|(stat, home)| (stat, Home { layer: home.layer + self.choice.first_fresh, ..home })))
     }
 }

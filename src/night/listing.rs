@@ -90,6 +90,27 @@ impl Listing {
         Ok(Self { before, began, out: Writer::new(out)?, tally, sample_percent, random, asked: None, trouble: None })
     }
 
+    /// Whether the attributes and the link's text of the entry that the walk has come to are needed ([`Stat::extra`]): where
+    /// `stat` tells already that it is read, they come with its bytes. Of a file with several names only one is read.
+    pub fn asks_for_extra(&mut self, path: &[u8], stat: &Stat) -> bool {
+        let before = match (self.trouble.is_none(), self.pass(Some(path))) {
+            (true, Ok(())) => self.before.as_ref(),
+            (false, _) => None,
+            (true, Err(error)) => {
+                self.fail(error);
+                None
+            }
+        };
+        let is_same = before.is_some_and(|(head, index)| match index.peek() {
+            Some((other, Body::Live { stat: before, .. })) if other == path => {
+                let now = Stat { extra: before.extra, ..*stat };
+                compare(before, head.began, &now, self.began) != Fate::Changed
+            }
+            _ => false,
+        });
+        is_same || stat.links > 1
+    }
+
     /// The walk has come to an entry, which takes about `tar_bytes`. Where its content is to be read, since it is in doubt or
     /// one of the sample, [`Self::answer`] has to follow. Whatever goes wrong is told at the [end](super::Opening::end).
     pub fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {

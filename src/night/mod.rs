@@ -28,6 +28,7 @@ use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::stage::cut::Placed;
 use compare::Moment;
 use index::{Draft, Head, Kept};
 use listing::{Listing, Tally};
@@ -207,11 +208,12 @@ impl Night {
     ///
     /// # Errors
     /// When the journal can't be written.
-    pub fn note(&self, path: &[u8], is_folder: bool, home: Home) -> io::Result<()> {
-        let (stat, home) = (Stat { kind: if is_folder { b'd' } else { b'f' }, ..Stat::default() }, Some(home));
+    pub fn note(&self, placed: &Placed, home: Home) -> io::Result<()> {
+        let kind = if placed.is_folder { b'd' } else { b'f' };
+        let (stat, home) = (Stat { kind, extra: placed.extra, ..Stat::default() }, Some(home));
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(journal) = journal.as_mut() else { return Ok(()) };
-        journal.write(path, &Body::Live { stat, home, fate: Fate::New })
+        journal.write(&placed.path, &Body::Live { stat, home, fate: Fate::New })
     }
 
     /// Writes the index of the image that is complete now. `fresh` are its fresh layers, of which number and entries' bytes

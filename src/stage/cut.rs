@@ -384,7 +384,7 @@ impl Cutter {
         layer.entry_bytes += entry_bytes;
         if self.options.journal {
             let layer = self.layers - 1 - self.options.on_top_of.unwrap_or(0);
-            self.journal.place(&entry.path, entry.is_directory, layer, entry_bytes);
+            self.journal.place(entry, layer, entry_bytes);
         }
         if interrupted || !self.earlier.is_empty() {
             if !self.earlier.is_empty() {

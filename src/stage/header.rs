@@ -3,6 +3,7 @@
 //! Only what the cut has to know is read; the bytes themselves are passed on as they came. What two readers could
 //! understand differently is refused, since a layer must mean the same to everyone.
 
+use super::extra::Extra;
 use super::sparse::{ContentMap, SparseMap, decimal};
 use crate::text;
 
@@ -167,6 +168,8 @@ pub struct PaxRecords {
     pub size: Option<u64>,
     /// Whether an extended attribute is one of overlayfs's own.
     pub overlay_marks: bool,
+    /// A checksum of the extended attributes.
+    pub extra: Extra,
     /// What it says of a sparse file.
     pub sparse: PaxSparse,
 }
@@ -258,7 +261,12 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
             }
             _ => match key.strip_prefix(b"GNU.sparse.") {
                 Some(key) => records.sparse.record(key, value)?,
-                None => records.overlay_marks |= is_overlay_mark(key),
+                None => {
+                    records.overlay_marks |= is_overlay_mark(key);
+                    if let Some(name) = attribute(key) {
+                        records.extra.attribute(&decoded(name).collect::<Vec<u8>>(), value);
+                    }
+                }
             },
         }
     }
@@ -269,12 +277,15 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
 /// mount of root's, or in one of a user's own.
 #[must_use]
 pub fn is_overlay_mark(key: &[u8]) -> bool {
-    let Some(name) = key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr.")) else {
-        return false;
-    };
+    let Some(name) = attribute(key) else { return false };
     [&b"trusted.overlay."[..], b"user.overlay."]
         .iter()
         .any(|mark| decoded(name).take(mark.len()).eq(mark.iter().copied()))
+}
+
+/// The name of the extended attribute that a PAX record holds, as it is written there.
+fn attribute(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."))
 }
 
 /// GNU tar and libarchive write some characters of a name as `%` and two hexadecimal digits.
@@ -378,13 +389,16 @@ pub(crate) mod tests {
 
     #[test]
     fn pax_records_are_read_by_their_lengths() {
-        let records = parse_pax(b"13 path=a\nb=\n9 size=7\n15 linkpath=xx\n21 SCHILY.xattr.u=\0\n\n").unwrap();
+        let records = parse_pax(b"13 path=a\nb=\n9 size=7\n15 linkpath=xx\n24 SCHILY.xattr.u%3D=\0\n\n").unwrap();
+        let mut extra = Extra::default();
+        extra.attribute(b"u=", b"\0\n");
         assert_eq!(
             records,
             PaxRecords {
                 path: Some(b"a\nb=".to_vec()),
                 link: Some(b"xx".to_vec()),
                 size: Some(7),
+                extra,
                 ..PaxRecords::default()
             }
         );

@@ -4,6 +4,7 @@ pub mod compress;
 pub mod cut;
 pub(crate) mod decode;
 pub mod digest;
+pub mod extra;
 pub mod header;
 mod renamed;
 pub mod scan;

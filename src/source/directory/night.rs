@@ -127,7 +127,7 @@ impl Night {
 }
 
 /// Entries are written in this form: with another one, what is unchanged would be written in another way.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// File systems of this host's own disks that keep an inode's number, and give it a new time with each change, be it through
 /// a mapping (statfs(2)). tmpfs does not, nor does overlayfs over one.

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::night::listing::Listing;
 use crate::night::record::Stat;
 use crate::source::Survey;
+use crate::stage::extra::Extra;
 use crate::stop::Stop;
 
 /// Walks through `directory` and adds up. Exact on a folder that rests, but for attributes and links' long texts.
@@ -31,9 +32,9 @@ pub(super) fn survey(directory: &Directory, stop: &Stop, mut listing: Option<&mu
             continue;
         };
         survey.entries += 1;
-        let stat = match &listing {
+        let stat = match &mut listing {
             Some(_) if super::night::is_mark(&meta) => None,
-            Some(_) => match totals.stat(&seen, walk.path()) {
+            Some(listing) => match totals.stat(&seen, walk.path(), listing) {
                 Ok(stat) => Some(stat),
                 // As if it had gone before: whatever there is then is new.
                 Err(error) if meta::is_gone(error) => None,
@@ -70,34 +71,30 @@ struct Totals {
 }
 
 impl Totals {
-    fn stat(&mut self, seen: &Seen, path: &[u8]) -> Result<Stat, Errno> {
-        self.xattrs.clear();
-        let mut extra = Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut is_plain = true;
+    fn stat(&mut self, seen: &Seen, path: &[u8], listing: &mut Listing) -> Result<Stat, Errno> {
         let meta = match seen {
-            Seen::Folder { meta, open, .. } => {
-                open.as_ref().map_or(Ok(()), |open| self.xattrs.read_open(open.as_fd()))?;
-                meta
-            }
-            Seen::Entry { folder, meta } => {
-                self.xattrs.read_entry(folder, last_name(path))?;
-                if meta.kind == Kind::Symlink {
-                    is_plain = false;
-                    extra.update(&link_text(folder, last_name(path))?);
-                }
-                meta
-            }
-            Seen::MountedFile { meta } => meta,
+            Seen::Folder { meta, .. } | Seen::Entry { meta, .. } | Seen::MountedFile { meta } => meta,
             Seen::LeftOut(_) => return Err(Errno::NOENT),
         };
-        for (name, value) in self.xattrs.iter() {
-            is_plain = false;
-            for part in [name, value] {
-                extra.update(&(part.len() as u64).to_le_bytes());
-                extra.update(part);
-            }
+        let stat = meta.stat(0);
+        Ok(if listing.asks_for_extra(path, &stat) { Stat { extra: self.extra(seen, path)?, ..stat } } else { stat })
+    }
+
+    fn extra(&mut self, seen: &Seen, path: &[u8]) -> Result<u64, Errno> {
+        self.xattrs.clear();
+        match seen {
+            Seen::Folder { open: Some(open), .. } => self.xattrs.read_open(open.as_fd())?,
+            Seen::Entry { folder, .. } => self.xattrs.read_entry(folder, last_name(path))?,
+            Seen::Folder { open: None, .. } | Seen::MountedFile { .. } | Seen::LeftOut(_) => {}
         }
-        Ok(meta.stat(if is_plain { 0 } else { extra.finalize() }))
+        let mut extra = Extra::default();
+        self.xattrs.iter().for_each(|(name, value)| extra.attribute(name, value));
+        if let Seen::Entry { folder, meta } = seen
+            && meta.kind == Kind::Symlink
+        {
+            extra.link_text(&link_text(folder, last_name(path))?);
+        }
+        Ok(extra.value())
     }
 
     fn content_bytes(&mut self, meta: &Meta, file: File, path: &[u8]) -> u64 {

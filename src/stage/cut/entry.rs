@@ -3,6 +3,7 @@
 use super::path;
 use crate::error::Error;
 use crate::exclude;
+use crate::stage::extra::Extra;
 use crate::stage::header::{self, BLOCK_BYTES, Header, Kind, PaxRecords};
 use crate::stage::sparse::{ContentMap, SparseMap};
 pub(in crate::stage) use crate::text::quoted;
@@ -69,6 +70,8 @@ pub(in crate::stage) struct Resolved {
     pub(in crate::stage) link: Option<Vec<u8>>,
     /// It has attributes that are overlayfs's own marks.
     pub(in crate::stage) overlay_marks: bool,
+    /// A checksum of its attributes and of a symbolic link's text.
+    pub(in crate::stage) extra: u64,
     /// The content begins with a sparse map.
     pub(in crate::stage) map: Option<Box<ContentMap>>,
 }
@@ -267,6 +270,10 @@ impl Pending {
         if path.is_empty() && hostile.is_none() && !is_directory {
             return refuse("only a directory can be the root");
         }
+        let mut extra = pax.map_or_else(Extra::default, |pax| pax.extra);
+        if main.kind == Kind::Symlink {
+            extra.link_text(&link);
+        }
         let link = match main.kind {
             Kind::HardLink => match path::normalise(&link) {
                 Ok(target) if target == path => return refuse("it is a link to itself"),
@@ -286,6 +293,7 @@ impl Pending {
             kind: main.kind,
             link,
             overlay_marks: pax.is_some_and(|pax| pax.overlay_marks),
+            extra: extra.value(),
             map,
         }))
     }

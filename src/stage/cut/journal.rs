@@ -2,6 +2,8 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+use super::entry::Resolved;
+
 /// Where an entry went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
@@ -9,6 +11,8 @@ pub struct Placed {
     pub path: Vec<u8>,
     /// What it is.
     pub is_folder: bool,
+    /// See [`crate::stage::extra::Extra`]; that of another name of a file is not told with it.
+    pub extra: u64,
     /// Its layer, counted from 0.
     pub layer: u64,
     /// Bytes of its headers, content and padding.
@@ -27,8 +31,9 @@ pub(super) struct Journal {
 
 impl Journal {
     /// An entry was placed.
-    pub(super) fn place(&mut self, path: &[u8], is_folder: bool, layer: u64, tar_bytes: u64) {
-        self.placed.push(Placed { path: path.to_vec(), is_folder, layer, tar_bytes, check: None });
+    pub(super) fn place(&mut self, entry: &Resolved, layer: u64, tar_bytes: u64) {
+        let (path, is_folder, extra) = (entry.path.clone(), entry.is_directory, entry.extra);
+        self.placed.push(Placed { path, is_folder, extra, layer, tar_bytes, check: None });
     }
 
     /// Its content comes, of `size` bytes and what fills up the last block.

@@ -1,0 +1,35 @@
+//! A checksum of what an entry has besides numbers and content: its extended attributes and a symbolic link's text.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// Such a checksum, CRC-64/NVME of one part after the other; 0 for an entry that has nothing of the kind. The same whether
+/// it is made from the entry itself or from its headers in a tar, where the attributes stand in their names' order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extra(u64);
+
+impl Extra {
+    /// The next attribute, by name.
+    pub fn attribute(&mut self, name: &[u8], value: &[u8]) {
+        self.part(name);
+        self.part(value);
+    }
+
+    /// The link's text, after the attributes.
+    pub fn link_text(&mut self, text: &[u8]) {
+        self.part(text);
+    }
+
+    /// The checksum.
+    #[must_use]
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+        digest.update(&self.0.to_le_bytes());
+        digest.update(&(bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+        self.0 = digest.finalize();
+    }
+}
