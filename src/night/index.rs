@@ -48,7 +48,7 @@ pub struct Head {
     pub source: String,
     /// When the listing began, by the clock that stamps the source's files.
     pub began: Moment,
-    /// Nights since everything was read.
+    /// Nights since everything was read, or read and compared.
     pub nights: u32,
     /// The layers, the lowest first.
     pub layers: Vec<Kept>,

@@ -35,13 +35,13 @@ use listing::{Listing, Tally};
 use picker::{Choice, Picker};
 use record::{Body, Fate, Home, Reader, Stat, Writer};
 
-/// After so many nights everything is read once.
+/// After so many nights everything is read and compared once.
 const NIGHTS_MAX: u32 = 30;
 
 /// What a user says of reading again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wish {
-    /// The part of what is unchanged that is read all the same and compared, in percent; 100 reads all, into new layers.
+    /// The part of what is unchanged that is read all the same and compared, in percent.
     pub reread_percent: u8,
     /// Keep no layer.
     pub squash: bool,
@@ -62,6 +62,8 @@ pub struct Night {
     list: File,
     tally: Tally,
     why_all: Option<String>,
+    /// Everything is read, be it to compare it.
+    is_whole: bool,
     choice: OnceLock<Arc<Choice>>,
     journal: Mutex<Option<Writer<File>>>,
 }
@@ -73,6 +75,7 @@ pub struct Opening {
     began: Moment,
     list: File,
     why_all: Option<String>,
+    is_whole: bool,
     listing: Listing,
 }
 
@@ -98,16 +101,16 @@ impl Opening {
             Err(error) => (None, format!("the index of the last freeze can't be used: {error}")),
             Ok((head, _)) if head.source != source => (None, "what is read, or how, has changed".to_owned()),
             Ok((head, _)) if head.began >= began => (None, "the clock was set back".to_owned()),
-            Ok((head, _)) if head.nights >= NIGHTS_MAX => (None, format!("it is each {NIGHTS_MAX}th time")),
-            Ok(_) if wish.reread_percent >= 100 => (None, "--reread all".to_owned()),
             Ok(_) if wish.squash => (None, "--squash".to_owned()),
             Ok(found) => (Some(found), String::new()),
         };
         let why_all = Some(why_all).filter(|why| !why.is_empty());
         let list = tempfile::tempfile_in(scratch)?;
+        let is_old = before.as_ref().is_some_and(|(head, _)| head.nights >= NIGHTS_MAX);
+        let reread_percent = if is_old { 100 } else { wish.reread_percent };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn listing::ReadRecords>));
-        let listing = Listing::new(before, began, list.try_clone()?, wish.reread_percent)?;
-        Ok(Self { path: path.to_owned(), source, began, list, why_all, listing })
+        let listing = Listing::new(before, began, list.try_clone()?, reread_percent)?;
+        Ok(Self { path: path.to_owned(), source, began, list, why_all, is_whole: reread_percent >= 100, listing })
     }
 
     /// What the walk is told to.
@@ -133,6 +136,7 @@ impl Opening {
             began: self.began,
             list: self.list,
             why_all: self.why_all.or_else(|| alarm(&tally)),
+            is_whole: self.is_whole,
             tally,
             choice: OnceLock::new(),
             journal: Mutex::new(Some(journal)),
@@ -229,7 +233,8 @@ impl Night {
             layer.number = choice.first_fresh + number;
             layer.entry_bytes = journal.entry_bytes.get(&number).copied().unwrap_or(0);
         }
-        let nights = self.before.as_ref().map_or(0, |head| head.nights + 1);
+        let since = self.before.as_ref().filter(|_| !self.is_whole && self.why_all.is_none());
+        let nights = since.map_or(0, |head| head.nights + 1);
         let layers = self.kept(choice).into_iter().chain(fresh).collect();
         let head = Head { source: self.source.clone(), began: self.began, nights, layers };
         let mut draft = Draft::begin(&self.path, &head)?;

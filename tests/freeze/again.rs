@@ -83,7 +83,7 @@ fn a_map_that_is_gone_damaged_or_of_another_compression_costs_time_only() {
     let (host, registry) = (Host::new(), DockerRegistry::start());
     let source = format!("dir:{}", host.tree("tree", MANY_FILES).display());
     let name = format!("{}/space/name:tag", registry.address);
-    let words = [&*source, "--to", &name, "--layer-size", "8MiB", "--reread", "all"];
+    let words = [&*source, "--to", &name, "--layer-size", "8MiB", "--squash"];
     let first = host.freeze(&words);
     let all = first.layers.len() as u64;
     let digests = |snapshot: &smolfreeze::report::Snapshot| -> Vec<_> {

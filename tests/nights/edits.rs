@@ -1,5 +1,6 @@
 //! A folder that changes by a seed, as machines do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -10,18 +11,24 @@ use fastrand::Rng;
 /// Longer than the moment in which nobody can tell whether a file changed.
 const SETTLED: Duration = Duration::from_millis(2_200);
 
+/// What an entry takes without its content, about.
+const ENTRY_BYTES: u64 = 100;
+
 /// Files of the first night.
 const FILES: usize = 400;
+
+/// Of each path what would be another after a change: inode, size, mode and owner, and when it changed.
+type Listed = BTreeMap<PathBuf, [i64; 6]>;
 
 pub struct Editor {
     root: PathBuf,
     random: Rng,
-    changed_bytes: u64,
+    listed: Listed,
 }
 
 impl Editor {
     pub fn new(root: PathBuf, seed: u64) -> Self {
-        Self { root, random: Rng::with_seed(seed), changed_bytes: 0 }
+        Self { root, random: Rng::with_seed(seed), listed: Listed::new() }
     }
 
     /// The folder of the first night.
@@ -36,7 +43,6 @@ impl Editor {
             self.make_link();
             self.make_other();
         }
-        self.changed_bytes = 0;
         std::thread::sleep(SETTLED);
     }
 
@@ -54,13 +60,26 @@ impl Editor {
         edits
     }
 
-    /// Bytes of files that were written since it was asked last, and a little for each edit.
-    pub fn take_changed_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.changed_bytes)
+    /// Bytes of the files that are new or other than when it was asked last, and a little for each entry that is, or is gone.
+    pub fn changed_bytes(&mut self) -> u64 {
+        let (mut changed_bytes, mut listed, mut files) = (0, Listed::new(), BTreeSet::new());
+        for path in self.entries() {
+            let entry = path.symlink_metadata().unwrap();
+            let owner = i64::from(entry.uid()) << 32 | i64::from(entry.mode());
+            let (inode, size) = (entry.ino().cast_signed(), entry.len().cast_signed());
+            let now = [inode, size, owner, entry.ctime(), entry.ctime_nsec(), entry.nlink().cast_signed()];
+            if self.listed.remove(&path).is_none_or(|before| before != now) {
+                let is_first = entry.is_file() && files.insert(inode);
+                changed_bytes += ENTRY_BYTES + if is_first { entry.len() } else { 0 };
+            }
+            listed.insert(path, now);
+        }
+        changed_bytes += ENTRY_BYTES * self.listed.len() as u64;
+        self.listed = listed;
+        changed_bytes
     }
 
     fn edit(&mut self) -> String {
-        self.changed_bytes += 1_000;
         let path = self.any();
         match self.random.u8(..22) {
             0..=3 => self.rewrite(),
@@ -111,7 +130,6 @@ impl Editor {
             _ => {
                 if !path.is_symlink() && path.is_file() {
                     let file = fs::File::options().write(true).open(&path).unwrap();
-                    self.changed_bytes += file.metadata().unwrap().len();
                     file.set_modified(
                         std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(self.random.u64(..1 << 30)),
                     )
@@ -175,7 +193,6 @@ impl Editor {
         };
         let content: Vec<u8> = (0..bytes).map(|_| self.random.u8(..)).collect();
         fs::write(path, content).unwrap();
-        self.changed_bytes += bytes as u64 + 1_000;
     }
 
     fn make_file(&mut self) -> String {
@@ -198,7 +215,6 @@ impl Editor {
         let (files, path) = (self.files(), self.free());
         let Some(file) = self.random.choice(&files).cloned() else { return String::new() };
         fs::hard_link(&file, &path).unwrap();
-        self.changed_bytes += file.metadata().unwrap().len();
         format!("link {} to {}", path.display(), file.display())
     }
 
@@ -227,7 +243,6 @@ impl Editor {
             _ => {
                 let content: Vec<u8> = (0..path.metadata().unwrap().size()).map(|_| self.random.u8(..)).collect();
                 fs::write(&path, &content).unwrap();
-                self.changed_bytes += content.len() as u64;
             }
         }
         format!("rewrite {}", path.display())
@@ -243,17 +258,8 @@ impl Editor {
 
     fn rename(&mut self, path: &Path) -> String {
         let to = self.free();
-        let count = self.entries().iter().filter(|entry| entry.starts_with(path)).count() as u64;
-        if path != self.root && !to.starts_with(path) && fs::rename(path, &to).is_ok() {
-            let inside: u64 = self
-                .entries()
-                .iter()
-                .filter(|entry| entry.starts_with(&to))
-                .filter_map(|entry| entry.symlink_metadata().ok())
-                .filter(fs::Metadata::is_file)
-                .map(|entry| entry.len())
-                .sum();
-            self.changed_bytes += inside + count * 1_000;
+        if path != self.root && !to.starts_with(path) {
+            let _ = fs::rename(path, &to);
         }
         format!("rename {} to {}", path.display(), to.display())
     }

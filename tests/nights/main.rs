@@ -32,12 +32,17 @@ fn each_night_is_the_folder_of_that_night() {
         let edits = if night == 0 { Vec::new() } else { editor.night() };
         let report = host.freeze(&[]);
         let told = report["night"].clone();
+        let changed_bytes = editor.changed_bytes();
         if night > 0 {
-            changed += editor.take_changed_bytes();
+            changed += changed_bytes;
             sent += report["sent_bytes"].as_u64().unwrap();
         }
         let layers = report["layers"].as_array().unwrap().len();
-        println!("night {night}: {} edits, {layers} layers, {} bytes sent, {told}", edits.len(), report["sent_bytes"]);
+        println!(
+            "night {night}: {} edits, {changed_bytes} bytes changed, {layers} layers, {} bytes sent, {told}",
+            edits.len(),
+            report["sent_bytes"]
+        );
         assert!(layers <= LAYERS_MAX);
         let differences = host.differences();
         assert!(differences.is_empty(), "night {night} of seed {seed}, after {edits:#?}: {differences:#?}");
