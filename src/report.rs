@@ -283,8 +283,12 @@ impl Snapshot {
                     "ALARM       '{path}' had other bytes than the images since it was read have, and nothing told so"
                 )
             }));
-            lines
-                .extend(night.trouble.iter().map(|why| format!("            the next one reads all: no index, {why}")));
+            lines.extend(
+                night
+                    .trouble
+                    .iter()
+                    .map(|why| format!("            the next one does not go on from this one: no index, {why}")),
+            );
         }
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = 100.0 * self.stored_bytes as f64

@@ -25,6 +25,7 @@ pub mod record;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -56,6 +57,8 @@ impl Default for Wish {
 /// One source's last image and its listing.
 pub struct Night {
     path: PathBuf,
+    /// What was at `path`.
+    found: Option<FileId>,
     source: String,
     before: Option<Head>,
     began: Moment,
@@ -71,6 +74,7 @@ pub struct Night {
 /// A listing that is to be made.
 pub struct Opening {
     path: PathBuf,
+    found: Option<FileId>,
     source: String,
     began: Moment,
     list: File,
@@ -92,6 +96,7 @@ impl Opening {
         wish: Wish,
         scratch: &Path,
     ) -> io::Result<Self> {
+        let found = FileId::at(path);
         let (source, trouble) = source.map_or_else(|trouble| (String::new(), Some(trouble)), |source| (source, None));
         let (before, why_all) = match index::open(path) {
             _ if trouble.is_some() => (None, trouble.unwrap_or_default()),
@@ -110,7 +115,16 @@ impl Opening {
         let reread_percent = if is_old { 100 } else { wish.reread_percent };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn listing::ReadRecords>));
         let listing = Listing::new(before, began, list.try_clone()?, reread_percent)?;
-        Ok(Self { path: path.to_owned(), source, began, list, why_all, is_whole: reread_percent >= 100, listing })
+        Ok(Self {
+            path: path.to_owned(),
+            found,
+            source,
+            began,
+            list,
+            why_all,
+            is_whole: reread_percent >= 100,
+            listing,
+        })
     }
 
     /// What the walk is told to.
@@ -122,15 +136,17 @@ impl Opening {
     ///
     /// # Errors
     /// When there is no room for them, or the index can't be read.
-    pub fn end(self, scratch: &Path) -> io::Result<Night> {
+    pub fn end(mut self, scratch: &Path) -> io::Result<Night> {
         let (before, _, tally) = self.listing.end()?;
         if tally.alarm.is_some() {
             // Whatever becomes of this freeze, the next one is not to count on it.
             std::fs::remove_file(&self.path)?;
+            self.found = None;
         }
         let journal = Writer::new(tempfile::tempfile_in(scratch)?)?;
         Ok(Night {
             path: self.path,
+            found: self.found,
             source: self.source,
             before,
             began: self.began,
@@ -141,6 +157,20 @@ impl Opening {
             choice: OnceLock::new(),
             journal: Mutex::new(Some(journal)),
         })
+    }
+}
+
+/// Which file an index is: each is a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl FileId {
+    fn at(path: &Path) -> Option<Self> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) })
     }
 }
 
@@ -224,8 +254,12 @@ impl Night {
     /// are filled in here.
     ///
     /// # Errors
-    /// When it can't be written; the one before is still there.
+    /// When it can't be written; the one before is still there. So is one that another freeze has written meanwhile, and
+    /// none where that one found the index wrong.
     pub fn remember(&self, mut fresh: Vec<Kept>) -> io::Result<()> {
+        if FileId::at(&self.path) != self.found {
+            return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
+        }
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
         let journal = join::Journal::read(journal.ok_or_else(|| io::Error::other("the journal is gone"))?.finish()?)?;
@@ -275,7 +309,7 @@ pub struct NightReport {
     /// A file whose content changed though nothing tells so: it was kept in earlier images and was not right there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
-    /// Why the next freeze will read everything again, if its index could not be written.
+    /// Why the next freeze does not go on from this one: its index could not be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -324,5 +358,38 @@ impl std::fmt::Display for NightReport {
         }
         let (kept, all) = (self.layers_kept, self.layers_kept + self.layers_dropped);
         write!(f, "; {kept} of {all} layers kept, {} files compared", self.sampled + self.cleared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A night of an empty folder, that began at `second`.
+    fn night(path: &Path, second: i64) -> Night {
+        let scratch = path.parent().unwrap();
+        let source = Ok("a folder".to_owned());
+        let mut opening = Opening::new(path, source, (second, 0), Wish::default(), scratch).unwrap();
+        opening.listing().see(b"", Stat { kind: b'd', links: 1, ..Stat::default() }, 512);
+        let night = opening.end(scratch).unwrap();
+        night.choose(BTreeSet::new(), 1 << 20);
+        night
+    }
+
+    #[test]
+    fn what_another_freeze_wrote_or_removed_stays_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let [first, late] = [night(&path, 100), night(&path, 101)];
+        first.remember(Vec::new()).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        assert!(late.remember(Vec::new()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), written);
+        let late = night(&path, 103);
+        std::fs::remove_file(&path).unwrap();
+        assert!(late.remember(Vec::new()).is_err() && !path.exists());
+        night(&path, 104).remember(Vec::new()).unwrap();
+        let next = night(&path, 105);
+        assert!(next.why_all.is_none(), "{:?}", next.why_all);
     }
 }
