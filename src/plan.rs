@@ -150,6 +150,8 @@ pub struct Plan {
     pub(crate) stream: StreamFn,
     pub(crate) leave_timeout: Duration,
     pub(crate) night: Option<Arc<Night>>,
+    /// Who is going to read a machine, and why others can't.
+    reader: Option<String>,
 }
 
 impl Plan {
@@ -230,6 +232,7 @@ impl Plan {
             stream: opened.stream,
             leave_timeout: opened.leave_timeout,
             night: opened.night,
+            reader: opened.reader,
         })
     }
 
@@ -363,6 +366,9 @@ impl std::fmt::Display for Plan {
             // As if each output still had what it was given.
             let choice = night.choice(BTreeSet::new(), self.layer_bytes());
             writeln!(f, "night        {}", NightReport::new(night, &choice))?;
+        }
+        for (index, line) in self.reader.iter().flat_map(|reader| reader.lines()).enumerate() {
+            writeln!(f, "{:<12} {}", if index == 0 { "reader" } else { "" }, text::line(line))?;
         }
         for output in &self.options.outputs {
             writeln!(f, "output       {}", text::line(&output.to_string()))?;

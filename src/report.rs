@@ -64,6 +64,9 @@ pub struct Snapshot {
     /// Whether a machine was read by our own reader in the guest, and not by the guest's tools.
     #[serde(default)]
     pub own_reader: bool,
+    /// Programs that were found to be our reader in the machine, and why they could not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers_passed_over: Vec<String>,
     /// Processor time of the process, in seconds. With that of all stages, it is what the freeze cost.
     #[serde(default)]
     pub cpu_seconds: f64,
@@ -172,6 +175,7 @@ impl Snapshot {
             stages: Stages::default(),
             retries: 0,
             own_reader: false,
+            readers_passed_over: Vec::new(),
             cpu_seconds: 0.0,
             fullness: 0.0,
             bottleneck: String::new(),
@@ -203,6 +207,7 @@ impl Snapshot {
             .map(|stage| stage.retries)
             .sum();
         self.own_reader = meters.own_reader.load(Ordering::Relaxed);
+        self.readers_passed_over = meters.readers_passed_over();
         self.undone = meters.undone();
         let memory_waiting_seconds = meters.memory.read().waiting_seconds;
         bottleneck(&used, &self.loads(), memory_waiting_seconds).clone_into(&mut self.bottleneck);
@@ -307,6 +312,7 @@ impl Snapshot {
         lines.push(format!("bottleneck  {}", self.bottleneck));
         lines.extend(self.record.as_ref().map(|id| format!("record      {id}")));
         lines.extend(self.scratch_trouble.iter().map(|trouble| format!("scratch     none from then on: {trouble}")));
+        lines.extend(self.readers_passed_over.iter().map(|why| format!("reader      {why}")));
         lines.extend(self.undone.iter().map(|what| format!("undone      {what}")));
         for (kind, count) in self.notices.counts() {
             let names: Vec<_> = self

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use smolfreeze::error::{Error, Result};
@@ -16,10 +15,10 @@ use smolfreeze::pipeline::budget::default_memory_bytes;
 use smolfreeze::plan::{FreezeOptions, OutputSpec, PackWith, Plan, SourceSpec, cores};
 use smolfreeze::progress::Observer;
 use smolfreeze::report::Snapshot;
-use smolfreeze::source::machine;
 use smolfreeze::stop::Stop;
 
 use super::given::Given;
+use super::machine::MachineArguments;
 use super::report::{Failed, ReportFile};
 use super::trace::Trace;
 use super::{RegistryArguments, bytes};
@@ -111,43 +110,6 @@ struct PackArguments {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Machines")]
-struct MachineArguments {
-    /// The smolvm executable.
-    #[arg(long, value_name = "PATH", env = "SMOLFREEZE_SMOLVM", default_value = "smolvm")]
-    smolvm: PathBuf,
-    /// What stands before NAME in the machine's name, for programs that name machines by a rule.
-    #[arg(long, value_name = "PREFIX", default_value = "")]
-    machine_prefix: String,
-    /// Bytes of one chunk, of which two are on this host at a time; by default 48 MiB, or less where space is short.
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    chunk_size: Option<u64>,
-    /// Chunks that may lie in the guest at once.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    window: u64,
-    /// How the guest compresses what crosses the link; worth it only where the link is slower than the guest's cores.
-    #[arg(long, value_enum, default_value_t = CompressionArgument::None, value_name = "HOW")]
-    guest_compression: CompressionArgument,
-    /// Who reads the guest's files: a copy of this program where it can run there, else the guest's own tools; or always
-    /// the guest's tools.
-    #[arg(long, value_enum, default_value_t = ReaderArgument::Auto, value_name = "WHO")]
-    guest_reader: ReaderArgument,
-    /// Run this in the guest by `sh -c`, as root, before anything is read.
-    #[arg(long, value_name = "COMMAND")]
-    pre_exec: Option<String>,
-    /// Run this in the guest afterwards, on every way out. Where it fails behind a complete capture, the image is kept, and
-    /// the exit code is 7.
-    #[arg(long, value_name = "COMMAND")]
-    post_exec: Option<String>,
-    /// How long each of the two may take (10m, 2h).
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
-    exec_timeout: Duration,
-    /// Wait this long while another freeze has the machine (30s, 10m).
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
-    wait: Duration,
-}
-
-#[derive(Args)]
 #[command(next_help_heading = "Layers and limits")]
 struct LayerArguments {
     /// Bytes of tar in a layer, about (32MiB); 0 for one layer. By default 32 MiB, doubled with the source's size so
@@ -205,7 +167,7 @@ struct ImageArguments {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum CompressionArgument {
+pub enum CompressionArgument {
     Zstd,
     Gzip,
     None,
@@ -226,12 +188,6 @@ impl From<PackWithArgument> for PackWith {
             PackWithArgument::Smolvm => Self::Smolvm,
         }
     }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ReaderArgument {
-    Auto,
-    Tar,
 }
 
 impl From<CompressionArgument> for Compression {
@@ -380,33 +336,6 @@ impl MemoryArguments {
 
     fn records(&self) -> Option<PathBuf> {
         super::state_folder().filter(|_| !self.no_record)
-    }
-}
-
-impl MachineArguments {
-    fn full_name(&self, source: &SourceSpec) -> SourceSpec {
-        match source {
-            SourceSpec::Machine(name) => SourceSpec::Machine(format!("{}{name}", self.machine_prefix)),
-            other => other.clone(),
-        }
-    }
-
-    fn options(self) -> machine::Options {
-        machine::Options {
-            smolvm: self.smolvm,
-            chunk_bytes: self.chunk_size,
-            window_chunks: self.window,
-            reader: match self.guest_reader {
-                ReaderArgument::Auto => std::env::current_exe().ok(),
-                ReaderArgument::Tar => None,
-            },
-            guest_compression: self.guest_compression.into(),
-            wait: self.wait,
-            pre_exec: self.pre_exec,
-            post_exec: self.post_exec,
-            exec_limit: self.exec_timeout,
-            ..machine::Options::default()
-        }
     }
 }
 

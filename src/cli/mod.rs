@@ -24,6 +24,7 @@ mod gc;
 mod given;
 mod inspect;
 mod ls;
+mod machine;
 mod prune;
 mod report;
 mod rm;

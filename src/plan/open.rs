@@ -41,6 +41,8 @@ pub(super) struct Opened {
     pub(super) leave_timeout: Duration,
     pub(super) stream: StreamFn,
     pub(super) night: Option<Arc<Night>>,
+    /// See [`Machine::reader`].
+    pub(super) reader: Option<String>,
 }
 
 impl Opened {
@@ -56,6 +58,7 @@ impl Opened {
             leave_timeout: LEAVE_TIMEOUT,
             stream,
             night: None,
+            reader: None,
         }
     }
 }
@@ -96,6 +99,7 @@ pub(super) async fn open_machine(
         settings,
         leave_timeout: MACHINE_LEAVE_TIMEOUT,
         night: None,
+        reader: Some(machine.reader()),
         stream: Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)),
     })
 }

@@ -126,6 +126,7 @@ pub struct Meters {
     pub own_reader: AtomicBool,
     rows: Mutex<Vec<Weak<Now>>>,
     undone: Mutex<Vec<String>>,
+    passed_over: Mutex<Vec<String>>,
 }
 
 impl Meters {
@@ -138,6 +139,17 @@ impl Meters {
     #[must_use]
     pub fn undone(&self) -> Vec<String> {
         self.undone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers why a program that was found could not be our reader in a guest.
+    pub fn passed_over_reader(&self, why: String) {
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+    }
+
+    /// Those programs, in order.
+    #[must_use]
+    pub fn readers_passed_over(&self) -> Vec<String> {
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What each row does at this moment.

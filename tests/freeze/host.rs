@@ -60,7 +60,8 @@ impl Host {
     }
 
     pub fn surround<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        for name in ["XDG_RUNTIME_DIR", "XDG_STATE_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH"] {
+        let users = ["XDG_RUNTIME_DIR", "XDG_STATE_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH"];
+        for name in users.iter().chain(&["SMOLFREEZE_GUEST_READER"]) {
             command.env_remove(name);
         }
         command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("cache"));

@@ -25,6 +25,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("benches/reading", "it measures for minutes"),
     ("perf ", "perf needs a kernel that lets it"),
     ("RUSTFLAGS=", "it builds for minutes"),
+    ("CARGO_PROFILE_RELEASE_STRIP=none ", "it builds for minutes"),
     ("docker login ", "it takes an account"),
     ("podman login ", "it takes an account"),
     ("skopeo login ", "it takes an account"),

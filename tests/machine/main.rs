@@ -27,4 +27,5 @@ mod memory;
 mod night;
 mod reader;
 mod refused;
+mod small;
 mod together;

@@ -251,12 +251,3 @@ fn refused_calls_are_made_again() {
     assert!(error.contains("tries") && error.contains("refused") && error.contains("'m1'"), "{error}");
     assert!(began.elapsed() < DEADLINE);
 }
-
-#[test]
-fn a_reader_that_hangs_when_it_is_tried_is_not_waited_for() {
-    let rig = Rig::start(Kind::Debian);
-    let reader = rig.state.path().join("hangs");
-    std::fs::write(&reader, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    disturbed(&rig, Options { reader: Some(reader), ..rig.options() }, || {}).unwrap();
-    rig.assert_clean();
-}

@@ -261,6 +261,24 @@ pub fn survey(lines: &[&[u8]]) -> Option<(u64, u64, u64)> {
     }
 }
 
+/// Why what was tried in the guest is no reader there, as `try` prints it; none where it is one.
+#[must_use]
+pub fn trial(lines: &[&[u8]]) -> Option<String> {
+    if lines.contains(&b"ours".as_slice()) {
+        return None;
+    }
+    let told =
+        |key: &[u8]| lines.iter().map(|line| word(line)).find(|(word, _)| *word == key).map(|(_, rest)| text(rest));
+    let (said, code) = (told(b"said").unwrap_or_default(), told(b"code").unwrap_or_default());
+    Some(match said.strip_prefix("smolfreeze ") {
+        Some(version) if version.trim() != env!("CARGO_PKG_VERSION") => {
+            format!("it is of version {version}, and this is {}", env!("CARGO_PKG_VERSION"))
+        }
+        _ if said.is_empty() => format!("it does not run in the guest (exit code {code})"),
+        _ => format!("it does not run in the guest (exit code {code}: {said})"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,8 @@
 #   survey PLAN                                  entries and bytes that PLAN selects
 #   prepare SPOOL NEEDED_KIB LEASE DEAD          takes the machine and makes the spool, if there is room and no other freeze
 #                                                that lives; DEAD is one whose host does not, if the asking one knows that
-#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE HOLD READER
+#   try SPOOL VERSION                            makes reader.new the reader, if it runs here and calls itself VERSION
+#   produce SPOOL WINDOW CHUNK_KIB SQUEEZE LEASE HOLD
 #                                                lists, archives, cuts, waits; run detached
 #   batch SPOOL KIND NAME...                     an archive of a part of a list, by busybox's tar
 #   next SPOOL ACK_FROM ACK_TO FROM WAIT SIGN    acknowledges, waits, answers with what is ready
@@ -15,8 +16,8 @@
 # Every answer starts with `smolfreeze 1` and ends with a line `done …`: what has no such end was cut off by somebody.
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
-# what our own reader is to read), reader.new (a program that may be our reader), reader (that program, if it runs here
-# and calls itself READER; does the work of find, tar, dd and cksum, and waits for what `next` waits for), c.S (a chunk;
+# what our own reader is to read), reader.new (a program that may be our reader), reader (one that was tried; does the
+# work of find, tar, dd and cksum, and waits for what `next` waits for), said (what one answered that was tried), c.S (a chunk;
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
 # producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files
@@ -307,15 +308,35 @@ archives() {
 	done
 }
 
-# Whether our own reader is there, and runs here. Only what was tried gets its name; where the host gave no words for it
-# to call itself, it may not be whole.
-is_ours() {
-	[ -e reader.new ] || return
-	chmod 700 reader.new
-	{ ./reader.new --version >said & echo $! >trial; wait $!; } 2>/dev/null
-	[ -n "$version" ] && [ "$(cat said)" = "$version" ] && mv reader.new reader && return
-	rm -f reader.new
-	return 1
+# Only what was tried gets the reader's name: it may be of another version, lack a library here, or hang. A call whose
+# answer was lost is made again.
+try_reader() {
+	begin
+	if cd "$spool" 2>/dev/null && [ ! -e reader ]; then
+		chmod 700 reader.new
+		{
+			./reader.new --version >said 2>&1 &
+			trial=$!
+			(
+				for _ in 1 2 3 4 5 6 7 8 9 10; do
+					sleep 1
+					kill -0 "$trial" || exit
+				done
+				kill -KILL "$trial"
+			) </dev/null >/dev/null &
+			wait "$trial"
+			code=$?
+		} 2>/dev/null
+		if [ "$code" -eq 0 ] && [ "$(cat said)" = "$1" ]; then
+			mv reader.new reader
+		else
+			rm -f reader.new
+			echo "code $code"
+			echo "said $(head -c 200 said | tr '\n' ' ')"
+		fi
+	fi
+	if [ -e reader ]; then echo "ours"; fi
+	echo "done try"
 }
 
 # Everything, through our own reader: one archive. It fills slots as `cut_up` does, and leaves their number.
@@ -422,8 +443,6 @@ keep_watch() {
 		beat=$((beat + 1))
 		{ over beat "$beat" && read -r now <sign; } 2>/dev/null || break
 		if [ "$now" = "$seen" ]; then quiet=$((quiet + 1)); else quiet=0 seen=$now; fi
-		# A trial of the reader that hangs.
-		[ "$beat" -ne 50 ] || [ ! -e reader.new ] || kill -KILL "$(cat trial)"
 		# A producer that was killed tells of no end.
 		kill -0 "$producer" 2>/dev/null || { read -r now <state && [ "$now" != running ]; } || {
 			wait "$producer"
@@ -434,7 +453,7 @@ keep_watch() {
 }
 
 produce() {
-	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 hold=$5 version=$6
+	window=$1 chunk_bytes=$(($2 * 1024)) squeeze=$3 lease=$4 hold=$5
 	cd "$spool" || exit 1
 	holder
 	if [ "$owner" != "$id" ]; then over state "busy $owner" && exit 0; fi
@@ -457,7 +476,7 @@ produce() {
 		reader=$!
 		{
 			archiver=archives
-			if is_ours; then archiver=read_whole; fi
+			if [ -e reader ]; then archiver=read_whole; fi
 			wait_while 999999999 test -e hold
 			"$archiver"
 		} 2>words.pipe
@@ -540,7 +559,7 @@ survey() {
 }
 
 case $verb in
-prepare | produce | batch | next | stop)
+prepare | try | produce | batch | next | stop)
 	spool=${1:?a spool}
 	shift
 	folder=${spool%/*}
@@ -553,6 +572,7 @@ prepare | produce | batch | next | stop)
 esac
 case $verb in
 whoami) whoami_ ;;
+try) try_reader "$@" ;;
 look | survey | prepare | produce | batch | next | stop) "$verb" "$@" ;;
 *) echo "no such verb: $verb" >&2 && exit 64 ;;
 esac

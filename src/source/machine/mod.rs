@@ -19,6 +19,7 @@ mod folder;
 pub mod guest;
 mod join;
 mod link;
+mod offer;
 mod options;
 mod patterns;
 mod probe;
@@ -29,6 +30,7 @@ mod trying;
 #[doc(hidden)]
 pub mod verdict;
 
+pub use offer::Reader;
 pub use options::Options;
 pub use probe::{Machine, MachineFacts};
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::answer::PIECE_BYTES;
+use super::offer::Reader;
 use super::relay::HOST_CHUNKS_MAX;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
@@ -23,9 +24,9 @@ pub struct Options {
     pub chunk_bytes: Option<u64>,
     /// Chunks that may lie in the guest at once, at least 1. Default: 4.
     pub window_chunks: u64,
-    /// A `smolfreeze` for Linux on the guest's architecture: copied into the guest, it reads there what the guest's tar would
-    /// read, several times as fast. Where it can't run, the guest's tools do it. Default: none.
-    pub reader: Option<PathBuf>,
+    /// Who reads there. A program of ours that is copied into the guest is several times as fast as its own tools. Default:
+    /// these.
+    pub reader: Reader,
     /// How the guest compresses what crosses the link. Default: none, since the link is local.
     pub guest_compression: Compression,
     /// Without a sign of life from the host for this long, the guest removes everything and ends. Whole seconds, at
@@ -54,7 +55,7 @@ impl Default for Options {
             smolvm: std::env::var_os("SMOLFREEZE_SMOLVM").unwrap_or_else(|| "smolvm".into()).into(),
             chunk_bytes: None,
             window_chunks: 4,
-            reader: None,
+            reader: Reader::Tools,
             guest_compression: Compression::None,
             lease: Duration::from_secs(300),
             patience: Duration::from_secs(120),

@@ -1,13 +1,13 @@
 //! Probe and look: is there such a machine, does it answer, who is it, and how large.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use super::answer::{self, Look, Whoami};
 use super::capture;
 use super::folder::Folder;
 use super::link::{As, Link, Smolvm};
+use super::offer::{Guest, Offer};
 use super::trying::Trying;
 use super::{GUEST_SCRIPT, Options};
 use crate::error::{Error, Result};
@@ -19,8 +19,6 @@ use crate::stop::Stop;
 
 /// Bytes that a tar adds for an entry: its header, and an extended one for times and the like.
 const ENTRY_OVERHEAD_BYTES: u64 = 1536;
-/// A larger reader is not copied into a guest: a program with all its debugging symbols, most likely.
-const READER_BYTES_MAX: u64 = 32 << 20;
 /// What a survey may take, on a large machine with a cold cache.
 pub(super) const SURVEY_LIMIT: Duration = Duration::from_secs(900);
 
@@ -61,6 +59,7 @@ pub struct Machine {
     pub(super) link: Smolvm,
     pub(super) options: Options,
     pub(super) look: Look,
+    pub(super) offer: Offer,
     facts: MachineFacts,
 }
 
@@ -108,7 +107,11 @@ impl Machine {
         let facts = facts(name, image, &listed, whoami, &look);
         let mut options = options;
         options.decide_chunk_bytes(look.free_kib.unwrap_or(0) << 10, Folder::free_bytes());
-        Ok(Self { link, options, look, facts })
+        let free_bytes = (look.free_kib.unwrap_or(0) << 10).saturating_sub(options.guest_bytes_max());
+        let is_plain = options.guest_compression == Compression::None;
+        let guest = Guest { architecture: &look.architecture, free_bytes, is_plain };
+        let offer = Offer::new(&options.reader, &guest)?;
+        Ok(Self { link, options, look, offer, facts })
     }
 
     /// What is known about the machine.
@@ -141,14 +144,10 @@ impl Machine {
         Ok(Survey { tar_bytes: Some(tar_bytes), entries, largest_entry_bytes: largest, unordered: false })
     }
 
-    /// The reader to offer to this guest, if it may run there and has room.
-    pub(super) fn reader(&self) -> Option<&Path> {
-        let reader = self.options.reader.as_deref()?;
-        let bytes = std::fs::metadata(reader).ok()?.len();
-        let room = self.look.free_kib.is_some_and(|free| free >= (self.options.guest_bytes_max() + bytes) >> 10);
-        let runs = cfg!(target_os = "linux") && self.look.architecture == std::env::consts::ARCH;
-        let plain = self.options.guest_compression == Compression::None;
-        (bytes <= READER_BYTES_MAX && room && runs && plain).then_some(reader)
+    /// Who is going to read, in words for people, and in further lines why others can't.
+    #[must_use]
+    pub fn reader(&self) -> String {
+        self.offer.to_string()
     }
 
     /// The machine, as errors name it.
@@ -168,7 +167,7 @@ fn before_it_is_there<'a>(verb: &[&'a str]) -> Vec<&'a str> {
 
 /// The same for a verb whose name its answer ends with, tried again where smolvm did not get it to its end. What the guest
 /// itself can't do, it can't do the next time; nor does what takes its whole time.
-async fn asked(
+pub(super) async fn asked(
     trying: &Trying<'_, Smolvm>,
     doing: &str,
     whose: As,

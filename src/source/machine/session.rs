@@ -14,6 +14,7 @@ use super::capture::{self, Capture};
 use super::deliver::{Arrived, deliver};
 use super::folder::Folder;
 use super::link::{As, Link as _, Smolvm};
+use super::offer::Offer;
 use super::probe;
 use super::relay::{HOST_CHUNKS_MAX, Relay, SEAMS_MAX};
 use super::trying::Trying;
@@ -37,6 +38,8 @@ const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// The name in a spool of what may become our own reader there.
 const READER_NAME: &str = "reader.new";
+/// What trying one may take; the guest itself gives up before that.
+const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
 type Found = Vec<(NoticeKind, Vec<u8>)>;
 
@@ -185,10 +188,10 @@ impl<'a> Session<'a> {
         };
         let programs = async {
             let (script, reader) = tokio::join!(self.put_script(), self.put_reader());
-            script.map(|()| reader)
+            script.and(reader)
         };
-        let reader = self.to_its_end(stop, programs).await?;
-        self.to_its_end(stop, self.produce(reader)).await?;
+        self.to_its_end(stop, programs).await?;
+        self.to_its_end(stop, self.produce()).await?;
         let work = async {
             let pre_exec = self.user_command("pre-exec", self.machine.options.pre_exec.as_deref());
             relay.meanwhile(pre_exec).await?;
@@ -270,7 +273,7 @@ impl<'a> Session<'a> {
     }
 
     /// Starts the producer, which lives on whatever happens to the call.
-    async fn produce(&self, reader: &str) -> Result<()> {
+    async fn produce(&self) -> Result<()> {
         let (options, script) = (&self.machine.options, self.script());
         let squeeze = match options.guest_compression {
             Compression::None => "none",
@@ -281,7 +284,7 @@ impl<'a> Session<'a> {
             .map(|number| number.to_string());
         let [window, chunk_kib, lease] = &numbers;
         let hold = if options.pre_exec.is_some() { "hold" } else { "" };
-        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease, hold, reader];
+        let mut command = vec!["sh", &script, "produce", &self.spool, window, chunk_kib, squeeze, lease, hold];
         if self.machine.look.tools.contains("setsid") {
             command.insert(0, "setsid");
         }
@@ -293,14 +296,41 @@ impl<'a> Session<'a> {
             .await
     }
 
-    /// Copies our own reader in, if there is one for this guest. Gives the words by which the guest knows it, which
-    /// decides whether it can run there; none where no whole copy arrived.
-    async fn put_reader(&self) -> &'static str {
-        let Some(reader) = self.machine.reader() else { return "" };
-        let there = format!("{}/{READER_NAME}", self.spool);
-        // It shares the spool's disk with the chunks: where that is too small, the guest's own tools need no room.
-        let copied = self.machine.link.put(reader, &there, self.machine.options.call_limit).await;
-        if copied.is_ok() { guest::VERSION } else { "" }
+    /// Copies our own reader in: the first of those on offer that turns out to run there. Where there is none, the guest's own
+    /// tools read, which need no room for it.
+    async fn put_reader(&self) -> Result<()> {
+        let (options, there) = (&self.machine.options, format!("{}/{READER_NAME}", self.spool));
+        let mut offer = Offer { is_only: self.machine.offer.is_only, ..Offer::default() };
+        for reader in &self.machine.offer.programs {
+            let put = async || self.machine.link.put(reader, &there, options.call_limit).await;
+            let copied = if offer.is_only {
+                self.trying().until_it_works("copying the reader", put).await.map(Ok)?
+            } else {
+                put().await
+            };
+            let reason = match copied {
+                Err(trouble) => Some(format!("it could not be copied into the guest: {trouble}")),
+                Ok(()) => self.try_reader().await?,
+            };
+            match reason {
+                None => break,
+                Some(reason) => offer.pass_over(reader, &reason)?,
+            }
+        }
+        let passed_over = self.machine.offer.passed_over.iter().cloned().chain(offer.passed_over);
+        passed_over.for_each(|why| self.outlet_meters.passed_over_reader(why));
+        Ok(())
+    }
+
+    /// Why what was copied is no reader there; none where it is.
+    async fn try_reader(&self) -> Result<Option<String>> {
+        let verb = ["try", &self.spool, guest::VERSION];
+        let tried = probe::asked(&self.trying(), "trying the reader", As::Root, &verb, TRIAL_LIMIT).await?;
+        let told = tried.map_err(|trouble| trouble.to_string()).and_then(|answer| {
+            let told = answer::lines(&answer.stdout, "try").map(|lines| answer::trial(&lines));
+            told.map_err(|_| answer.trouble().to_string())
+        });
+        Ok(told.unwrap_or_else(|trouble| Some(format!("it could not be tried in the guest: {trouble}"))))
     }
 
     /// Ends the producer and removes the spool. Nothing to do is fine, too.
