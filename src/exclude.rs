@@ -4,19 +4,18 @@
 //! of what is frozen (`/var/cache/apt`, `home/*/.cache`). `*` and `?` stay within one name, `**` does not. A folder that
 //! matches is left out with everything below it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
 use crate::error::{Error, Result};
 use crate::text;
+
+mod glob;
+
+use glob::Glob;
 
 /// A compiled set of patterns. The default set matches nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Exclude {
     patterns: Vec<String>,
-    set: GlobSet,
+    globs: Vec<Glob>,
 }
 
 impl Exclude {
@@ -25,22 +24,20 @@ impl Exclude {
     /// # Errors
     /// [`crate::error::Kind::Usage`] with the pattern that is none.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self> {
-        let mut set = GlobSetBuilder::new();
+        let mut globs = Vec::new();
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let refused =
-                |reason: &dyn std::fmt::Display| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
+            let refused = |reason: &str| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
             let trimmed = pattern.trim_start_matches("./").trim_end_matches('/');
             let glob = match trimmed.strip_prefix('/') {
-                _ if trimmed.trim_matches('/').is_empty() => return Err(refused(&"the pattern is empty")),
+                _ if trimmed.trim_matches('/').is_empty() => return Err(refused("the pattern is empty")),
                 Some(anchored) => anchored.to_owned(),
                 None if trimmed.contains('/') => trimmed.to_owned(),
                 None => format!("**/{trimmed}"),
             };
-            set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(|error| refused(error.kind()))?);
+            globs.push(Glob::new(&glob).map_err(refused)?);
         }
-        let set = set.build().map_err(|error| Error::usage("reading --exclude", "all patterns", error))?;
-        Ok(Self { patterns: patterns.iter().map(|pattern| pattern.as_ref().to_owned()).collect(), set })
+        Ok(Self { patterns: patterns.iter().map(|pattern| pattern.as_ref().to_owned()).collect(), globs })
     }
 
     /// The patterns as they were given.
@@ -53,13 +50,13 @@ impl Exclude {
     /// its end. A walk that leaves out a folder never asks for what is below it.
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
-        !self.set.is_empty() && self.set.is_match(OsStr::from_bytes(path))
+        self.globs.iter().any(|glob| glob.matches(path))
     }
 
     /// Whether the entry at `path`, or a folder above it, matches.
     #[must_use]
     pub fn matches_within(&self, path: &[u8]) -> bool {
-        if self.set.is_empty() {
+        if self.globs.is_empty() {
             return false;
         }
         let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);

@@ -56,8 +56,8 @@ const READERS_MIN: usize = 2;
 /// Jobs under way, waiting ones included, for each reader. Each holds a buffer.
 const JOBS_A_READER: usize = 4;
 
-/// What holes and the end of the tar are made of.
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+/// What holes and the end of the tar are made of. It is in the program's file, which a guest is given.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A folder that can be surveyed, and then streamed.
 pub struct Directory {

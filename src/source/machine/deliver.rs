@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer::{PIECE_BYTES, Sum};
-use super::checksum::Cksum;
+use super::checksum::of_piece;
 use super::join::Join;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
@@ -237,11 +237,9 @@ impl Archive {
 impl Unproven {
     /// Whether these are the `size` bytes at `offset`, which is a multiple of [`PIECE_BYTES`].
     fn is_right(&self, offset: u64, bytes: &[u8], size: u64) -> bool {
-        let mut sum = Cksum::default();
-        sum.update(bytes);
         let Sum::Pieces(sums) = &self.announced.sum else { return false };
         let wanted = usize::try_from(offset / PIECE_BYTES).ok().and_then(|piece| sums.get(piece));
-        bytes.len() as u64 == size && wanted == Some(&sum.finish())
+        bytes.len() as u64 == size && wanted == Some(&of_piece(bytes))
     }
 }
 
