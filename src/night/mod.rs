@@ -303,6 +303,12 @@ pub struct NightReport {
     pub layers_kept: u64,
     /// Layers of the last image that are not.
     pub layers_dropped: u64,
+    /// Bytes of tar, about, of what is there.
+    #[serde(default)]
+    pub live_bytes: u64,
+    /// Bytes of tar, about, in the kept layers of what is not there any more, or has other bytes.
+    #[serde(default)]
+    pub dead_bytes: u64,
     /// Why everything was read, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_all: Option<String>,
@@ -325,8 +331,14 @@ impl NightReport {
             choice.dropped.iter().filter_map(|number| tally.live.get(number)).map(|(entries, _)| entries).sum()
         };
         let kept = tally.listed - tally.new - tally.changed - tally.doubtful - rewritten;
-        let layers_kept = night.kept(choice).len() as u64;
+        let kept_layers = night.kept(choice);
+        let layers_kept = kept_layers.len() as u64;
+        let of_layer = |layer: &Kept| tally.live.get(&layer.number).map_or(0, |(_, bytes)| *bytes);
+        let kept_bytes: u64 = kept_layers.iter().map(of_layer).sum();
+        let all_bytes: u64 = kept_layers.iter().map(|layer| layer.entry_bytes).sum();
         Self {
+            live_bytes: night.fresh_bytes(choice) + kept_bytes,
+            dead_bytes: all_bytes.saturating_sub(kept_bytes),
             listed: tally.listed,
             kept,
             new: tally.new,

@@ -17,6 +17,9 @@ use host::Host;
 /// What plain `cargo test` runs.
 const NIGHTS: u64 = 10;
 
+/// Such that this small folder has as many layers as a machine has by default.
+const LAYER_SIZE: &str = "256KiB";
+
 /// Layers that runtimes take, less some that outputs may add.
 const LAYERS_MAX: usize = 110;
 
@@ -30,7 +33,7 @@ fn each_night_is_the_folder_of_that_night() {
     let (mut changed, mut sent) = (0, 0);
     for night in 0..nights {
         let edits = if night == 0 { Vec::new() } else { editor.night() };
-        let report = host.freeze(&[]);
+        let report = host.freeze(&["--layer-size", LAYER_SIZE]);
         let told = report["night"].clone();
         let changed_bytes = editor.changed_bytes();
         if night > 0 {
@@ -44,8 +47,11 @@ fn each_night_is_the_folder_of_that_night() {
             report["sent_bytes"]
         );
         assert!(layers <= LAYERS_MAX);
+        let [live, dead] = ["live_bytes", "dead_bytes"].map(|name| told[name].as_u64().unwrap());
+        assert!(dead * 5 <= live, "{dead} bytes are dead, {live} live");
         let differences = host.differences();
         assert!(differences.is_empty(), "night {night} of seed {seed}, after {edits:#?}: {differences:#?}");
     }
     println!("{nights} nights: {changed} bytes of files changed, {sent} were sent");
+    assert!(sent * 2 <= changed * 3);
 }
