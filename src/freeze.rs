@@ -1,5 +1,9 @@
 //! The story: a [`Plan`] becomes a [`Snapshot`].
 
+mod flat;
+
+use flat::{Filled, Nearest};
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -8,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::error::{Error, Result};
 use crate::image::{self, ImageLayer};
-use crate::night::index::Kept;
+use crate::night::index::{Artifact, Kept};
 use crate::night::picker::Choice;
 use crate::night::record::Home;
 use crate::night::{Night, NightReport};
@@ -42,43 +46,44 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     let night = plan.night.clone();
     let frozen = carry_out(plan, observer, stop).await;
     match (recording, frozen) {
-        (Some(recording), Ok(mut snapshot)) => {
+        (Some(recording), Ok((mut snapshot, made))) => {
             // Before the record, for until that is there nobody sweeps the state folder.
             if let (Some(night), Some(report)) = (night, &mut snapshot.night) {
-                let layers = &snapshot.layers[usize::try_from(report.layers_kept).unwrap_or(0)..];
-                let fresh = layers.iter().map(|layer| Kept {
-                    number: 0,
-                    diff_id: layer.diff_id,
-                    descriptor: layer.descriptor.clone(),
-                    tar_bytes: layer.tar_bytes,
-                    entry_bytes: 0,
-                });
-                report.trouble = night.remember(fresh.collect()).err().map(|error| error.to_string());
+                let remembered = night.remember(made.fresh, made.artifacts);
+                report.trouble = remembered.err().map(|error| error.to_string());
             }
             recording.complete(snapshot)
         }
         (Some(recording), Err(error)) => Err(recording.abandon(error)),
-        (None, frozen) => frozen,
+        (None, frozen) => frozen.map(|(snapshot, _)| snapshot),
     }
 }
 
-async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
+/// What the next night has to know of this one.
+#[derive(Default)]
+struct Made {
+    fresh: Vec<Kept>,
+    artifacts: Vec<Artifact>,
+}
+
+async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<(Snapshot, Made)> {
     let usage = Usage::begin();
     let meters = Arc::new(Meters::default());
     let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
     let context = SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() };
-    let sinks = Arc::new(open_sinks(&plan, &known, context).await?);
-    let chosen = match choose(&plan, &sinks, &stop).await {
+    let registry = registry_options(&plan, &known, &context);
+    let sinks = Arc::new(open_sinks(&plan, &registry, &context).await?);
+    let chosen = match choose(&plan, &sinks, registry, context).await {
         Ok(chosen) => chosen,
         Err(error) => return Err(abort_all(&sinks, error).await),
     };
-    let fresh_bytes = chosen.as_ref().map(|(night, choice)| night.fresh_bytes(choice));
+    let fresh_bytes = chosen.as_ref().map(|chosen| chosen.night.fresh_bytes(&chosen.choice));
     if let Some(tar_bytes) = fresh_bytes.or(plan.survey.tar_bytes) {
         observer.expected(tar_bytes);
     }
-    let kept: Vec<_> = chosen.iter().flat_map(|(night, choice)| night.kept(choice)).collect();
-    let report = chosen.as_ref().map(|(night, choice)| NightReport::new(night, choice));
+    let kept: Vec<_> = chosen.iter().flat_map(|chosen| chosen.night.kept(&chosen.choice)).collect();
+    let mut report = chosen.as_ref().map(|chosen| NightReport::new(&chosen.night, &chosen.choice));
     let (options, method, budget, surveyed) = (plan.options, plan.method, plan.budget, plan.survey.entries);
     let mut cut = plan.cut;
     let kept_bytes: u64 = kept.iter().map(|layer| layer.entry_bytes).sum();
@@ -104,8 +109,10 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         stop: stop.clone(),
     };
     let frozen = async {
-        let has_work = chosen.as_ref().is_none_or(|(night, choice)| night.has_work(choice));
+        let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
         let mut flowed = if has_work { run::run(line).await? } else { Flowed::nothing() };
+        let fresh = flowed.layers.clone();
+        let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());
         if let SourceSpec::Machine(name) = &options.source {
             is_what_was_surveyed(name, surveyed, &flowed)?;
@@ -121,31 +128,74 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
             .collect();
         let image = image::build(&options.image, &layers)?;
         let committed = commit_all(&sinks, &image, &stop).await?;
-        Ok::<(Flowed, Vec<Committed>), Error>((flowed, committed))
+        let mut made = Made { fresh: fresh.iter().map(Delivered::to_keep).collect(), artifacts: Vec::new() };
+        if let (Some(chosen), Some(report)) = (&chosen, &mut report) {
+            // The image is there; without this, the next night reads what only an artifact has.
+            made.artifacts = flat::remembered(&sinks, chosen, &filled, &fresh).await.unwrap_or_default();
+            report.filled(filled.copied, filled.flattened);
+        }
+        Ok::<(Flowed, Vec<Committed>, Made), Error>((flowed, committed, made))
     };
     match frozen.await {
-        Ok((flowed, committed)) => Ok(Snapshot::new(&options, budget, flowed, committed)
-            .stored_as(method.compression)
-            .took(usage.end(), &meters)
-            .in_night(report)
-            .used_scratch(&scratch)),
+        Ok((flowed, committed, made)) => {
+            let snapshot = Snapshot::new(&options, budget, flowed, committed)
+                .stored_as(method.compression)
+                .took(usage.end(), &meters)
+                .in_night(report)
+                .used_scratch(&scratch);
+            Ok((snapshot, made))
+        }
         Err(error) => Err(abort_all(&sinks, error).await),
     }
+}
+
+/// Puts what is alive in layers that stay into the artifacts.
+async fn fill(chosen: Option<&Chosen>, sinks: &[Sink], fresh: &[Delivered], stop: &Stop) -> Result<Filled> {
+    let Some(chosen) = chosen else { return Ok(Filled::default()) };
+    let filled = tokio::select! {
+        filled = chosen.nearest.fill(sinks, chosen, fresh) => filled,
+        () = stop.stopped() => Err(Error::interrupted()),
+    };
+    filled.map_err(|error| match stop.take_cause() {
+        Some(cause) => Error::first_cause(error, cause),
+        None => error,
+    })
 }
 
 /// Layers of which all outputs are asked at a time.
 const ASKED_AT_ONCE: usize = 4;
 
 /// A night, and which layers of the last image stay in it: of those that every output still has.
-type Chosen = Option<(Arc<Night>, Arc<Choice>)>;
+struct Chosen {
+    night: Arc<Night>,
+    choice: Arc<Choice>,
+    nearest: Nearest,
+}
 
-async fn choose(plan: &Plan, sinks: &[Sink], stop: &Stop) -> Result<Chosen> {
+impl Chosen {
+    /// Where the last image has a layer.
+    fn at(&self, layer: &Kept) -> usize {
+        self.night.layers().iter().position(|other| other.number == layer.number).unwrap_or(usize::MAX)
+    }
+}
+
+async fn choose(
+    plan: &Plan,
+    sinks: &[Sink],
+    registry: RegistryOptions,
+    context: SinkContext,
+) -> Result<Option<Chosen>> {
     let Some(night) = &plan.night else { return Ok(None) };
-    let lost = stream::iter(night.layers().to_vec())
-        .map(async |layer| {
-            let answers = join_all(sinks.iter().map(|sink| sink.has(&layer.descriptor))).await;
+    let (night, stop) = (Arc::clone(night), context.stop.clone());
+    let nearest = Nearest::new(night.artifacts(), &plan.options.outputs, registry, context);
+    let stores: Vec<_> = sinks.iter().filter(|sink| !sink.is_always_new()).collect();
+    let layers: Vec<_> = night.layers().iter().cloned().enumerate().collect();
+    let lost = stream::iter(layers)
+        .map(async |(at, layer)| {
+            let answers = join_all(stores.iter().map(|sink| sink.has(&layer.descriptor))).await;
             // One that does not answer does not have it: sending it will tell why.
-            let is_there = answers.into_iter().all(|has| matches!(has, Ok(true)));
+            let is_stored = answers.into_iter().all(|has| matches!(has, Ok(true)));
+            let is_there = is_stored && (!stores.is_empty() || nearest.has(at, &layer));
             (!is_there).then_some(layer.number)
         })
         .buffer_unordered(ASKED_AT_ONCE)
@@ -155,7 +205,13 @@ async fn choose(plan: &Plan, sinks: &[Sink], stop: &Stop) -> Result<Chosen> {
         lost = lost => lost,
         () = stop.stopped() => return Err(stop.take_cause().unwrap_or_else(Error::interrupted)),
     };
-    Ok(Some((Arc::clone(night), night.choose(lost, plan.layer_bytes()))))
+    let choice = night.choose(lost, plan.layer_bytes());
+    if !night.kept(&choice).is_empty() {
+        for artifact in flat::artifacts(sinks) {
+            artifact.leave_marks_out().await?;
+        }
+    }
+    Ok(Some(Chosen { night, choice, nearest }))
 }
 
 /// Tells a night what went where.
@@ -166,6 +222,15 @@ fn journal(night: Arc<Night>) -> Journal {
         let noted = night.note(placed, home);
         noted.map_err(|error| Error::source("noting what was read", "scratch", &error).because(error))
     })
+}
+
+impl Delivered {
+    /// As an index remembers it; its number and its entries' bytes are found there.
+    fn to_keep(&self) -> Kept {
+        let Self { diff_id, tar_bytes, descriptor, workspace, .. } = self;
+        let (diff_id, tar_bytes, descriptor) = (*diff_id, *tar_bytes, descriptor.clone());
+        Kept { number: 0, diff_id, descriptor, tar_bytes, entry_bytes: 0, workspace: *workspace }
+    }
 }
 
 impl Flowed {
@@ -181,7 +246,7 @@ impl Flowed {
             diff_id: layer.diff_id,
             tar_bytes: layer.tar_bytes,
             descriptor: layer.descriptor,
-            workspace: false,
+            workspace: layer.workspace,
             known: true,
             puts: vec![Put::Present; sinks],
         });
@@ -204,17 +269,20 @@ fn is_what_was_surveyed(machine: &str, surveyed: u64, flowed: &Flowed) -> Result
     Err(error.hint("if that many were removed meanwhile, freeze again"))
 }
 
-async fn open_sinks(plan: &Plan, known: &Arc<KnownStore>, context: SinkContext) -> Result<Vec<Sink>> {
-    let mut sinks = Vec::new();
-    let registry = RegistryOptions {
+fn registry_options(plan: &Plan, known: &Arc<KnownStore>, context: &SinkContext) -> RegistryOptions {
+    RegistryOptions {
         ca_cert: plan.options.ca_cert.clone(),
         plain_http: plan.options.plain_http,
         pace: plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone())),
         known: Some(Arc::clone(known)),
         ..RegistryOptions::default().with_patience(plan.options.patience)
-    };
+    }
+}
+
+async fn open_sinks(plan: &Plan, registry: &RegistryOptions, context: &SinkContext) -> Result<Vec<Sink>> {
+    let mut sinks = Vec::new();
     for output in &plan.options.outputs {
-        match open_sink(plan, output, &context, &registry).await {
+        match open_sink(plan, output, context, registry).await {
             Ok(sink) => sinks.push(sink),
             Err(error) => {
                 let error = context.stop.take_cause().unwrap_or(error);

@@ -38,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "error",
             "image",
             "layout",
+            "night",
             "oci",
             "pipeline/gather",
             "pipeline/known",
@@ -68,7 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "freeze",
         &[
             "error", "image", "night", "oci", "pipeline", "plan", "progress", "record", "report", "sink", "stage",
-            "stop",
+            "stop", "stored",
         ],
     ),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),

@@ -12,13 +12,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::compare::Moment;
-use super::record::{Reader, Writer};
-use crate::oci::{Descriptor, DiffId};
+use super::record::Reader;
+use crate::oci::{Descriptor, DiffId, Digest};
 use crate::stage::digest::DigestHasher;
 
 const MAGIC: &[u8] = b"smolfreeze index 1\n";
@@ -39,6 +39,44 @@ pub struct Kept {
     pub tar_bytes: u64,
     /// Those of the entries that it was made of; folders that come again, and marks of deletions, are not.
     pub entry_bytes: u64,
+    /// All of it is of `/workspace`.
+    #[serde(default)]
+    pub workspace: bool,
+}
+
+/// An artifact of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The checksum and the length of its assets that its end states.
+    pub checksum: (u32, u64),
+    /// What it has of each layer, in their order.
+    pub parts: Vec<Part>,
+    /// What it has of all that are of `/workspace`, if anything is alive there.
+    pub seed: Option<Extent>,
+}
+
+/// What an artifact has of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// What was left out, by its name.
+    pub left_out: Option<Digest>,
+    /// The layer that stands for it, if anything stayed.
+    pub layer: Option<(DiffId, Extent)>,
+}
+
+/// Where in a file a tar lies, in frames of zstd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Its first byte.
+    pub start: u64,
+    /// The bytes of the frames, and their digest.
+    pub size: u64,
+    /// See [`Self::size`].
+    pub digest: Digest,
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
 }
 
 /// What an index says of itself.
@@ -52,6 +90,9 @@ pub struct Head {
     pub nights: u32,
     /// The layers, the lowest first.
     pub layers: Vec<Kept>,
+    /// Artifacts that were made of them.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
 }
 
 /// Opens the index at `path` and checks its seal.
@@ -91,12 +132,6 @@ pub(super) fn open(path: &Path) -> io::Result<(Head, Reader<impl Read + Send + u
     Ok((head, Reader::new(file)?))
 }
 
-/// An index on its way to its name.
-pub(super) struct Draft {
-    file: tempfile::NamedTempFile,
-    writer: Writer<Sealing>,
-}
-
 /// Hashes what it hands on.
 struct Sealing {
     file: File,
@@ -115,33 +150,24 @@ impl Write for Sealing {
     }
 }
 
-impl Draft {
-    /// Begins an index in the folder of `path`.
-    pub(super) fn begin(path: &Path, head: &Head) -> io::Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;
-        let mut sealing = Sealing { file: file.reopen()?, hasher: DigestHasher::default() };
-        let head = serde_json::to_vec(head)?;
-        sealing.write_all(MAGIC)?;
-        let length = u32::try_from(head.len()).ok().filter(|length| *length <= HEAD_BYTES_MAX);
-        sealing.write_all(&length.ok_or_else(damaged)?.to_le_bytes())?;
-        sealing.write_all(&head)?;
-        Ok(Self { file, writer: Writer::new(sealing)? })
-    }
-
-    pub(super) fn writer(&mut self) -> &mut Writer<impl Write + use<>> {
-        &mut self.writer
-    }
-
-    /// The index gets its name, when it is safe.
-    pub(super) fn publish(self, path: &Path) -> io::Result<()> {
-        let Sealing { mut file, hasher } = self.writer.finish()?;
-        file.write_all(hasher.finish().0.hex().as_bytes())?;
-        file.sync_all()?;
-        self.file.persist(path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    }
+/// Writes the index that will be at `path`, which gets its name when it is safe. `records` is the frame with all of them.
+pub(super) fn write(path: &Path, head: &Head, records: &mut File) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;
+    let mut sealing = Sealing { file: file.reopen()?, hasher: DigestHasher::default() };
+    let head = serde_json::to_vec(head)?;
+    sealing.write_all(MAGIC)?;
+    let length = u32::try_from(head.len()).ok().filter(|length| *length <= HEAD_BYTES_MAX);
+    sealing.write_all(&length.ok_or_else(damaged)?.to_le_bytes())?;
+    sealing.write_all(&head)?;
+    records.rewind()?;
+    io::copy(records, &mut sealing)?;
+    let Sealing { file: mut sealed, hasher } = sealing;
+    sealed.write_all(hasher.finish().0.hex().as_bytes())?;
+    sealed.sync_all()?;
+    file.persist(path)?;
+    File::open(folder)?.sync_all()
 }
 
 fn damaged() -> io::Error {

@@ -99,6 +99,7 @@ struct Dead {
     layer: u32,
     hidden: bool,
     mark: bool,
+    folder: bool,
 }
 
 /// Writes the next index.
@@ -141,7 +142,8 @@ impl<'a, W: Write> Join<'a, W> {
         let is_marked = self.journal.deleted.front().is_some_and(|(deleted, _)| deleted == path);
         let mut dead = Vec::new();
         if is_marked {
-            let mark = |(_, layer)| Dead { layer: layer + self.choice.first_fresh, hidden: true, mark: true };
+            let layer = |layer| layer + self.choice.first_fresh;
+            let mark = |(_, fresh)| Dead { layer: layer(fresh), hidden: true, mark: true, folder: false };
             dead.extend(self.journal.deleted.pop_front().map(mark));
             self.deleted = Some(path.to_vec());
         }
@@ -149,11 +151,12 @@ impl<'a, W: Write> Join<'a, W> {
         let is_covered = below(&self.deleted) || below(&self.covers);
         let live = match (listed, fresh) {
             (listed, Some((placed, home))) => {
-                let before = listed.and_then(|(_, before, _)| before);
-                dead.extend(before.map(|before| Dead { layer: before.layer, hidden: false, mark: false }));
+                let before = listed.and_then(|(stat, before, _)| Some((before?.layer, stat.kind == b'd')));
+                dead.extend(before.map(|(layer, folder)| Dead { layer, hidden: false, mark: false, folder }));
                 // What came after the listing, or is of another kind since, is read again.
                 let is_same = |stat: &Stat| (stat.kind == b'd') == (placed.kind == b'd');
-                let mut stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or_default();
+                let unknown = Stat { kind: placed.kind, ..Stat::default() };
+                let mut stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or(unknown);
                 if stat.links == 1 {
                     // What came with its bytes: where those were to be read anyway, it was not asked for twice. If it is
                     // another since the listing, so is the time of the last change.
@@ -165,13 +168,14 @@ impl<'a, W: Write> Join<'a, W> {
             (Some((stat, Some(home), fate)), None) if self.choice.keeps(home.layer) => {
                 if is_covered {
                     // Listed, and gone when all was read.
-                    dead.push(Dead { layer: home.layer, hidden: true, mark: false });
+                    dead.push(Dead { layer: home.layer, hidden: true, mark: false, folder: stat.kind == b'd' });
                     None
                 } else {
                     // One that was to be read and could not be is in the image as it was before.
                     let is_same = !self.choice.is_fresh(&stat, Some(&home), fate);
                     self.covers = (stat.kind != b'd').then(|| path.to_vec());
-                    Some((if is_same { stat } else { Stat::default() }, home))
+                    let unknown = Stat { kind: stat.kind, ..Stat::default() };
+                    Some((if is_same { stat } else { unknown }, home))
                 }
             }
             (Some(_) | None, None) => None,
@@ -180,18 +184,18 @@ impl<'a, W: Write> Join<'a, W> {
             self.out.write(path, &Body::Live { stat, home: Some(home), fate: Fate::Kept })?;
         }
         for body in records {
-            if let Body::Dead { layer, hidden, mark } = body {
+            if let Body::Dead { layer, hidden, mark, folder } = body {
                 let stays = *hidden && live.is_none() && self.choice.stays_hidden();
-                dead.push(Dead { layer: *layer, hidden: stays, mark: *mark });
+                dead.push(Dead { layer: *layer, hidden: stays, mark: *mark, folder: *folder });
             }
         }
         // Of a mark and an entry of one layer the mark is what counts: no layer has both.
         dead.sort_unstable_by_key(|dead| (dead.layer, !dead.mark));
         dead.dedup_by_key(|dead| dead.layer);
-        for Dead { layer, hidden, mark } in dead {
+        for Dead { layer, hidden, mark, folder } in dead {
             if layer >= self.choice.first_fresh || self.choice.keeps(layer) {
                 let hidden = hidden || (live.is_none() && is_covered);
-                self.out.write(path, &Body::Dead { layer, hidden, mark })?;
+                self.out.write(path, &Body::Dead { layer, hidden, mark, folder })?;
             }
         }
         Ok(())

@@ -130,6 +130,11 @@ impl Listing {
                 match index.take()?.map(|record| record.body) {
                     Some(Body::Live { stat: before, home, .. }) => {
                         (seen.home, seen.fate) = (home, compare(&before, head.began, &stat, self.began));
+                        // What it was is another thing, and its layer has nothing of what it is.
+                        let was_folder = before.kind == b'd';
+                        if was_folder != (stat.kind == b'd') {
+                            seen.dead.extend(seen.home.take().map(|home| dead(home.layer, was_folder)));
+                        }
                     }
                     Some(body @ Body::Dead { .. }) => seen.dead.push(body),
                     None => break,
@@ -205,10 +210,10 @@ impl Listing {
         while index.peek().is_some_and(|(other, _)| path.is_none_or(|path| walk_order(other, path).is_lt())) {
             let Some(Record { path, body }) = index.take()? else { break };
             let body = match body {
-                Body::Live { home, .. } => {
+                Body::Live { stat, home, .. } => {
                     self.tally.gone += 1;
                     let Some(home) = home else { continue };
-                    Body::Dead { layer: home.layer, hidden: false, mark: false }
+                    dead(home.layer, stat.kind == b'd')
                 }
                 dead @ Body::Dead { .. } => dead,
             };
@@ -225,4 +230,9 @@ impl Listing {
         self.pass(None)?;
         Ok((self.before.map(|(head, _)| head), self.out.finish()?, self.tally))
     }
+}
+
+/// What a layer has of an entry that is not there any more.
+fn dead(layer: u32, folder: bool) -> Body {
+    Body::Dead { layer, hidden: false, mark: false, folder }
 }

@@ -16,13 +16,15 @@
 
 mod choose;
 pub mod compare;
+pub mod flat;
 pub mod index;
 mod join;
 pub mod listing;
 pub mod picker;
 pub mod record;
+mod report;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -31,10 +33,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::stage::cut::Placed;
 use compare::Moment;
-use index::{Draft, Head, Kept};
+use flat::Flat;
+use index::{Artifact, Head, Kept};
 use listing::{Listing, Tally};
 use picker::{Choice, Picker};
 use record::{Body, Fate, Home, Reader, Stat, Writer};
+pub use report::NightReport;
 
 /// After so many nights everything is read and compared once.
 const NIGHTS_MAX: u32 = 30;
@@ -68,7 +72,17 @@ pub struct Night {
     /// Everything is read, be it to compare it.
     is_whole: bool,
     choice: OnceLock<Arc<Choice>>,
-    journal: Mutex<Option<Writer<File>>>,
+    told: Mutex<Told>,
+}
+
+/// What became of the entries of fresh layers.
+enum Told {
+    /// As the cut tells it, and where the next index's records go.
+    Journal(Writer<File>, File),
+    /// Those records, and the bytes of entries of each fresh layer.
+    Joined(File, BTreeMap<u32, u64>),
+    /// It could not be read.
+    Lost,
 }
 
 /// A listing that is to be made.
@@ -144,6 +158,7 @@ impl Opening {
             self.found = None;
         }
         let journal = Writer::new(tempfile::tempfile_in(scratch)?)?;
+        let told = Mutex::new(Told::Journal(journal, tempfile::tempfile_in(scratch)?));
         Ok(Night {
             path: self.path,
             found: self.found,
@@ -155,7 +170,7 @@ impl Opening {
             is_whole: self.is_whole,
             tally,
             choice: OnceLock::new(),
-            journal: Mutex::new(Some(journal)),
+            told,
         })
     }
 }
@@ -194,7 +209,7 @@ impl Night {
         let candidates = self.layers().iter().map(|layer| choose::Candidate::new(layer, live(layer))).collect();
         let dropped = choose::dropped(candidates, missing, self.tally.fresh_bytes, layer_bytes);
         let all = self.why_all.is_some() || dropped.len() == self.layers().len();
-        let first_fresh = self.layers().last().map_or(0, |layer| layer.number + 1);
+        let first_fresh = self.first_fresh();
         Choice { dropped, all, fresh_links: self.tally.fresh_links.clone(), first_fresh }
     }
 
@@ -245,131 +260,81 @@ impl Night {
     pub fn note(&self, placed: &Placed, home: Home) -> io::Result<()> {
         let kind = if placed.is_folder { b'd' } else { b'f' };
         let (stat, home) = (Stat { kind, extra: placed.extra, ..Stat::default() }, Some(home));
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(journal) = journal.as_mut() else { return Ok(()) };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Told::Journal(journal, _) = &mut *told else { return Ok(()) };
         journal.write(&placed.path, &Body::Live { stat, home, fate: Fate::New })
     }
 
+    /// Puts together what was listed and what the cut told, once: the next index's records, and the bytes of entries of
+    /// each fresh layer.
+    fn joined(&self) -> io::Result<(File, BTreeMap<u32, u64>)> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Told::Journal(..) = &*told
+            && let Told::Journal(journal, records) = std::mem::replace(&mut *told, Told::Lost)
+        {
+            let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
+            let journal = join::Journal::read(journal.finish()?)?;
+            let entry_bytes = journal.entry_bytes.clone();
+            let mut writer = Writer::new(records)?;
+            join::Join::new(choice, journal, &mut writer).run(Reader::new(self.list()?)?)?;
+            *told = Told::Joined(writer.finish()?, entry_bytes);
+        }
+        match &*told {
+            Told::Joined(records, entry_bytes) => {
+                let mut records = records.try_clone()?;
+                records.rewind()?;
+                Ok((records, entry_bytes.clone()))
+            }
+            Told::Journal(..) | Told::Lost => Err(io::Error::other("what was read can't be told")),
+        }
+    }
+
+    /// What readers that know no marks must not see of each layer. All fresh layers have been cut.
+    ///
+    /// # Errors
+    /// When what was noted can't be read.
+    pub fn flat(&self) -> io::Result<Flat> {
+        Flat::read(Reader::new(self.joined()?.0)?, self.first_fresh())
+    }
+
+    /// What was made of the last image, beside it.
+    #[must_use]
+    pub fn artifacts(&self) -> &[Artifact] {
+        self.before.as_ref().map_or(&[], |head| &head.artifacts)
+    }
+
+    /// The number of the first fresh layer.
+    #[must_use]
+    pub fn first_fresh(&self) -> u32 {
+        self.layers().last().map_or(0, |layer| layer.number + 1)
+    }
+
+    /// The next freeze is not to count on the last image.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// Writes the index of the image that is complete now. `fresh` are its fresh layers, of which number and entries' bytes
-    /// are filled in here.
+    /// are filled in here, and `artifacts` were made of it.
     ///
     /// # Errors
     /// When it can't be written; the one before is still there. So is one that another freeze has written meanwhile, and
     /// none where that one found the index wrong.
-    pub fn remember(&self, mut fresh: Vec<Kept>) -> io::Result<()> {
+    pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>) -> io::Result<()> {
         if FileId::at(&self.path) != self.found {
             return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
         }
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let journal = join::Journal::read(journal.ok_or_else(|| io::Error::other("the journal is gone"))?.finish()?)?;
+        let (mut records, entry_bytes) = self.joined()?;
         for (number, layer) in (0..).zip(&mut fresh) {
             layer.number = choice.first_fresh + number;
-            layer.entry_bytes = journal.entry_bytes.get(&number).copied().unwrap_or(0);
+            layer.entry_bytes = entry_bytes.get(&number).copied().unwrap_or(0);
         }
         let since = self.before.as_ref().filter(|_| !self.is_whole && self.why_all.is_none());
         let nights = since.map_or(0, |head| head.nights + 1);
         let layers = self.kept(choice).into_iter().chain(fresh).collect();
-        let head = Head { source: self.source.clone(), began: self.began, nights, layers };
-        let mut draft = Draft::begin(&self.path, &head)?;
-        join::Join::new(choice, journal, draft.writer()).run(Reader::new(self.list()?)?)?;
-        draft.publish(&self.path)
-    }
-}
-
-/// What a night did, for people and as JSON.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct NightReport {
-    /// Entries that are there.
-    pub listed: u64,
-    /// Those that were neither read nor written again.
-    pub kept: u64,
-    /// Those that were not there at the last freeze.
-    pub new: u64,
-    /// Those that something tells have changed.
-    pub changed: u64,
-    /// Those that nobody can tell of: they changed in the moment of the last listing, or will in the future.
-    pub doubtful: u64,
-    /// Those of which that was so until they were read: they are the same.
-    #[serde(default)]
-    pub cleared: u64,
-    /// Those that are unchanged and were read again, because their layer was written anew.
-    pub rewritten: u64,
-    /// Those that are unchanged and were read and compared.
-    pub sampled: u64,
-    /// Those that are gone.
-    pub deleted: u64,
-    /// Layers of the last image that are in this one.
-    pub layers_kept: u64,
-    /// Layers of the last image that are not.
-    pub layers_dropped: u64,
-    /// Bytes of tar, about, of what is there.
-    #[serde(default)]
-    pub live_bytes: u64,
-    /// Bytes of tar, about, in the kept layers of what is not there any more, or has other bytes.
-    #[serde(default)]
-    pub dead_bytes: u64,
-    /// Why everything was read, if it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why_all: Option<String>,
-    /// A file whose content changed though nothing tells so: it was kept in earlier images and was not right there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alarm: Option<String>,
-    /// Why the next freeze does not go on from this one: its index could not be written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
-}
-
-impl NightReport {
-    /// Of a night with this choice.
-    #[must_use]
-    pub fn new(night: &Night, choice: &Choice) -> Self {
-        let tally = &night.tally;
-        let rewritten = if choice.all {
-            tally.live.values().map(|(entries, _)| entries).sum()
-        } else {
-            choice.dropped.iter().filter_map(|number| tally.live.get(number)).map(|(entries, _)| entries).sum()
-        };
-        let kept = tally.listed - tally.new - tally.changed - tally.doubtful - rewritten;
-        let kept_layers = night.kept(choice);
-        let layers_kept = kept_layers.len() as u64;
-        let of_layer = |layer: &Kept| tally.live.get(&layer.number).map_or(0, |(_, bytes)| *bytes);
-        let kept_bytes: u64 = kept_layers.iter().map(of_layer).sum();
-        let all_bytes: u64 = kept_layers.iter().map(|layer| layer.entry_bytes).sum();
-        Self {
-            live_bytes: night.fresh_bytes(choice) + kept_bytes,
-            dead_bytes: all_bytes.saturating_sub(kept_bytes),
-            listed: tally.listed,
-            kept,
-            new: tally.new,
-            changed: tally.changed,
-            doubtful: tally.doubtful,
-            cleared: tally.cleared,
-            rewritten,
-            sampled: tally.sampled,
-            deleted: tally.gone,
-            layers_kept,
-            layers_dropped: night.layers().len() as u64 - layers_kept,
-            why_all: night.why_all.clone(),
-            alarm: tally.alarm.as_ref().map(|path| crate::text::name(path)),
-            trouble: None,
-        }
-    }
-}
-
-impl std::fmt::Display for NightReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(why) = &self.why_all {
-            return write!(f, "{} entries, all of them read: {why}", self.listed);
-        }
-        write!(f, "{} entries, {} kept, {} new, {} changed", self.listed, self.kept, self.new, self.changed)?;
-        for (count, what) in [(self.doubtful, "in doubt"), (self.rewritten, "rewritten"), (self.deleted, "deleted")] {
-            if count > 0 {
-                write!(f, ", {count} {what}")?;
-            }
-        }
-        let (kept, all) = (self.layers_kept, self.layers_kept + self.layers_dropped);
-        write!(f, "; {kept} of {all} layers kept, {} files compared", self.sampled + self.cleared)
+        let head = Head { source: self.source.clone(), began: self.began, nights, layers, artifacts };
+        index::write(&self.path, &head, &mut records)
     }
 }
 
@@ -393,14 +358,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
         let [first, late] = [night(&path, 100), night(&path, 101)];
-        first.remember(Vec::new()).unwrap();
+        first.remember(Vec::new(), Vec::new()).unwrap();
         let written = std::fs::read(&path).unwrap();
-        assert!(late.remember(Vec::new()).is_err());
+        assert!(late.remember(Vec::new(), Vec::new()).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), written);
         let late = night(&path, 103);
         std::fs::remove_file(&path).unwrap();
-        assert!(late.remember(Vec::new()).is_err() && !path.exists());
-        night(&path, 104).remember(Vec::new()).unwrap();
+        assert!(late.remember(Vec::new(), Vec::new()).is_err() && !path.exists());
+        night(&path, 104).remember(Vec::new(), Vec::new()).unwrap();
         let next = night(&path, 105);
         assert!(next.why_all.is_none(), "{:?}", next.why_all);
     }

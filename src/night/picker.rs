@@ -137,7 +137,7 @@ impl Picker {
         let shows = bodies.iter().any(|body| match body {
             // It was alive when it was listed.
             Body::Live { home, .. } => home.is_some_and(|home| self.choice.keeps(home.layer)),
-            Body::Dead { layer, hidden, mark } => {
+            Body::Dead { layer, hidden, mark, .. } => {
                 let stays = *hidden && self.choice.stays_hidden();
                 // A mark is nothing to be seen, but the folders above it came with it.
                 let (is_something, hides) = if *mark { (gone.len() < path.len(), above) } else { (true, marked) };

@@ -82,6 +82,8 @@ pub enum Body {
         hidden: bool,
         /// It is a mark of a deletion, which hides what lower layers have at the path and below it.
         mark: bool,
+        /// It is a folder.
+        folder: bool,
     },
 }
 
@@ -148,13 +150,15 @@ const HAS_CHECK: u8 = 4;
 /// Of what is not alive.
 const HIDDEN: u8 = 8;
 const MARK: u8 = 4;
+const FOLDER: u8 = 2;
 /// What stands above the flags: the fate.
 const FATE_SHIFT: u32 = 4;
 
 fn put(out: &mut Vec<u8>, body: &Body) {
     match body {
-        Body::Dead { layer, hidden, mark } => {
-            out.push(if *hidden { HIDDEN } else { 0 } | if *mark { MARK } else { 0 });
+        Body::Dead { layer, hidden, mark, folder } => {
+            let flag = |is: &bool, flag| if *is { flag } else { 0 };
+            out.push(flag(hidden, HIDDEN) | flag(mark, MARK) | flag(folder, FOLDER));
             number(out, u64::from(*layer));
         }
         Body::Live { stat, home, fate } => {
@@ -263,7 +267,8 @@ impl<R: Read> Reader<R> {
     fn body(&mut self) -> io::Result<Body> {
         let flags = self.byte()?;
         if flags & LIVE == 0 {
-            return Ok(Body::Dead { layer: self.small()?, hidden: flags & HIDDEN != 0, mark: flags & MARK != 0 });
+            let has = |flag| flags & flag != 0;
+            return Ok(Body::Dead { layer: self.small()?, hidden: has(HIDDEN), mark: has(MARK), folder: has(FOLDER) });
         }
         let fate = match flags >> FATE_SHIFT {
             0 => Fate::Kept,
@@ -372,7 +377,12 @@ mod tests {
             let home = Home { layer: random.u32(..), tar_bytes: random.u64(..), check: random.bool().then_some(seed) };
             let fate = [Fate::Kept, Fate::New, Fate::Changed, Fate::Doubtful][random.usize(..4)];
             let body = match random.u8(..3) {
-                0 => Body::Dead { layer: random.u32(..), hidden: random.bool(), mark: random.bool() },
+                0 => Body::Dead {
+                    layer: random.u32(..),
+                    hidden: random.bool(),
+                    mark: random.bool(),
+                    folder: random.bool(),
+                },
                 _ => Body::Live { stat: stat(seed), home: random.bool().then_some(home), fate },
             };
             records.push(Record { path, body });

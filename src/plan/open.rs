@@ -137,9 +137,9 @@ fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
     }
 }
 
-/// What compares a folder with its last freeze, where every output can have layers on top of others.
+/// What compares a folder with its last freeze, unless smolvm packs: what it pulls may be any image, and is new each time.
 fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Opening> {
-    let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_artifact))?;
+    let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_packed))?;
     let (canonical, state) = (options.source.canonical()?, State::at(options.records.as_deref()?).ok()?);
     let method = Method::new(super::packing::compression(options), options.level).ok()?;
     let source = directory.identity().map(|read| format!("{canonical}, {method:?}, {:?}, {read}", options.layer_bytes));

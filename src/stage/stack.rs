@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 
-pub(crate) use layer::{Names, check};
+pub(crate) use layer::{Names, check, has_marks, is_mark};
 pub(crate) use rewrite::{Output, look, rewrite};
 
 use super::cut::path::parent;
@@ -39,7 +39,7 @@ pub(crate) enum Fate {
 }
 
 /// A hard link whose file lies in a lower layer: it goes there.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Foreign {
     path: Vec<u8>,
     target: Vec<u8>,
@@ -47,7 +47,7 @@ struct Foreign {
 }
 
 /// What the layers so far, from the top down, mean for those below.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Above {
     hashes: RandomState,
     files: HashSet<u64>,
@@ -67,6 +67,17 @@ impl Above {
     /// What takes the names of a layer in.
     pub(crate) fn names(&self) -> Names {
         Names::new(self.hashes.clone())
+    }
+
+    /// Nobody may see what lower layers have at `path` and below it.
+    pub(crate) fn delete(&mut self, path: &[u8]) {
+        let name = self.hash(path);
+        self.gone.insert(name);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_deleted(&self, path: &[u8]) -> bool {
+        self.gone.contains(&self.hash(path))
     }
 
     fn hash(&self, path: &[u8]) -> u64 {

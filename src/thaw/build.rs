@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
-use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::stacking::{Arrived, Intake, Stacking};
 use super::{Images, ThawContext, Wishes};
 use crate::error::{Error, Kind, Result, Side};
-use crate::oci::{Compression, Descriptor, DiffId};
+use crate::oci::{Compression, DiffId};
 use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
 use crate::sink::artifact::{ArtifactOptions, ArtifactSink, MachineSettings, SideFile};
@@ -37,8 +36,8 @@ pub(super) async fn build(images: &Images, target: &Path, wishes: &Wishes, conte
     };
     let filled = async {
         let diff_ids = stack(images, &sink, target, context).await?;
-        let config = with_layers(&images.outline.config, diff_ids)?;
-        let image = Image { config, manifest: images.outline.manifest.clone() };
+        sink.lay_out(diff_ids, Vec::new()).await?;
+        let image = Image { config: images.outline.config.clone(), manifest: images.outline.manifest.clone() };
         sink.prepare(&image, &settings(images, wishes)).await?;
         sink.publish(&image)
     };
@@ -143,16 +142,6 @@ async fn arrive<'a>(
     let end = LiveEnd { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id, tar_bytes: read.tar_bytes };
     let held = (!intake.names.is_small()).then_some(turn);
     Ok((Arrived { intake, end, workspace: layer.workspace }, held))
-}
-
-/// The config, with the layers that the artifact has.
-fn with_layers(config: &(Descriptor, Bytes), diff_ids: Vec<DiffId>) -> Result<(Descriptor, Bytes)> {
-    let failed = |error: serde_json::Error| {
-        Error::new(Kind::Corrupt, Side::Source, "reading the config", config.0.digest, &error).because(error)
-    };
-    let mut parsed: serde_json::Value = serde_json::from_slice(&config.1).map_err(failed)?;
-    parsed["rootfs"]["diff_ids"] = serde_json::to_value(diff_ids).map_err(failed)?;
-    Ok((config.0.clone(), serde_json::to_vec(&parsed).map_err(failed)?.into()))
 }
 
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {

@@ -1,24 +1,18 @@
 //! Layers on their way into the artifact, from the top down: as they are where nothing in them is dead, else rewritten.
 
 use std::collections::HashSet;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, Side};
-use crate::oci::{Compression, Descriptor, DiffId};
+use crate::oci::{Compression, DiffId};
 use crate::pipeline::gather::LiveEnd;
-use crate::sink::artifact::{Seed, SideFile};
+use crate::sink::artifact::{Made, Seed, SideFile, Split};
 use crate::stage::decode::decoder;
-use crate::stage::digest::{DiffIdHasher, DigestHasher};
-use crate::stage::header::BLOCK_BYTES;
-use crate::stage::stack::{self, Above, Names, Output};
+use crate::stage::stack::{self, Above, Names};
 use crate::stage::walk::Entry;
 use crate::stop::Stop;
 use crate::stored::Listen;
-
-/// What is rewritten is compressed fast.
-const LEVEL: i32 = 1;
-const END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 
 /// Keeps a layer's stored bytes beside the artifact or in it, and what names it has.
 pub(super) struct Intake {
@@ -129,93 +123,5 @@ fn failed(place: &str, error: io::Error) -> Error {
         Ok(ours) => ours,
         Err(error) if corrupt => Error::new(Kind::Corrupt, Side::Source, "stacking the layers", place, &error),
         Err(error) => Error::sink("gathering a layer beside the artifact", place, &error).because(error),
-    }
-}
-
-/// A layer that is made here.
-struct Made {
-    tar: zstd::Encoder<'static, Hashed>,
-    diff_id: DiffIdHasher,
-    bytes: u64,
-}
-
-struct Hashed {
-    side: SideFile,
-    digest: DigestHasher,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.digest.update(bytes);
-        self.side.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Write for Made {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.diff_id.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.tar.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Made {
-    fn beside(target: &Path) -> io::Result<Self> {
-        let hashed = Hashed { side: SideFile::beside(target)?, digest: DigestHasher::default() };
-        Ok(Self { tar: zstd::Encoder::new(hashed, LEVEL)?, diff_id: DiffIdHasher::default(), bytes: 0 })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    fn finish(mut self) -> io::Result<(SideFile, LiveEnd)> {
-        self.write_all(&END)?;
-        let Hashed { side, digest } = self.tar.finish()?;
-        let ((digest, size), (diff_id, tar_bytes)) = (digest.finish(), self.diff_id.finish());
-        let descriptor = Descriptor { media_type: Compression::Zstd.media_type().to_owned(), digest, size };
-        Ok((side, LiveEnd { descriptor, diff_id, tar_bytes }))
-    }
-}
-
-/// Entries of `/workspace` go to its seed, others to the layer.
-struct Split<'a> {
-    layer: Made,
-    seed: &'a mut Option<Seed>,
-    target: &'a Path,
-    /// The layer is one of `/workspace`: what is above that is only there to hold it.
-    drop_rest: bool,
-}
-
-impl Output for Split<'_> {
-    fn put(&mut self, entry: &Entry, path: &[u8], changed: Option<&[u8]>, content: &mut dyn Read) -> io::Result<()> {
-        let below = stack::is_below(path, stack::WORKSPACE);
-        if below {
-            if self.seed.is_none() {
-                *self.seed = Some(Seed::beside(self.target)?);
-            }
-            let Some(seed) = self.seed else { return Ok(()) };
-            seed.put(entry, path, changed, content)?;
-        }
-        if self.drop_rest || (below && path != stack::WORKSPACE) {
-            return Ok(());
-        }
-        if changed.is_none() && entry.path()? == path {
-            self.layer.write_all(&entry.head)?;
-        } else {
-            self.layer.write_all(&entry.renamed(path, changed)?)?;
-        }
-        io::copy(content, &mut self.layer)?;
-        self.layer.write_all(&END[..entry.padding()])
     }
 }

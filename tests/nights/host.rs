@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::sidecar;
 use crate::tree::compare::differences;
 use crate::tree::inventory::{self, Inventory};
 
@@ -31,12 +32,18 @@ impl Host {
 
     /// Freezes the folder into the layout, whatever comes of it.
     pub fn try_freeze(&self, words: &[&str]) -> (Output, Value) {
+        let layout = format!("oci:{}:it", self.path("layout").display());
+        // This umoci reads no zstd.
+        self.try_freeze_to(&[&["--to", &layout, "--compression", "gzip"], words].concat())
+    }
+
+    /// Freezes the folder to where these words say.
+    pub fn try_freeze_to(&self, words: &[&str]) -> (Output, Value) {
         let report = self.path("report.json");
+        let _ = std::fs::remove_file(&report);
         let mut command = self.command();
         command.arg("freeze").arg(format!("dir:{}", self.tree().display()));
-        command.arg("--to").arg(format!("oci:{}:it", self.path("layout").display()));
-        // This umoci reads no zstd.
-        command.args(["--compression", "gzip", "--quiet", "--report"]).arg(&report).args(words);
+        command.args(["--quiet", "--report"]).arg(&report).args(words);
         let output = command.output().unwrap();
         let report = std::fs::read(&report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         (output, report.unwrap_or_default())
@@ -47,6 +54,25 @@ impl Host {
         let (output, report) = self.try_freeze(words);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         report
+    }
+
+    /// Where an artifact that is made beside others lies.
+    pub fn artifact(&self) -> String {
+        self.path("it.smolmachine").display().to_string()
+    }
+
+    /// What makes one.
+    pub fn packing(&self) -> [String; 4] {
+        let agent = sidecar::agent(self.folder.path()).display().to_string();
+        ["--pack".to_owned(), self.artifact(), "--agent-rootfs".to_owned(), agent]
+    }
+
+    /// Where the artifact, its layers laid over each other by those who know no marks, is not what the folder is.
+    pub fn differences_of_artifact(&self) -> Vec<String> {
+        let root = sidecar::unpacked(&self.path("it.smolmachine"), &self.path("by-smolvm"));
+        let found = inventory::of_folder(&root);
+        let differences = differences(&inventory::of_folder(&self.tree()), &found);
+        differences.iter().map(|difference| format!("in the artifact: {difference}")).collect()
     }
 
     /// `smolfreeze` with nothing of the user's around it.

@@ -3,10 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
+#[path = "../support/docker_registry.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod docker_registry;
+#[path = "../support/sidecar.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod sidecar;
 #[path = "../support/tree/mod.rs"]
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod tree;
 
+mod artifact;
 mod edits;
 mod host;
 mod rule;

@@ -14,6 +14,7 @@ use crate::pipeline::memory::{Memory, Reserved};
 use crate::sink::Put;
 
 use super::incoming::Incoming;
+use super::kept::tar_in;
 use super::side::SideFile;
 use super::writing::io_failed;
 use super::{ArtifactSink, off_the_runtime};
@@ -52,7 +53,7 @@ impl ArtifactSink {
         let stop = self.options.stop.clone();
         self.work(end.diff_id, move |unfinished| {
             if !workspace {
-                return unfinished.embed_side(side, &end);
+                return unfinished.embed_beside(side, &end, &stop);
             }
             let LiveEnd { descriptor, diff_id, tar_bytes } = &end;
             let (diff_id, tar_bytes) = (*diff_id, *tar_bytes);
@@ -77,6 +78,10 @@ impl ArtifactSink {
                     // The same tar in other bytes, perhaps: these are its descriptor's.
                     return Ok((side.into_file(), 0));
                 }
+                let end = LiveEnd { descriptor: named.clone(), diff_id, tar_bytes };
+                if unfinished.embed_unmarked(diff_id, || tar_in(&side, &end, &stop))? {
+                    return Ok((side.into_file(), 0));
+                }
                 let start = unfinished.keep_layer(Incoming {
                     diff_id,
                     tar_bytes,
@@ -99,10 +104,13 @@ impl ArtifactSink {
         let (embedded, runtime, stop) = (Arc::clone(layer), Handle::current(), self.options.stop.clone());
         let filed = self
             .step(move |unfinished| {
-                if unfinished.embedded.has(embedded.diff_id) {
+                let stored = || Incoming::gathered(&embedded, &runtime, &stop);
+                if unfinished.embedded.has(embedded.diff_id)
+                    || unfinished.embed_unmarked(embedded.diff_id, || stored().decoded())?
+                {
                     return Ok(None);
                 }
-                let start = unfinished.keep_layer(Incoming::gathered(&embedded, &runtime, &stop))?;
+                let start = unfinished.keep_layer(stored())?;
                 Ok(Some((unfinished.handle()?, start)))
             })
             .await?;

@@ -6,7 +6,10 @@
 
 mod agent;
 mod incoming;
+mod kept;
+mod last;
 mod live;
+mod made;
 mod manifest;
 mod recode;
 mod seed;
@@ -18,13 +21,16 @@ mod writing;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 pub use agent::{AgentRootfs, Lookup};
+pub(crate) use last::LastArtifact;
+pub(crate) use made::{Made, Split};
+pub(crate) use manifest::Contents;
 pub(crate) use seed::Seed;
 pub(crate) use side::SideFile;
 pub use temporary::unfinished;
@@ -105,6 +111,8 @@ pub struct ArtifactSink {
     temporary: PathBuf,
     options: ArtifactOptions,
     state: Arc<Mutex<State>>,
+    /// What is in it, once it is complete.
+    contents: Arc<OnceLock<Contents>>,
 }
 
 /// How far it is.
@@ -146,7 +154,7 @@ impl ArtifactSink {
         let unfinished = off_the_runtime(move || Unfinished::begin(&path, begun)).await?;
         let temporary = unfinished.path().to_owned();
         let state = Arc::new(Mutex::new(State::Writing(Box::new(unfinished))));
-        Ok(Self { target: target.to_owned(), temporary, options, state })
+        Ok(Self { target: target.to_owned(), temporary, options, state, contents: Arc::default() })
     }
 
     /// Where the artifact will be.
@@ -161,8 +169,7 @@ impl ArtifactSink {
     /// When the layer can't be read or written; the artifact is then beyond repair and its file is gone.
     pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
         let (layer, runtime, stop) = (Arc::clone(layer), Handle::current(), self.options.stop.clone());
-        self.work(layer.diff_id, move |unfinished| unfinished.embed_layer(Incoming::gathered(&layer, &runtime, &stop)))
-            .await
+        self.work(layer.diff_id, move |unfinished| unfinished.embed_gathered(&layer, &runtime, &stop)).await
     }
 
     /// Takes a layer whose entries lie below `/workspace` as (part of) what a new machine finds there. As a layer smolvm
@@ -229,10 +236,13 @@ impl ArtifactSink {
     /// written. Nothing is left then, and whatever has the name still has it.
     pub async fn prepare(&self, image: &Image, machine: &MachineSettings) -> Result<()> {
         let (image, machine, target) = (image.clone(), machine.clone(), self.target.clone());
+        let contents = Arc::clone(&self.contents);
         let mut state = Arc::clone(&self.state).lock_owned().await;
         off_the_runtime(move || {
             let unfinished = state.writing().ok_or_else(|| failed("completing the artifact", &target, EARLIER))?;
-            *state = State::Complete(unfinished.complete(&target, &image, &machine)?);
+            let (temporary, is_in_it) = unfinished.complete(&target, &image, &machine)?;
+            let _ = contents.set(is_in_it);
+            *state = State::Complete(temporary);
             Ok(())
         })
         .await

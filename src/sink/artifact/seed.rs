@@ -4,11 +4,15 @@
 //! (`./file`) in the artifact. The image's layers have the same entries below `workspace/`. So their headers are written
 //! anew and their content is passed through; whatever else a header or its extensions say is kept byte for byte.
 
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::side::SideFile;
 use crate::stage::header::{BLOCK_BYTES, Kind};
+use crate::stage::stack;
 use crate::stage::walk::{Entry, Walk};
 use crate::text;
 
@@ -25,6 +29,32 @@ const LEVEL: i32 = 1;
 pub(crate) struct Seed {
     frames: zstd::Encoder<'static, BufWriter<SideFile>>,
     tar_bytes: u64,
+    folders: Folders,
+}
+
+/// The hashes of folders that are in, of a key that nobody knows: what layers below have of them does not count.
+#[derive(Default)]
+struct Folders {
+    key: RandomState,
+    above: HashSet<u64>,
+    /// Those of the layer at hand.
+    now: HashSet<u64>,
+}
+
+impl Folders {
+    /// Whether an entry at `path` is a folder that layers above had.
+    fn has(&mut self, entry: &Entry, path: &[u8]) -> bool {
+        if !entry.is_folder() {
+            return false;
+        }
+        let name = self.key.hash_one(path);
+        self.now.insert(name);
+        self.above.contains(&name)
+    }
+
+    fn end_layer(&mut self) {
+        self.above.extend(self.now.drain());
+    }
 }
 
 impl std::fmt::Debug for Seed {
@@ -37,14 +67,26 @@ impl Seed {
     /// An empty one, on the same disk as `artifact`.
     pub(crate) fn beside(artifact: &Path) -> io::Result<Self> {
         let side = SideFile::beside(artifact)?;
-        Ok(Self { frames: zstd::Encoder::new(BufWriter::new(side), LEVEL)?, tar_bytes: 0 })
+        let frames = zstd::Encoder::new(BufWriter::new(side), LEVEL)?;
+        Ok(Self { frames, tar_bytes: 0, folders: Folders::default() })
     }
 
     /// Adds what this tar has below `workspace/`; gives its bytes in the seed.
     pub(super) fn add(&mut self, layer: impl Read) -> io::Result<u64> {
-        let bytes = reroot(layer, &mut self.frames)?;
+        let bytes = reroot(layer, &mut self.folders, &mut self.frames)?;
         self.tar_bytes += bytes;
+        self.end_layer();
         Ok(bytes)
+    }
+
+    /// Whether nothing is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tar_bytes == 0
+    }
+
+    /// What comes next is of a layer below.
+    pub(super) fn end_layer(&mut self) {
+        self.folders.end_layer();
     }
 
     /// Adds one entry that lies below `workspace`, at `path`; a hard link to `link` where that is given.
@@ -55,7 +97,9 @@ impl Seed {
         link: Option<&[u8]>,
         content: &mut dyn Read,
     ) -> io::Result<()> {
-        self.tar_bytes += write(entry, path, link, content, &mut self.frames)?;
+        if !self.folders.has(entry, path) {
+            self.tar_bytes += write(entry, path, link, content, &mut self.frames)?;
+        }
         Ok(())
     }
 
@@ -67,13 +111,13 @@ impl Seed {
     }
 }
 
-/// Copies what `layer` has below `workspace/`, without the end mark; gives the bytes that were written. Several layers
-/// may follow each other.
-fn reroot(layer: impl Read, mut seed: impl Write) -> io::Result<u64> {
+/// Copies what `layer` has below `workspace/`, without marks of deletions and the end mark; gives the bytes that were
+/// written. Several layers may follow each other, the upper ones first.
+fn reroot(layer: impl Read, folders: &mut Folders, mut seed: impl Write) -> io::Result<u64> {
     let (mut walk, mut written_bytes) = (Walk::new(layer), 0);
     while let Some(entry) = walk.next()? {
         let path = entry.path()?;
-        if moved(&path).is_some() {
+        if moved(&path).is_some() && !stack::is_mark(&path) && !folders.has(&entry, &path) {
             written_bytes += write(&entry, &path, None, &mut walk, &mut seed)?;
         }
     }
@@ -186,7 +230,7 @@ mod tests {
             let sparse = if format.ends_with("ustar") { "--no-xattrs" } else { "--sparse" };
             let layer = tar(&["--sort=name", &format, sparse, "-cf", "-", "."], root.path(), b"");
             let mut seed = Vec::new();
-            assert_eq!(reroot(&layer[..], &mut seed).unwrap(), seed.len() as u64);
+            assert_eq!(reroot(&layer[..], &mut Folders::default(), &mut seed).unwrap(), seed.len() as u64);
             seed.extend(END);
             let unpacked = tempfile::tempdir().unwrap();
             tar(&["-xpf", "-"], unpacked.path(), &seed);
@@ -201,7 +245,7 @@ mod tests {
         header.set_entry_type(tar::EntryType::Link);
         header.set_size(0);
         layer.append_link(&mut header, "workspace/link", "etc/passwd").unwrap();
-        let error = reroot(&layer.into_inner().unwrap()[..], io::sink()).unwrap_err();
+        let error = reroot(&layer.into_inner().unwrap()[..], &mut Folders::default(), io::sink()).unwrap_err();
         assert_eq!(error.to_string(), "workspace/link links to etc/passwd");
     }
 
@@ -211,7 +255,7 @@ mod tests {
         workspace(root.path());
         let layer = tar(&["--format=pax", "-cf", "-", "."], root.path(), b"");
         for length in [0, 100, 512, 1000, 20_000] {
-            assert!(reroot(&layer[..length], io::sink()).is_err(), "{length}");
+            assert!(reroot(&layer[..length], &mut Folders::default(), io::sink()).is_err(), "{length}");
         }
     }
 }

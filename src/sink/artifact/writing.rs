@@ -6,16 +6,18 @@ use std::io::{self, BufRead, BufWriter, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use smolvm_pack::PackManifest;
+use smolvm_pack::{PackFooter, PackManifest};
 
 use crate::error::{Error, Kind, Result, Side};
+use crate::night::index::Extent;
 use crate::oci::Compression;
 use crate::pipeline::gather::LiveEnd;
 use crate::sink::Image;
 use crate::stop::Stop;
 
 use super::incoming::Incoming;
-use super::manifest::{AGENT_NAME, Embedded, WORKSPACE_NAME, layer_name};
+use super::made::Hashed;
+use super::manifest::{AGENT_NAME, Contents, Embedded, WORKSPACE_NAME, layer_name};
 use super::recode::recode;
 use super::seed::Seed;
 use super::side::{SideFile, clear};
@@ -32,9 +34,9 @@ const READ_BACK_BYTES: usize = 256 * 1024;
 /// What is written so far.
 #[derive(Debug)]
 pub(super) struct Unfinished {
-    temporary: Temporary,
+    pub(super) temporary: Temporary,
     writer: Writer<BufWriter<File>>,
-    seed: Option<Seed>,
+    pub(super) seed: Option<Seed>,
     pub(super) embedded: Embedded,
     options: ArtifactOptions,
 }
@@ -71,15 +73,22 @@ impl Unfinished {
         let (diff_id, announced) = (layer.diff_id, layer.tar_bytes);
         self.writer.begin(&layer_name(diff_id), Some(announced))?;
         let mut frames = Frames { writer: &mut self.writer, bytes: 0, stop: &self.options.stop };
-        let tar_bytes = match layer.compression()? {
+        let (tar_bytes, digest) = match layer.compression()? {
             // As they are: they were made by this host, and its packer measured the tar.
-            Compression::Zstd => layer.copy(&mut frames).map(|()| announced)?,
-            other => recode(layer.stored, other, &mut frames)?,
+            Compression::Zstd => {
+                let digest = layer.descriptor.digest;
+                layer.copy(&mut frames).map(|()| (announced, digest))?
+            }
+            other => {
+                let mut hashed = Hashed::new(&mut frames);
+                (recode(layer.stored, other, &mut hashed)?, hashed.digest.finish().0)
+            }
         };
-        let bytes = frames.bytes;
+        let size = frames.bytes;
         self.writer.end(tar_bytes)?;
-        self.embedded.layers.insert(diff_id, announced);
-        Ok(bytes)
+        let start = self.writer.last_content().0;
+        self.embedded.layers.insert(diff_id, Extent { start, size, digest, tar_bytes });
+        Ok(size)
     }
 
     /// Keeps a place for each layer of so many stored bytes.
@@ -97,7 +106,8 @@ impl Unfinished {
             && Writer::<BufWriter<File>>::is_whole(tar_bytes)
         {
             self.writer.settle(start, &layer_name(diff_id), tar_bytes, checksum)?;
-            self.embedded.layers.insert(diff_id, tar_bytes);
+            let extent = Extent { start, size: descriptor.size, digest: descriptor.digest, tar_bytes };
+            self.embedded.layers.insert(diff_id, extent);
             return Ok(descriptor.size);
         }
         let stop = self.options.stop.clone();
@@ -137,7 +147,12 @@ impl Unfinished {
     }
 
     /// Writes what follows the layers, and sees that all of it is on the disk: but for its name, it is an artifact.
-    pub(super) fn complete(mut self, target: &Path, image: &Image, machine: &MachineSettings) -> Result<Temporary> {
+    pub(super) fn complete(
+        mut self,
+        target: &Path,
+        image: &Image,
+        machine: &MachineSettings,
+    ) -> Result<(Temporary, Contents)> {
         self.end_workspace().map_err(|error| io_failed("embedding /workspace", target, error))?;
         let manifest = self.embedded.manifest(image, machine);
         let manifest = manifest.map_err(|reason| failed("completing the artifact", target, reason))?;
@@ -153,7 +168,8 @@ impl Unfinished {
         });
         synced.map_err(|error| io_failed("syncing the artifact", target, error))?;
         self.options.stop.check()?;
-        read.map(|()| self.temporary)
+        let checksum = read?;
+        Ok((self.temporary, Contents::new(checksum, self.embedded)))
     }
 
     /// The file, to read from.
@@ -173,13 +189,15 @@ impl Unfinished {
     }
 
     fn end_workspace(&mut self) -> io::Result<()> {
-        let Some(seed) = self.seed.take() else { return Ok(()) };
+        let Some(seed) = self.seed.take().filter(|seed| !seed.is_empty()) else { return Ok(()) };
         let (side, tar_bytes) = seed.finish()?;
         let stop = &self.options.stop;
         self.writer.begin(WORKSPACE_NAME, Some(tar_bytes))?;
-        io::copy(&mut side.moving(stop), &mut Frames { writer: &mut self.writer, bytes: 0, stop })?;
+        let mut hashed = Hashed::new(Frames { writer: &mut self.writer, bytes: 0, stop });
+        let size = io::copy(&mut side.moving(stop), &mut hashed)?;
+        let digest = hashed.digest.finish().0;
         self.writer.end(tar_bytes)?;
-        self.embedded.workspace_bytes = Some(tar_bytes);
+        self.embedded.seed = Some(Extent { start: self.writer.last_content().0, size, digest, tar_bytes });
         Ok(())
     }
 }
@@ -204,17 +222,17 @@ impl<W: Write + Seek> Write for Frames<'_, W> {
     }
 }
 
-/// Sees that the file at `path` is the artifact, as far as is asked for.
-fn read_back(path: &Path, manifest: &PackManifest, options: &ArtifactOptions, target: &Path) -> Result<()> {
+/// Sees that the file at `path` is the artifact, as far as is asked for; gives the checksum and the length of its assets.
+fn read_back(path: &Path, manifest: &PackManifest, options: &ArtifactOptions, target: &Path) -> Result<(u32, u64)> {
     let corrupt = |reason| Error::new(Kind::Corrupt, Side::Sink, "reading back the artifact", target.display(), reason);
-    read_again(path, manifest).map_err(corrupt)?;
+    let footer = read_again(path, manifest).map_err(corrupt)?;
     if options.read_back == ReadBack::Everything {
         let sum = checksum(path, &options.stop);
         if !sum.map_err(|error| io_failed("reading back the artifact", target, error))? {
             return Err(corrupt("its checksum is not that of its bytes".to_owned()));
         }
     }
-    Ok(())
+    Ok((footer.checksum, footer.assets_size))
 }
 
 struct Counting<R> {
@@ -231,13 +249,13 @@ impl<R: Read> Read for Counting<R> {
 }
 
 /// What smolvm's own code reads in the finished file must be what was meant.
-fn read_again(path: &Path, manifest: &PackManifest) -> Result<(), String> {
-    smolvm_pack::read_footer_from_sidecar(path).map_err(|error| error.to_string())?;
+fn read_again(path: &Path, manifest: &PackManifest) -> Result<PackFooter, String> {
+    let footer = smolvm_pack::read_footer_from_sidecar(path).map_err(|error| error.to_string())?;
     let read = smolvm_pack::read_manifest_from_sidecar(path).and_then(|read| read.to_json());
     if read.map_err(|error| error.to_string())? != manifest.to_json().map_err(|error| error.to_string())? {
         return Err("its manifest is not the one that was written".to_owned());
     }
-    Ok(())
+    Ok(footer)
 }
 
 /// Whether the checksum in the footer is that of all before it. smolvm's own code can't be stopped on its way.

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::io;
+use std::io::{self, Read};
 
 use super::{Foreign, NAMES_MAX, WAITING_BYTES_MAX, WORKSPACE, bounded, hash, hashes, invalid, is_below};
 use crate::stage::cut::path::{WHITEOUT, parent};
 use crate::stage::header::Kind;
-use crate::stage::walk::Entry;
+use crate::stage::walk::{Entry, Walk};
 use crate::text;
 
 /// All that lower layers have in this folder is deleted.
@@ -131,6 +131,22 @@ pub(crate) fn check(entry: &Entry) -> io::Result<()> {
         Some(b"" | b"." | b"..") => Err(invalid(format!("{} deletes a name that is none", text::quoted(&entry.name)))),
         _ => Ok(()),
     }
+}
+
+/// Whether a layer's tar has marks of deletions.
+pub(crate) fn has_marks(tar: impl Read) -> io::Result<bool> {
+    let mut walk = Walk::new(tar);
+    while let Some(entry) = walk.next()? {
+        if is_mark(&entry.path()?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an entry at `path` is no entry, but a mark.
+pub(crate) fn is_mark(path: &[u8]) -> bool {
+    !matches!(meaning(path), Meaning::Entry)
 }
 
 pub(super) fn meaning(path: &[u8]) -> Meaning {
