@@ -46,6 +46,16 @@ impl Editor {
         std::thread::sleep(SETTLED);
     }
 
+    /// Edits for as long as something takes: whether it goes on is asked before each.
+    pub fn meanwhile(&mut self, goes_on: impl Fn() -> bool) -> Vec<String> {
+        let mut edits = Vec::new();
+        while goes_on() {
+            edits.push(self.edit());
+            std::thread::sleep(Duration::from_micros(self.random.u64(..3_000)));
+        }
+        edits
+    }
+
     /// Edits of one night, in words: none in some nights, a few in most, many in some. Some nights nothing settles.
     pub fn night(&mut self) -> Vec<String> {
         let count = match self.random.u8(..8) {

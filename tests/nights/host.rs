@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::sidecar;
-use crate::tree::compare::differences;
+use crate::tree::compare::{differences, parted};
 use crate::tree::inventory::{self, Inventory};
 
 pub struct Host {
@@ -69,10 +69,17 @@ impl Host {
 
     /// Where the artifact, its layers laid over each other by those who know no marks, is not what the folder is.
     pub fn differences_of_artifact(&self) -> Vec<String> {
-        let root = sidecar::unpacked(&self.path("it.smolmachine"), &self.path("by-smolvm"));
-        let found = inventory::of_folder(&root);
-        let differences = differences(&inventory::of_folder(&self.tree()), &found);
+        let differences = differences(&self.wanted(), &self.in_artifact());
         differences.iter().map(|difference| format!("in the artifact: {difference}")).collect()
+    }
+
+    pub fn in_artifact(&self) -> Inventory {
+        inventory::of_folder(&sidecar::unpacked(&self.path("it.smolmachine"), &self.path("by-smolvm")))
+    }
+
+    /// The folder, as it is where no link leaves `workspace`.
+    pub fn wanted(&self) -> Inventory {
+        parted(&inventory::of_folder(&self.tree()), b"workspace")
     }
 
     /// `smolfreeze` with nothing of the user's around it.
@@ -93,7 +100,7 @@ impl Host {
 
     /// Where the last image, unpacked, is not what the folder is.
     pub fn differences(&self) -> Vec<String> {
-        let wanted = inventory::of_folder(&self.tree());
+        let wanted = self.wanted();
         let mut all = self.by_umoci(&wanted);
         all.extend(self.under_overlayfs(&wanted));
         all.truncate(12);
@@ -101,9 +108,12 @@ impl Host {
     }
 
     fn by_umoci(&self, wanted: &Inventory) -> Vec<String> {
+        differences(wanted, &self.in_image()).iter().map(|difference| format!("by umoci: {difference}")).collect()
+    }
+
+    pub fn in_image(&self) -> Inventory {
         self.shell("rm -rf by-umoci; umoci raw unpack --image layout:it by-umoci");
-        let found = inventory::of_folder(&self.path("by-umoci"));
-        differences(wanted, &found).iter().map(|difference| format!("by umoci: {difference}")).collect()
+        inventory::of_folder(&self.path("by-umoci"))
     }
 
     /// Each layer in a folder of its own, by GNU tar, with its marks as overlayfs has them.

@@ -1,5 +1,6 @@
 //! Nights: one folder, frozen again and again while it changes. Each night's image, unpacked by umoci and laid over each
-//! other by overlayfs, is the folder of that night. `tests/nights/run N [SEED]` runs N of them.
+//! other by overlayfs, is the folder of that night, and so is its artifact, laid over each other by those who know no marks.
+//! `tests/nights/run N [SEED]` runs N of them.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
@@ -14,6 +15,7 @@ mod sidecar;
 mod tree;
 
 mod artifact;
+mod busy;
 mod edits;
 mod host;
 mod rule;
@@ -35,28 +37,33 @@ fn each_night_is_the_folder_of_that_night() {
     let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (nights, seed) = (number("SMOLFREEZE_NIGHTS", NIGHTS), number("SMOLFREEZE_NIGHTS_SEED", 1));
     let host = Host::new();
+    std::fs::create_dir(host.tree().join("workspace")).unwrap();
     let mut editor = Editor::new(host.tree(), seed);
     editor.grow();
+    let packing = host.packing();
+    let words: Vec<&str> = packing.iter().map(String::as_str).chain(["--layer-size", LAYER_SIZE]).collect();
     let (mut changed, mut sent) = (0, 0);
     for night in 0..nights {
         let edits = if night == 0 { Vec::new() } else { editor.night() };
-        let report = host.freeze(&["--layer-size", LAYER_SIZE]);
+        let report = host.freeze(&words);
         let told = report["night"].clone();
         let changed_bytes = editor.changed_bytes();
+        let layers = report["layers"].as_array().unwrap();
+        let sent_bytes: u64 = layers.iter().map(|layer| layer["sent_bytes"][0].as_u64().unwrap()).sum();
+        let layers = layers.len();
         if night > 0 {
             changed += changed_bytes;
-            sent += report["sent_bytes"].as_u64().unwrap();
+            sent += sent_bytes;
         }
-        let layers = report["layers"].as_array().unwrap().len();
         println!(
-            "night {night}: {} edits, {changed_bytes} bytes changed, {layers} layers, {} bytes sent, {told}",
+            "night {night}: {} edits, {changed_bytes} bytes changed, {layers} layers, {sent_bytes} bytes sent, {told}",
             edits.len(),
-            report["sent_bytes"]
         );
         assert!(layers <= LAYERS_MAX);
         let [live, dead] = ["live_bytes", "dead_bytes"].map(|name| told[name].as_u64().unwrap());
         assert!(dead * 5 <= live, "{dead} bytes are dead, {live} live");
-        let differences = host.differences();
+        let mut differences = host.differences();
+        differences.extend(host.differences_of_artifact());
         assert!(differences.is_empty(), "night {night} of seed {seed}, after {edits:#?}: {differences:#?}");
     }
     println!("{nights} nights: {changed} bytes of files changed, {sent} were sent");
