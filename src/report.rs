@@ -51,6 +51,9 @@ pub struct Snapshot {
     pub tar_bytes: u64,
     /// Bytes of all layers as they are stored.
     pub stored_bytes: u64,
+    /// Those of layers that were compressed.
+    #[serde(default)]
+    pub packed_bytes: u64,
     /// Body bytes of layers sent to all outputs, bytes sent twice twice.
     pub sent_bytes: u64,
     /// How layers are stored.
@@ -168,6 +171,7 @@ impl Snapshot {
             workspace_entries: flowed.summary.workspace_entries,
             tar_bytes: flowed.summary.tar_bytes,
             stored_bytes: layers.iter().map(|layer| layer.descriptor.size).sum(),
+            packed_bytes: layers.iter().filter(|layer| !layer.known).map(|layer| layer.descriptor.size).sum(),
             sent_bytes: layers.iter().flat_map(|layer| &layer.sent_bytes).sum(),
             layers,
             compression: Compression::Zstd,
@@ -276,8 +280,9 @@ impl Snapshot {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
         let mut lines: Vec<_> = self.outputs.iter().flat_map(output_lines).collect();
         lines.push(format!(
-            "bytes       {} of tar in, {} stored, {} sent",
+            "bytes       {} of tar in, {} packed, {} stored, {} sent",
             size(self.tar_bytes),
+            size(self.packed_bytes),
             size(self.stored_bytes),
             size(self.sent_bytes)
         ));

@@ -64,7 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["night", "oci", "pipeline", "plan", "progress", "sink", "state"]),
-    ("record", &["error", "image", "oci", "plan", "progress", "report", "sink", "state"]),
+    ("record", &["error", "image", "night", "oci", "plan", "progress", "report", "sink", "state"]),
     (
         "freeze",
         &[

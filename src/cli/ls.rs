@@ -15,6 +15,8 @@ use smolfreeze::text;
 
 /// List the freezes of this host, the newest last.
 ///
+/// SIZE is what the image's layers take where they are stored, READ the bytes of tar that were read of the source, and SENT
+/// what went to all outputs together.
 /// An artifact that is gone is marked `missing`, and one that a later freeze wrote over `replaced`.
 #[derive(Args)]
 pub struct Ls {
@@ -65,22 +67,25 @@ fn standing(listing: &Listing, record: &Record, output: &Output, path: &Path) ->
 
 fn table(listing: &Listing, records: &[&Record]) -> String {
     let (now, zone) = (Timestamp::now(), TimeZone::system());
-    let mut rows = vec![["ID", "TIME", "AGE", "SOURCE", "SIZE", "OUTPUTS"].map(str::to_owned)];
+    let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
+    let mut rows = vec![["ID", "TIME", "AGE", "SOURCE", "SIZE", "READ", "SENT", "OUTPUTS"].map(str::to_owned)];
     rows.extend(records.iter().map(|record| {
         [
             record.id.to_string(),
             record.started.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
             age(now.duration_since(record.started).as_secs()),
             source(record),
-            humansize::format_size(record.stored_bytes, humansize::BINARY),
+            size(record.stored_bytes),
+            size(record.tar_bytes),
+            size(record.sent_bytes),
             record.outputs.iter().map(|output| shown(listing, record, output)).collect::<Vec<_>>().join("  "),
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4].map(width);
-    let line = |row: &[String; 6]| {
+    let widths = [0, 1, 2, 3, 4, 5, 6].map(width);
+    let line = |row: &[String; 8]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  "));
-        cells.collect::<String>() + &row[5]
+        cells.collect::<String>() + &row[7]
     };
     text::lines(rows.iter().map(line))
 }

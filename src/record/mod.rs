@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::ImageOptions;
+use crate::night::NightReport;
 use crate::oci::Digest;
 use crate::plan::{FreezeOptions, OutputSpec, Plan};
 use crate::progress::Notices;
@@ -62,6 +63,9 @@ pub struct Record {
     pub stored_bytes: u64,
     /// Body bytes sent to all outputs.
     pub sent_bytes: u64,
+    /// What of the last image is in it, and why the rest was read, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub night: Option<NightReport>,
     /// Files that changed while they were read, and the like: counts, and the first names.
     pub notices: Notices,
     /// The programs that made it.
@@ -155,6 +159,7 @@ impl Record {
             tar_bytes: snapshot.tar_bytes,
             stored_bytes: snapshot.stored_bytes,
             sent_bytes: snapshot.sent_bytes,
+            night: snapshot.night.clone(),
             notices: snapshot.notices.first_names(NOTICE_NAMES_MAX),
             versions: Versions { smolfreeze: snapshot.version.clone(), smolvm: smolvm.clone() },
         }

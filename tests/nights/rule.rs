@@ -51,7 +51,12 @@ fn nothing_is_read_or_sent_where_nothing_changed() {
     let listed = report["night"]["listed"].as_u64().unwrap();
     assert_eq!((report["night"]["kept"].as_u64(), report["entries"].as_u64()), (Some(listed), Some(listed)));
     assert_eq!(report["night"]["sampled"], 1, "no less than one");
-    assert_eq!(report["layers_packed"], 0);
+    assert_eq!((&report["layers_packed"], &report["packed_bytes"]), (&0.into(), &0.into()));
+    let listed = host.command().args(["ls", "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert!(listed[0]["tar_bytes"].as_u64().unwrap() > 0 && listed[0]["sent_bytes"].as_u64().unwrap() > 0);
+    assert_eq!((&listed[1]["tar_bytes"], &listed[1]["sent_bytes"]), (&0.into(), &0.into()));
+    assert_eq!(listed[1]["night"], report["night"]);
 }
 
 /// strace sees what is opened.

@@ -21,7 +21,10 @@ fn a_list_is_for_people_and_for_programs() {
     let said = desk.says(&["ls"]);
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 4);
-    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["ID", "TIME", "AGE", "SOURCE", "SIZE", "OUTPUTS"]);
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>(),
+        ["ID", "TIME", "AGE", "SOURCE", "SIZE", "READ", "SENT", "OUTPUTS"]
+    );
     for (line, id) in lines[1..].iter().zip([&older, &newer, &other]) {
         assert!(line.starts_with(id), "the newest is last: {line}");
         assert_eq!(line.ends_with("(missing)"), *id == newer, "{line}");
