@@ -51,6 +51,22 @@ find_binary() {
     fi
 }
 
+# --- a machine: a folder, behind `smolvm machine exec` and `cp` ---
+
+stop_machine() { [ ! -x "$run/smolvm" ] || "$run/smolvm" machine stop --name measured >/dev/null 2>&1 || true; }
+
+# start_machine FOLDER - as the machine `measured`
+start_machine() {
+    local standin=$project/target/release/examples/smolvm-standin
+    cargo build -q --release --example smolvm-standin --manifest-path "$project/Cargo.toml"
+    mkdir -p "$run/machines/measured"
+    # Not a script around it: a shell for each call would be measured as well.
+    export STANDIN_STATE=$run/machines
+    ln -s "$standin" "$run/smolvm"
+    printf '{"name": "measured", "image": "local:measured", "rootfs": "%s"}' "$1" >"$run/machines/measured/machine.json"
+    "$run/smolvm" machine start --name measured >/dev/null
+}
+
 # --- the registry ---
 
 registry_pid='' registry=''
