@@ -82,6 +82,12 @@ mod tests {
         }
         let folder = Stat { kind: b'd', changed: (2_001, 0), ..stat() };
         assert_eq!(compare(&folder, THEN, &folder, NOW), Fate::Kept, "it has no content");
+        let ahead = Stat { changed: (2_000, 1), ..stat() };
+        assert_eq!(
+            compare(&ahead, (9_000, 0), &ahead, NOW),
+            Fate::Doubtful,
+            "in the future, by a clock that was set back"
+        );
         let future = Stat { changed: (i64::MAX, 0), ..stat() };
         assert_eq!(compare(&future, (i64::MAX, 0), &future, NOW), Fate::Doubtful);
     }

@@ -369,4 +369,16 @@ mod tests {
         let next = night(&path, 105);
         assert!(next.why_all.is_none(), "{:?}", next.why_all);
     }
+
+    /// Times of before could not be told from those that come again.
+    #[test]
+    fn a_clock_that_was_set_back_has_everything_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        night(&path, 100).remember(Vec::new(), Vec::new()).unwrap();
+        for (second, why) in [(99, Some("the clock was set back")), (100, Some("the clock was set back")), (101, None)]
+        {
+            assert_eq!(night(&path, second).why_all.as_deref(), why, "{second}");
+        }
+    }
 }

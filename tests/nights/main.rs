@@ -15,9 +15,11 @@ mod sidecar;
 mod tree;
 
 mod artifact;
+mod between;
 mod busy;
 mod edits;
 mod host;
+mod lost;
 mod rule;
 
 use edits::Editor;

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::host::Host;
 
 /// Longer than the moment in which nobody can tell whether a file changed.
-const SETTLED: Duration = Duration::from_millis(2_200);
+pub const SETTLED: Duration = Duration::from_millis(2_200);
 
 /// Some files, settled and frozen once.
-fn frozen() -> Host {
+pub fn frozen() -> Host {
     let host = Host::new();
     host.shell(
         "cd tree; mkdir -p a/b/c d e; for f in a/x a/b/y a/b/c/z d/one d/two e/f g; do echo $f >$f; done
@@ -32,7 +32,7 @@ fn counts(report: &Value) -> [u64; 5] {
 }
 
 /// The next night's counts; its image is the folder.
-fn night(host: &Host, words: &[&str]) -> (Value, [u64; 5]) {
+pub fn night(host: &Host, words: &[&str]) -> (Value, [u64; 5]) {
     let report = host.freeze(words);
     assert_eq!(host.differences(), Vec::<String>::new());
     let counts = counts(&report);
@@ -158,7 +158,7 @@ fn the_same_tick_with_equal_size_is_seen() {
     assert!(changed + doubtful >= 1);
 }
 
-fn reads_all(host: &Host, words: &[&str], why: &str) {
+pub fn reads_all(host: &Host, words: &[&str], why: &str) {
     let (report, _) = night(host, words);
     let said = report["night"]["why_all"].as_str().unwrap_or_default();
     assert!(said.contains(why), "{why}: {report}");

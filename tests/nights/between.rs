@@ -1,0 +1,93 @@
+//! What changes between the two walks of a night: the one that lists and the one that reads.
+
+use std::sync::Arc;
+
+use smolfreeze::freeze::freeze;
+use smolfreeze::night::Wish;
+use smolfreeze::oci::Compression;
+use smolfreeze::plan::{FreezeOptions, OutputSpec, Plan, SourceSpec};
+use smolfreeze::progress::{NoticeKind, Silent};
+use smolfreeze::report::Snapshot;
+use smolfreeze::stop::Stop;
+
+use crate::host::Host;
+use crate::rule::SETTLED;
+
+/// A night with `script` run between its walks.
+fn interrupted(host: &Host, script: &str) -> Snapshot {
+    let output = OutputSpec::Layout { folder: host.path("layout"), tag: "it".to_owned() };
+    let options = FreezeOptions {
+        records: Some(host.path("home/.local/state/smolfreeze")),
+        night: Some(Wish { reread_percent: 0, squash: false }),
+        compression: Some(Compression::Gzip),
+        ..FreezeOptions::new(SourceSpec::Directory(host.tree()), vec![output])
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stop = Stop::new();
+        let plan = Plan::make(options, &stop).await.unwrap();
+        host.shell(script);
+        freeze(plan, Arc::new(Silent), stop).await.unwrap()
+    })
+}
+
+/// A folder that was frozen before, settled.
+fn frozen() -> Host {
+    let host = Host::new();
+    host.shell("cd tree; mkdir -p a/b d; for f in a/x a/b/y a/b/z d/one g; do echo $f >$f; done; head -c 100000 /dev/urandom >large");
+    std::thread::sleep(SETTLED);
+    let first = interrupted(&host, "true");
+    assert!(first.night.unwrap().why_all.is_some());
+    host
+}
+
+/// What was to be kept and is another file when it would be passed over is read, and what was to be kept is gone. There is a
+/// second walk only where something is to be read.
+#[test]
+fn a_kept_file_that_changes_is_read() {
+    let host = frozen();
+    for (script, listed, vanished) in [
+        ("echo A/X >tree/a/x", 10, 0),
+        ("chmod 0600 tree/a/b/y", 10, 0),
+        ("setfattr -n user.x -v y tree/a/b/z", 10, 0),
+        ("rm tree/d/one", 10, 1),
+        ("mv tree/a/x tree/a/b/x", 9, 1),
+    ] {
+        host.shell("date +%N >tree/g");
+        let snapshot = interrupted(&host, script);
+        let night = snapshot.night.unwrap();
+        assert!(night.why_all.is_none() && night.listed == listed && night.kept >= listed - 2, "{script}: {night:?}");
+        assert_eq!(snapshot.notices.count(NoticeKind::Vanished), vanished, "{script}");
+        assert_eq!(host.differences(), Vec::<String>::new(), "{script}");
+        std::thread::sleep(SETTLED);
+        interrupted(&host, "true");
+    }
+}
+
+/// Where nothing was to be read, the image is that of the moment of the listing, and the next night has the rest. Where
+/// something was, it is the folder.
+#[test]
+fn kinds_that_change_end_no_night() {
+    for before in ["true", "touch tree/a/b/y tree/g tree/d/one"] {
+        for script in [
+            "rm -r tree/a/b; echo file >tree/a/b",
+            "rm -r tree/a; echo file >tree/a",
+            "rm -r tree/a; ln -s d tree/a",
+            "rm tree/g; mkdir tree/g; echo in >tree/g/in",
+            "mv tree/d tree/d2; mv tree/g tree/d; mv tree/d2 tree/g",
+            "rm -r tree/a",
+            "echo new >tree/a/b/new",
+        ] {
+            let host = frozen();
+            host.shell(before);
+            interrupted(&host, script);
+            if before != "true" {
+                assert_eq!(host.differences(), Vec::<String>::new(), "{before}; {script}");
+            }
+            std::thread::sleep(SETTLED);
+            let next = interrupted(&host, "true");
+            assert!(next.night.unwrap().why_all.is_none());
+            assert_eq!(host.differences(), Vec::<String>::new(), "{before}; {script}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What may be lost or replaced around a night: indexes, records, what an output has, and the file systems below a folder.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::host::Host;
+use crate::rule::{SETTLED, frozen, night, reads_all};
+
+/// With its seal made anew: all that is wrong is what was changed.
+fn sealed(body: &[u8]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("body");
+    fs::write(&path, body).unwrap();
+    let output = Command::new("sha256sum").arg(&path).output().unwrap();
+    [body, &output.stdout[..64]].concat()
+}
+
+#[test]
+fn an_index_of_another_format_or_of_another_folder_is_not_gone_by() {
+    let host = frozen();
+    let index = fs::read(host.index()).unwrap();
+    let body = &index[..index.len() - 64];
+    assert_eq!(sealed(body), index);
+    let format = b"smolfreeze index ";
+    assert!(body.starts_with(format));
+    let mut other = body.to_vec();
+    other[format.len()] += 1;
+    fs::write(host.index(), sealed(&other)).unwrap();
+    reads_all(&host, &[], "of another format");
+    // One of a folder that has the same files, under this one's name.
+    let elsewhere = Host::new();
+    elsewhere.shell(&format!("cp -a {}/. tree", host.tree().display()));
+    std::thread::sleep(SETTLED);
+    elsewhere.freeze(&[]);
+    fs::copy(elsewhere.index(), host.index()).unwrap();
+    reads_all(&host, &[], "what is read, or how, has changed");
+}
+
+/// Records are for `ls` and `prune`; what a night goes on from is the index, and what the output has. (`prune` leaves one.)
+#[test]
+fn without_its_last_record_a_night_is_right() {
+    let host = frozen();
+    let listed = || {
+        let listed = host.command().args(["ls", "--json"]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&listed.stdout).unwrap().as_array().unwrap().clone()
+    };
+    host.freeze(&[]);
+    for words in [vec!["prune".to_owned(), "--keep-last".to_owned(), "1".to_owned()], vec!["rm".to_owned()]] {
+        let id = listed()[0]["id"].as_str().unwrap().to_owned();
+        let id = Some(id).filter(|_| words[0] == "rm");
+        let output = host.command().args(&words).args(id).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(listed().is_empty());
+    host.shell("echo later >tree/a/x");
+    let (report, _) = night(&host, &[]);
+    assert!(report["night"]["why_all"].is_null(), "{report}");
+}
+
+/// The alarm outlasts its freeze, whatever ends that.
+#[test]
+fn a_freeze_that_fails_behind_an_alarm_leaves_nothing_to_go_on_from() {
+    let host = Host::new();
+    host.shell(
+        "truncate -s 24M disk; mkfs.ext4 -q -b 1024 disk; mount -o loop disk tree; rmdir tree/lost+found
+         echo '0123456789-what-is-there' >tree/file",
+    );
+    std::thread::sleep(SETTLED);
+    host.freeze(&[]);
+    let index = host.index();
+    host.shell(
+        "umount tree; at=$(grep -abo '0123456789-what-is-there' disk | head -n 1 | cut -d: -f1)
+         printf 9 | dd of=disk bs=1 seek=$at conv=notrunc status=none; mount -o loop disk tree",
+    );
+    let (output, _) = host.try_freeze(&["--max-size", "1"]);
+    let is_there = index.exists();
+    let next = host.freeze(&[]);
+    let differences = host.differences();
+    host.shell("umount tree");
+    assert_eq!(output.status.code(), Some(3));
+    assert!(!is_there, "a killed freeze would leave the index that is wrong");
+    assert!(next["night"]["why_all"].as_str().unwrap().contains("not frozen from here before"), "{next}");
+    assert_eq!(differences, Vec::<String>::new());
+}
+
+/// The bound is that of the image, with what is kept in it.
+#[test]
+fn what_is_kept_counts_for_the_largest_size() {
+    let host = frozen();
+    host.shell("echo new >tree/new");
+    let (output, _) = host.try_freeze(&["--max-size", "200KiB"]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let (report, _) = night(&host, &["--max-size", "600KiB"]);
+    assert!(report["night"]["why_all"].is_null(), "{report}");
+}
+
+/// One whose inodes don't last, or change unseen, is read in full, and that is said.
+#[test]
+fn an_overlay_is_read_in_full() {
+    let host = Host::new();
+    host.shell("mkdir lower upper work; echo below >lower/file; mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work tree");
+    let nights = [host.freeze(&[]), host.freeze(&[])];
+    // Changed on the lower side, which nothing tells on the upper.
+    host.shell("umount tree; echo BELOW >lower/file; touch -d 2001-01-01 lower/file; mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work tree");
+    let third = host.freeze(&[]);
+    let differences = host.differences();
+    host.shell("umount tree");
+    for report in nights.iter().chain([&third]) {
+        let why = report["night"]["why_all"].as_str().unwrap();
+        assert!(why.contains("does not tell of each change"), "{why}");
+    }
+    assert_eq!(differences, Vec::<String>::new());
+}
+
+/// The file systems that strace sees synced, by the folders that stand for them.
+fn synced(host: &Host, words: &[&str]) -> Vec<String> {
+    let trace = host.path("trace");
+    let freeze = host.command();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-e", "trace=syncfs", "-o"]).arg(&trace);
+    command.arg(freeze.get_program()).arg("freeze").arg(format!("dir:{}", host.tree().display()));
+    command.args(["--quiet", "--compression", "gzip", "--to"]).arg(format!("oci:{}:it", host.path("layout").display()));
+    command.args(words).env("HOME", host.path("home")).env("TMPDIR", host.path("scratch"));
+    for name in ["XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    assert!(command.status().unwrap().success());
+    let lines = fs::read_to_string(trace).unwrap();
+    let path = |line: &str| Some(line.split_once("syncfs(")?.1.split_once('<')?.1.split_once('>')?.0.to_owned());
+    lines.lines().filter_map(path).collect()
+}
+
+/// What is in memory alone would be changed through a mapping without a new time.
+#[test]
+fn what_is_mounted_and_included_is_synced_too() {
+    let host = frozen();
+    host.shell("truncate -s 24M disk; mkfs.ext4 -q disk; mkdir tree/mnt; mount -o loop disk tree/mnt; echo there >tree/mnt/file");
+    let without = synced(&host, &[]);
+    let with = synced(&host, &["--include-mount", "mnt"]);
+    let again = host.freeze(&["--include-mount", "mnt"]);
+    host.shell("umount tree/mnt");
+    let has = |synced: &[String], folder: &Path| synced.iter().any(|path| Path::new(path) == folder);
+    assert!(has(&without, &host.tree()) && !has(&without, &host.path("tree/mnt")), "{without:?}");
+    assert!(has(&with, &host.tree()) && has(&with, &host.path("tree/mnt")), "{with:?}");
+    assert!(again["night"]["why_all"].is_null(), "{again}");
+}
+
+/// Python holds a page of a file in its memory: written to before a night, and again behind it, without a call in between
+/// that would tell anybody.
+#[test]
+fn a_store_through_a_mapping_that_was_dirty_before_is_seen() {
+    let host = frozen();
+    let script = "import mmap, sys
+f = open('tree/large', 'r+b'); m = mmap.mmap(f.fileno(), 0)
+for line in sys.stdin:
+    m[7] = int(line)
+    print('stored', flush=True)";
+    let mut python = Command::new("python3")
+        .args(["-c", script])
+        .current_dir(host.path("."))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(python.stdout.take().unwrap());
+    let mut to = python.stdin.take().unwrap();
+    let mut store = |byte: u8| {
+        use std::io::{BufRead as _, Write as _};
+        writeln!(to, "{byte}").unwrap();
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "stored\n");
+    };
+    store(1);
+    std::thread::sleep(SETTLED);
+    night(&host, &["--reread", "0%"]);
+    store(2);
+    let (report, _) = night(&host, &["--reread", "0%"]);
+    drop(store);
+    drop(to);
+    python.wait().unwrap();
+    assert!(report["night"]["why_all"].is_null() && report["night"]["changed"].as_u64().unwrap() >= 1, "{report}");
+}
+
+#[test]
+fn a_file_and_a_folder_trade_places_and_an_inode_gets_a_new_name() {
+    let host = frozen();
+    for script in ["mv g other; mv e g; mv other e", "mv large renamed", "mv a/x x; mv d/two a/x; mv x d/two"] {
+        std::thread::sleep(SETTLED);
+        host.shell(&format!("cd tree; {script}"));
+        let (report, [new, changed, ..]) = night(&host, &[]);
+        assert!(report["night"]["why_all"].is_null() && new + changed >= 1, "{script}: {report}");
+    }
+}
