@@ -147,7 +147,13 @@ impl State {
     /// The index of a source's last image.
     #[must_use]
     pub fn index_path(&self, canonical: &str) -> PathBuf {
-        self.folder.join("indexes").join(&DigestHasher::of(canonical.as_bytes()).hex()[..32])
+        self.indexes().join(&DigestHasher::of(canonical.as_bytes()).hex()[..32])
+    }
+
+    /// Where what was in each source's last image is.
+    #[must_use]
+    pub fn indexes(&self) -> PathBuf {
+        self.folder.join("indexes")
     }
 
     /// Where the artifacts are, in a folder for each source's name.

@@ -73,7 +73,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("serve", &["error", "layout", "oci", "stage", "stop"]),
-    ("stored", &["error", "image", "layout", "oci", "pipeline/gather", "plan", "progress", "sink", "stage", "stop"]),
+    (
+        "stored",
+        &["error", "image", "layout", "night", "oci", "pipeline/gather", "plan", "progress", "sink", "stage", "stop"],
+    ),
     (
         "thaw",
         &[

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::{Kind, Result};
+use smolfreeze::state::State;
 use smolfreeze::stored::{Stored, StoredName, Wanted};
 use smolfreeze::text;
 
@@ -12,6 +13,8 @@ use super::{PlatformArgument, RegistryArguments};
 use crate::bars::{self, ProgressMode};
 
 /// Read all of an image or a .smolmachine file again, and check sizes, digests, diff_ids and tars.
+///
+/// The last image of a folder is compared with what this host's state folder knows of it, entry by entry.
 #[derive(Args)]
 pub struct Verify {
     /// A reference, oci:DIR[:TAG] (in a layout that was served also oci:DIR:NAME:TAG), or an artifact: a path that ends in
@@ -40,7 +43,9 @@ impl Verify {
         let wanted = Wanted { tar_bytes_max: self.max_size, ..self.platform.of(&name) };
         let stored = Stored::open(wanted, self.registry.options(), RegistryArguments::context()).await?;
         let (observer, shown) = bars::observer(self.progress, false);
-        let verified = stored.verify(&observer).await;
+        let state = super::state_folder().and_then(|folder| State::at(&folder).ok());
+        let indexes = state.map(|state| state.indexes());
+        let verified = stored.verify(indexes.as_deref(), &observer).await;
         shown.finish();
         let verified = verified?;
         if self.json {
@@ -55,6 +60,9 @@ impl Verify {
                 size(verified.tar_bytes),
                 size(verified.stored_bytes)
             ))?;
+            if let Some(entries) = verified.compared {
+                super::print(&format!("compared    with the index of this host: {entries} entries"))?;
+            }
         } else {
             super::print(&text::lines(&verified.faults))?;
         }

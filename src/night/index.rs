@@ -132,6 +132,13 @@ pub(super) fn open(path: &Path) -> io::Result<(Head, Reader<impl Read + Send + u
     Ok((head, Reader::new(file)?))
 }
 
+/// The records of the index in `folder` that is of an image with these layers, the lowest first, if one is.
+pub(crate) fn of_image(folder: &Path, layers: &[Digest]) -> Option<Reader<impl Read + Send + use<>>> {
+    let indexes = std::fs::read_dir(folder).ok()?.filter_map(|entry| open(&entry.ok()?.path()).ok());
+    let is_of_it = |head: &Head| head.layers.iter().map(|layer| layer.descriptor.digest).eq(layers.iter().copied());
+    indexes.into_iter().find(|(head, _)| is_of_it(head)).map(|(_, records)| records)
+}
+
 /// Hashes what it hands on.
 struct Sealing {
     file: File,

@@ -94,6 +94,14 @@ fn deleted_by(path: &[u8]) -> Option<Vec<u8>> {
     Some([&path[..at], name].concat())
 }
 
+/// Whether an entry that was listed is what was placed, by what a tar says of it.
+fn is_placed_as(listed: &Stat, placed: &Stat) -> bool {
+    let number = if matches!(listed.kind, b'c' | b'b') { placed.number } else { (0, 0) };
+    (listed.kind == b'd') == (placed.kind == b'd')
+        && (listed.mode, listed.owner, listed.modified) == (placed.mode, placed.owner, placed.modified)
+        && listed.number == number
+}
+
 /// Something in a layer that is not alive.
 struct Dead {
     layer: u32,
@@ -153,8 +161,8 @@ impl<'a, W: Write> Join<'a, W> {
             (listed, Some((placed, home))) => {
                 let before = listed.and_then(|(stat, before, _)| Some((before?.layer, stat.kind == b'd')));
                 dead.extend(before.map(|(layer, folder)| Dead { layer, hidden: false, mark: false, folder }));
-                // What came after the listing, or is of another kind since, is read again.
-                let is_same = |stat: &Stat| (stat.kind == b'd') == (placed.kind == b'd');
+                // What came after the listing, or is another since, is read again: the index tells what is in the image.
+                let is_same = |stat: &Stat| is_placed_as(stat, &placed);
                 let unknown = Stat { kind: placed.kind, ..Stat::default() };
                 let mut stat = listed.map(|(stat, ..)| stat).filter(is_same).unwrap_or(unknown);
                 if stat.links == 1 {

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::stage::cut::Placed;
+use crate::stage::facts::Facts;
 use compare::Moment;
 use flat::Flat;
 use index::{Artifact, Head, Kept};
@@ -259,7 +260,9 @@ impl Night {
     /// When the journal can't be written.
     pub fn note(&self, placed: &Placed, home: Home) -> io::Result<()> {
         let kind = if placed.is_folder { b'd' } else { b'f' };
-        let (stat, home) = (Stat { kind, extra: placed.extra, ..Stat::default() }, Some(home));
+        let Facts { mode, owner, modified, number } = placed.facts;
+        let stat = Stat { kind, extra: placed.extra, mode, owner, modified, number, ..Stat::default() };
+        let home = Some(home);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let Told::Journal(journal, _) = &mut *told else { return Ok(()) };
         journal.write(&placed.path, &Body::Live { stat, home, fate: Fate::New })

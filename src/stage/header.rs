@@ -4,6 +4,7 @@
 //! understand differently is refused, since a layer must mean the same to everyone.
 
 use super::extra::Extra;
+use super::facts::{Facts, PaxFacts};
 use super::sparse::{ContentMap, SparseMap, decimal};
 use crate::text;
 
@@ -50,6 +51,8 @@ pub struct Header {
     pub kind: Kind,
     /// GNU old sparse: an extension block follows.
     pub extended: bool,
+    /// Permissions, owner and time.
+    pub facts: Facts,
 }
 
 /// Why a block is no header.
@@ -115,6 +118,7 @@ pub fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Header, Malformed> {
         size,
         kind,
         extended: kind == Kind::OldSparse && block[482] != 0,
+        facts: Facts::of(block),
     })
 }
 
@@ -170,6 +174,8 @@ pub struct PaxRecords {
     pub overlay_marks: bool,
     /// A checksum of the extended attributes.
     pub extra: Extra,
+    /// Owner and time.
+    pub facts: PaxFacts,
     /// What it says of a sparse file.
     pub sparse: PaxSparse,
 }
@@ -262,6 +268,7 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
             _ => match key.strip_prefix(b"GNU.sparse.") {
                 Some(key) => records.sparse.record(key, value)?,
                 None => {
+                    records.facts.record(key, value);
                     records.overlay_marks |= is_overlay_mark(key);
                     if let Some(name) = attribute(key) {
                         records.extra.attribute(&decoded(name).collect::<Vec<u8>>(), value);

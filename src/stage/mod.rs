@@ -5,6 +5,7 @@ pub mod cut;
 pub(crate) mod decode;
 pub mod digest;
 pub mod extra;
+pub mod facts;
 pub mod header;
 mod renamed;
 pub mod scan;

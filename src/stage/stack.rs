@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 
-pub(crate) use layer::{Names, check, has_marks, is_mark};
+pub(crate) use layer::{Meaning, Names, check, has_marks, is_mark, meaning};
 pub(crate) use rewrite::{Output, look, rewrite};
 
 use super::cut::path::parent;
@@ -167,7 +167,7 @@ impl Above {
 
 /// The hashes of a path and of all folders above it, the root's first. Each goes on from the one before it, so that a path
 /// of half a million folders costs its length, and not the square of that.
-fn hashes<'a>(key: &'a RandomState, path: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+pub(crate) fn hashes<'a>(key: &'a RandomState, path: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
     let root = key.hash_one(0_u64);
     let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
     let below = parts.scan(root, |above, part| {

@@ -10,12 +10,17 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::io::ReaderStream;
 
 use super::Verified;
+use super::compare::compare;
 use super::layer::{self, EndOnDrop, Source, Unpacked, Watch, layers_at_once};
 use super::place::ImagePlace;
+use super::seen::{Hearing, Seen};
+use crate::night::index;
+use crate::night::record::Reader;
 use crate::progress::Observer;
 use crate::stage::digest::DigestHasher;
 use crate::stop::Stop;
@@ -103,11 +108,12 @@ impl StoredImage {
     }
 
     /// Reads every blob again: size, digest, diff_id, and whether each layer is a tar from its first byte to its last.
-    /// `observer` is told how many stored bytes there are, and of those that were read.
+    /// Where the folder `indexes` has one of this image, all that is seen of the layers is compared with it. `observer` is
+    /// told how many stored bytes there are, and of those that were read.
     ///
     /// # Errors
     /// When the image can't be read at all; what is wrong with it is in [`Verified::faults`].
-    pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
+    pub async fn verify(&self, indexes: Option<&Path>, observer: &Arc<dyn Observer>) -> Result<Verified> {
         let (manifest, bytes) = self.manifest().await?;
         let parsed = read_manifest(&bytes, manifest.digest)?;
         let config = self.config(&parsed.config).await?;
@@ -120,9 +126,15 @@ impl StoredImage {
         observer.expected(sizes.fold(0, u64::saturating_add));
         let end = EndOnDrop(Stop::new());
         let watch = self.watch(observer, &end.0);
+        let digests: Vec<_> = parsed.layers.iter().map(|layer| layer.descriptor.digest).collect();
+        let index = indexes.and_then(|folder| index::of_image(folder, &digests));
+        let seen = Arc::new(Mutex::new(Seen::default()));
         let layers = parsed.layers.iter().zip(&diff_ids).enumerate();
-        let layers = layers.map(async |(index, (layer, diff_id))| {
-            layer::read(self, &layer.descriptor, *diff_id, (), &watch).await.map(|(read, ())| (index, read))
+        let layers = layers.map(async |(number, (layer, diff_id))| {
+            let hearing = Hearing::new(&seen, number, index.is_some());
+            let (read, mut hearing) = layer::read(self, &layer.descriptor, *diff_id, hearing, &watch).await?;
+            hearing.end();
+            Ok::<_, Error>((number, read))
         });
         // A long one holds none of the others up.
         let reading = stream::iter(layers).buffer_unordered(layers_at_once());
@@ -131,7 +143,8 @@ impl StoredImage {
         for (_, layer) in read {
             verified.add(layer);
         }
-        Ok(verified)
+        let compared = tokio::task::spawn_blocking(move || look_through(&seen, index, verified));
+        compared.await.map_err(|_| Error::hung_up("comparing"))?
     }
 
     /// What goes along with reading its layers.
@@ -214,6 +227,30 @@ impl StoredImage {
             }
         }
     }
+}
+
+/// What is seen of all layers, beside the index; layers that are wrong are not compared.
+fn look_through(
+    seen: &Mutex<Seen>,
+    index: Option<Reader<impl std::io::Read>>,
+    mut verified: Verified,
+) -> Result<Verified> {
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut covers = seen.covers();
+    let Some(entries) = covers.entries() else { return Ok(verified) };
+    verified.entries = entries;
+    if let Some(index) = index.filter(|_| verified.faults.is_empty()) {
+        let failed =
+            |error: std::io::Error| Error::sink("reading the index", "the state folder", &error).because(error);
+        let compared = compare(index, &mut covers).map_err(failed)?;
+        verified.compared = Some(compared.entries);
+        verified.faults = compared.faults;
+        if let Some(more) = entries.checked_sub(compared.entries).filter(|more| *more > 0 && verified.faults.is_empty())
+        {
+            verified.faults.push(format!("{more} entries are in the image that the index does not have"));
+        }
+    }
+    Ok(verified)
 }
 
 fn same_number(manifest: &Manifest, diff_ids: &[DiffId]) -> std::result::Result<(), String> {

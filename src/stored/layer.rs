@@ -56,6 +56,14 @@ pub(crate) trait Listen: Send + 'static {
     fn entry(&mut self, _entry: &Entry) -> io::Result<()> {
         Ok(())
     }
+
+    /// Whether the content of the entry that it heard of last is to be heard, too.
+    fn wants_content(&self) -> bool {
+        false
+    }
+
+    /// The next bytes of that.
+    fn content(&mut self, _bytes: &[u8]) {}
 }
 
 impl Listen for () {}
@@ -192,11 +200,20 @@ fn at_entry(number: u64, error: io::Error) -> io::Error {
 
 /// Reads all entries and what follows them; how many there were.
 fn entries(plain: impl Read, listener: &RefCell<impl Listen>, unpacked: &Unpacked) -> io::Result<u64> {
-    let (mut walk, mut entries) = (Walk::new(plain), 0);
+    let (mut walk, mut entries, mut content) = (Walk::new(plain), 0, Vec::new());
     while let Some(entry) = walk.next().map_err(|error| at_entry(entries + 1, error))? {
         stack::check(&entry)?;
         unpacked.fits(entry.size)?;
         listener.borrow_mut().entry(&entry)?;
+        if listener.borrow().wants_content() {
+            content.resize(READ_BYTES, 0);
+            loop {
+                match walk.read(&mut content)? {
+                    0 => break,
+                    length => listener.borrow_mut().content(&content[..length]),
+                }
+            }
+        }
         entries += 1;
     }
     walk.finish()?;

@@ -3,11 +3,14 @@
 #[doc(hidden)]
 pub mod artifact;
 mod aside;
+mod compare;
 mod image;
 mod layer;
 mod name;
 mod place;
+mod seen;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -46,8 +49,12 @@ pub enum Inspected {
 pub struct Verified {
     /// Layers that were read.
     pub layers: usize,
-    /// Entries in them.
+    /// Entries that are seen of them, what upper ones hide left out; of an artifact, and where there are more than two
+    /// million names, those of all layers together.
     pub entries: u64,
+    /// Entries of this host's index of the image, if it has one: each was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<u64>,
     /// Stored bytes that were read.
     pub stored_bytes: u64,
     /// Bytes of tar that they held.
@@ -117,14 +124,15 @@ impl Stored {
         }
     }
 
-    /// Reads all of it again, and holds it against what it says about itself. `observer` is told how many stored bytes
+    /// Reads all of it again, and holds it against what it says about itself, and an image against its index, if one is in
+    /// the folder `indexes`. `observer` is told how many stored bytes
     /// there are, and of those that were read.
     ///
     /// # Errors
     /// When it can't be read at all; what is wrong with it is in [`Verified::faults`].
-    pub async fn verify(&self, observer: &Arc<dyn Observer>) -> Result<Verified> {
+    pub async fn verify(&self, indexes: Option<&Path>, observer: &Arc<dyn Observer>) -> Result<Verified> {
         match self {
-            Self::Image(image) => image.verify(observer).await,
+            Self::Image(image) => image.verify(indexes, observer).await,
             Self::Artifact(artifact) => artifact.verify(observer).await,
         }
     }

@@ -35,6 +35,7 @@ fn each_night_after_a_busy_one_is_right() {
             (freezing.join().unwrap(), edits)
         });
         println!("pair {pair}: {} edits meanwhile, {}, {}", meanwhile.len(), report["night"], report["notices"]);
+        assert_eq!(host.faults(), (Vec::new(), true), "pair {pair} of seed {seed}");
         let after = host.wanted();
         for (what, found) in [("image", host.in_image()), ("artifact", host.in_artifact())] {
             let wrong = untouched_differences(&before, &after, &found);

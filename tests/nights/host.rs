@@ -56,6 +56,19 @@ impl Host {
         report
     }
 
+    /// What is wrong with the image by its own words, and by the index of it, and whether there is one.
+    pub fn faults(&self) -> (Vec<String>, bool) {
+        let layout = format!("oci:{}:it", self.path("layout").display());
+        let output = self.command().args(["verify", &layout, "--json"]).output().unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let faults: Vec<_> =
+            told["faults"].as_array().unwrap().iter().map(|fault| format!("verify: {fault}")).collect();
+        assert_eq!(output.status.success(), faults.is_empty());
+        let is_compared = !told["compared"].is_null();
+        assert!(!is_compared || told["compared"] == told["entries"] || !faults.is_empty(), "{told}");
+        (faults, is_compared)
+    }
+
     /// Where an artifact that is made beside others lies.
     pub fn artifact(&self) -> String {
         self.path("it.smolmachine").display().to_string()
@@ -103,6 +116,7 @@ impl Host {
         let wanted = self.wanted();
         let mut all = self.by_umoci(&wanted);
         all.extend(self.under_overlayfs(&wanted));
+        all.extend(self.faults().0);
         all.truncate(12);
         all
     }

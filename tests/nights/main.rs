@@ -66,6 +66,7 @@ fn each_night_is_the_folder_of_that_night() {
         assert!(dead * 5 <= live, "{dead} bytes are dead, {live} live");
         let mut differences = host.differences();
         differences.extend(host.differences_of_artifact());
+        assert!(host.faults().1, "verify has the index");
         assert!(differences.is_empty(), "night {night} of seed {seed}, after {edits:#?}: {differences:#?}");
     }
     println!("{nights} nights: {changed} bytes of files changed, {sent} were sent");

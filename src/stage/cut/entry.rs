@@ -4,6 +4,7 @@ use super::path;
 use crate::error::Error;
 use crate::exclude;
 use crate::stage::extra::Extra;
+use crate::stage::facts::Facts;
 use crate::stage::header::{self, BLOCK_BYTES, Header, Kind, PaxRecords};
 use crate::stage::sparse::{ContentMap, SparseMap};
 pub(in crate::stage) use crate::text::quoted;
@@ -72,6 +73,8 @@ pub(in crate::stage) struct Resolved {
     pub(in crate::stage) overlay_marks: bool,
     /// A checksum of its attributes and of a symbolic link's text.
     pub(in crate::stage) extra: u64,
+    /// Permissions, owner and time.
+    pub(in crate::stage) facts: Facts,
     /// The content begins with a sparse map.
     pub(in crate::stage) map: Option<Box<ContentMap>>,
 }
@@ -294,6 +297,7 @@ impl Pending {
             link,
             overlay_marks: pax.is_some_and(|pax| pax.overlay_marks),
             extra: extra.value(),
+            facts: pax.map_or(main.facts, |pax| main.facts.with(&pax.facts)),
             map,
         }))
     }

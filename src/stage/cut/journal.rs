@@ -3,6 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::entry::Resolved;
+use crate::stage::facts::Facts;
 
 /// Where an entry went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Placed {
     pub is_folder: bool,
     /// See [`crate::stage::extra::Extra`]; that of another name of a file is not told with it.
     pub extra: u64,
+    /// Permissions, owner and time.
+    pub facts: Facts,
     /// Its layer, counted from 0.
     pub layer: u64,
     /// Bytes of its headers, content and padding.
@@ -32,8 +35,8 @@ pub(super) struct Journal {
 impl Journal {
     /// An entry was placed.
     pub(super) fn place(&mut self, entry: &Resolved, layer: u64, tar_bytes: u64) {
-        let (path, is_folder, extra) = (entry.path.clone(), entry.is_directory, entry.extra);
-        self.placed.push(Placed { path, is_folder, extra, layer, tar_bytes, check: None });
+        let (path, is_folder, extra, facts) = (entry.path.clone(), entry.is_directory, entry.extra, entry.facts);
+        self.placed.push(Placed { path, is_folder, extra, facts, layer, tar_bytes, check: None });
     }
 
     /// Its content comes, of `size` bytes and what fills up the last block.

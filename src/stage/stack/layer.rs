@@ -34,7 +34,7 @@ pub(crate) struct Names {
 }
 
 /// What a name of a layer is.
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     Entry,
     /// Deletes this.
     Gone(Vec<u8>),
@@ -149,7 +149,7 @@ pub(crate) fn is_mark(path: &[u8]) -> bool {
     !matches!(meaning(path), Meaning::Entry)
 }
 
-pub(super) fn meaning(path: &[u8]) -> Meaning {
+pub(crate) fn meaning(path: &[u8]) -> Meaning {
     let folder = parent(path).unwrap_or_default();
     let name = path.strip_prefix(folder).unwrap_or(path);
     let name = name.strip_prefix(b"/").unwrap_or(name);

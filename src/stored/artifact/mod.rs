@@ -248,7 +248,7 @@ impl StoredArtifact {
             artifact.check(|_| ())
         });
         let Checked { layers, entries, stored_bytes, tar_bytes, faults } = reading.await?;
-        Ok(Verified { layers, entries, stored_bytes, tar_bytes, faults })
+        Ok(Verified { layers, entries, compared: None, stored_bytes, tar_bytes, faults })
     }
 }
 
