@@ -83,7 +83,7 @@ fn it_is_found_where_packages_put_it() {
     let words = [&["--to", &to][..], &LITTLE].concat();
     assert!(desk.freeze(&words).own_reader);
     let own = desk.host.binary.clone();
-    assert_eq!(copied(&desk), [own.clone()]);
+    assert_eq!(copied(&desk), std::slice::from_ref(&own));
     let bin = desk.host.path("usr/bin/smolfreeze");
     write(&bin, &fs::read(&own).unwrap());
     // As an own link to it is.

@@ -27,7 +27,7 @@ fn interrupted(host: &Host, script: &str) -> Snapshot {
         let stop = Stop::new();
         let plan = Plan::make(options, &stop).await.unwrap();
         host.shell(script);
-        freeze(plan, Arc::new(Silent), stop).await.unwrap()
+        Box::pin(freeze(plan, Arc::new(Silent), stop)).await.unwrap()
     })
 }
 

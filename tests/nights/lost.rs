@@ -177,7 +177,6 @@ for line in sys.stdin:
     night(&host, &["--reread", "0%"]);
     store(2);
     let (report, _) = night(&host, &["--reread", "0%"]);
-    drop(store);
     drop(to);
     python.wait().unwrap();
     assert!(report["night"]["why_all"].is_null() && report["night"]["changed"].as_u64().unwrap() >= 1, "{report}");

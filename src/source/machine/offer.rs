@@ -60,9 +60,8 @@ impl Offer {
     pub(super) fn new(reader: &Reader, guest: &Guest<'_>) -> Result<Self> {
         let mut offer = Self { is_only: matches!(reader, Reader::File(_)), ..Self::default() };
         let candidates = match reader {
-            Reader::Tools => Vec::new(),
             Reader::FoundFor(executable) if guest.is_plain => candidates(executable, guest.architecture),
-            Reader::FoundFor(_) => Vec::new(),
+            Reader::FoundFor(_) | Reader::Tools => Vec::new(),
             Reader::File(path) if guest.is_plain => vec![path.clone()],
             Reader::File(path) => {
                 let reason = "our own reader does not compress what crosses the link";
@@ -117,8 +116,8 @@ fn candidates(executable: &Path, architecture: &str) -> Vec<PathBuf> {
     }
     let is_hosts = cfg!(target_os = "linux") && architecture == std::env::consts::ARCH;
     let executable = std::fs::canonicalize(executable).unwrap_or_else(|_| executable.to_owned());
-    let named = format!("{NAME}-{architecture}");
-    let names = [Some(named.as_str()), Some(NAME).filter(|_| is_hosts)];
+    let own = format!("{NAME}-{architecture}");
+    let names = [Some(own.as_str()), Some(NAME).filter(|_| is_hosts)];
     let folder = executable.parent().unwrap_or(Path::new(""));
     let paths = names.into_iter().flatten().flat_map(|name| FOLDERS.map(|beside| folder.join(beside).join(name)));
     paths.filter(|path| path.exists()).chain(is_hosts.then(|| executable.clone())).collect()
