@@ -42,9 +42,16 @@ use crate::stop::Stop;
 /// The first cause of whatever went wrong; failed clean-ups are attached to it. If only the record could not be written,
 /// the error says that the freeze itself is complete.
 pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
-    let recording = plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose()?;
-    let night = plan.night.clone();
-    let frozen = carry_out(plan, observer, stop).await;
+    let (night, transfer) = (plan.night.clone(), plan.transfer.clone());
+    let (recording, frozen) =
+        match plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose() {
+            Ok(recording) => (recording, carry_out(plan, observer, stop).await),
+            Err(error) => (None, Err(error)),
+        };
+    if let Some(transfer) = transfer {
+        // What was never read is left, too.
+        transfer.release(Arc::default()).await;
+    }
     match (recording, frozen) {
         (Some(recording), Ok((mut snapshot, made))) => {
             // Before the record, for until that is there nobody sweeps the state folder.
@@ -84,7 +91,8 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     }
     let kept: Vec<_> = chosen.iter().flat_map(|chosen| chosen.night.kept(&chosen.choice)).collect();
     let mut report = chosen.as_ref().map(|chosen| NightReport::new(&chosen.night, &chosen.choice));
-    let (options, method, budget, surveyed) = (plan.options, plan.method, plan.budget, plan.survey.entries);
+    let surveyed = report.as_ref().map_or(plan.survey.entries, |night| night.listed - night.kept);
+    let (options, method, budget, transfer) = (plan.options, plan.method, plan.budget, plan.transfer);
     let mut cut = plan.cut;
     let kept_bytes: u64 = kept.iter().map(|layer| layer.entry_bytes).sum();
     cut.tar_bytes_max = cut.tar_bytes_max.map(|most| most.saturating_sub(kept_bytes));
@@ -110,7 +118,14 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     };
     let frozen = async {
         let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
-        let mut flowed = if has_work { run::run(line).await? } else { Flowed::nothing() };
+        let mut flowed = if has_work {
+            run::run(line).await?
+        } else {
+            if let Some(transfer) = transfer {
+                transfer.release(Arc::clone(&meters)).await;
+            }
+            Flowed::nothing()
+        };
         let fresh = flowed.layers.clone();
         let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());
@@ -141,7 +156,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
             let snapshot = Snapshot::new(&options, budget, flowed, committed)
                 .stored_as(method.compression)
                 .took(usage.end(), &meters)
-                .in_night(report)
+                .in_night(report, plan.in_full)
                 .used_scratch(&scratch);
             Ok((snapshot, made))
         }

@@ -18,7 +18,7 @@ use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::sink::registry;
 use crate::source::Survey;
-use crate::source::machine;
+use crate::source::machine::{Options as MachineOptions, Transfer};
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
 use crate::state::{Id, State};
@@ -26,12 +26,14 @@ use crate::stop::Stop;
 use crate::text;
 
 mod layout_name;
+mod machine;
 mod open;
 mod packing;
 mod spec;
 
 pub use layout_name::LayoutName;
-use open::{open, open_machine};
+use machine::open_machine;
+use open::open;
 pub use packing::PackWith;
 use packing::Packing;
 pub(crate) use spec::{DEFAULT_TAG, is_machine_name};
@@ -73,7 +75,7 @@ pub struct FreezeOptions {
     /// A source with more bytes of tar than this is refused.
     pub tar_bytes_max: Option<u64>,
     /// How a machine is read.
-    pub machine: machine::Options,
+    pub machine: MachineOptions,
     /// What the image says about running it. What is empty here comes from the machine, if one is frozen. Architecture, date and source are filled in where empty.
     pub image: ImageOptions,
     /// Files that the caller writes meanwhile, a report say: a folder is frozen without them.
@@ -114,7 +116,7 @@ impl FreezeOptions {
             compression: None,
             level: None,
             tar_bytes_max: None,
-            machine: machine::Options::default(),
+            machine: MachineOptions::default(),
             image: ImageOptions::default(),
             own_files: Vec::new(),
             ca_cert: None,
@@ -152,6 +154,10 @@ pub struct Plan {
     pub(crate) night: Option<Arc<Night>>,
     /// Who is going to read a machine, and why others can't.
     reader: Option<String>,
+    /// What is under way in a machine until it is streamed.
+    pub(crate) transfer: Option<Arc<Transfer>>,
+    /// Why everything is read, where nobody can tell what has changed.
+    pub(crate) in_full: Option<String>,
 }
 
 impl Plan {
@@ -161,11 +167,23 @@ impl Plan {
     /// When a choice can't be carried out, or the source can't be read.
     pub async fn make(options: FreezeOptions, stop: &Stop) -> Result<Self> {
         // What hung up because of a stop is not the cause.
-        let made = Self::decide(options, stop).await;
+        let mut transfer = None;
+        let made = Self::decide(options, stop, &mut transfer).await;
+        if let (Err(_), Some(transfer)) = (&made, transfer) {
+            transfer.release(Arc::default()).await;
+        }
         made.map_err(|error| stop.take_cause().unwrap_or(error))
     }
 
-    async fn decide(mut options: FreezeOptions, stop: &Stop) -> Result<Self> {
+    /// Leaves a machine that was listed as it was, where the plan is not carried out. A plan that is dropped does so, too,
+    /// but nobody hears when.
+    pub async fn abandon(self) {
+        if let Some(transfer) = self.transfer {
+            transfer.release(Arc::default()).await;
+        }
+    }
+
+    async fn decide(mut options: FreezeOptions, stop: &Stop, transfer: &mut Option<Arc<Transfer>>) -> Result<Self> {
         let started = Timestamp::now();
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
@@ -189,6 +207,7 @@ impl Plan {
                 () = stop.stopped() => return Err(Error::interrupted()),
             }
         };
+        transfer.clone_from(&opened.transfer);
         names.await.map_err(|_| Error::interrupted())??;
         opened.settings.smolvm_version = opened.settings.smolvm_version.or(smolvm_version);
         fill_in(&mut options.image, &options.source)?;
@@ -233,6 +252,8 @@ impl Plan {
             leave_timeout: opened.leave_timeout,
             night: opened.night,
             reader: opened.reader,
+            transfer: opened.transfer,
+            in_full: opened.in_full,
         })
     }
 
@@ -366,6 +387,9 @@ impl std::fmt::Display for Plan {
             // As if each output still had what it was given.
             let choice = night.choice(BTreeSet::new(), self.layer_bytes());
             writeln!(f, "night        {}", NightReport::new(night, &choice))?;
+        }
+        if let Some(why) = &self.in_full {
+            writeln!(f, "night        all of it is read: {why}")?;
         }
         for (index, line) in self.reader.iter().flat_map(|reader| reader.lines()).enumerate() {
             writeln!(f, "{:<12} {}", if index == 0 { "reader" } else { "" }, text::line(line))?;

@@ -92,6 +92,12 @@ pub struct Snapshot {
     /// What of the last image is in this one, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub night: Option<NightReport>,
+    /// Why everything was read, where nobody can tell what has changed since the last freeze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_full: Option<String>,
+    /// Bytes that crossed the link between a machine and this host, both ways.
+    #[serde(default)]
+    pub link_bytes: u64,
     /// Entries that the user should know about.
     pub notices: Notices,
     /// What was to be done in the machine when all of it was read, and failed: `--post-exec`, tidying up. The image is whole.
@@ -111,6 +117,9 @@ pub struct LayerReport {
     /// Its blob.
     #[serde(flatten)]
     pub descriptor: Descriptor,
+    /// Every entry lies below `/workspace`.
+    #[serde(default)]
+    pub workspace: bool,
     /// Neither compressed nor sent.
     pub known: bool,
     /// Body bytes sent to each output.
@@ -153,6 +162,7 @@ impl Snapshot {
                 diff_id: layer.diff_id,
                 tar_bytes: layer.tar_bytes,
                 descriptor: layer.descriptor,
+                workspace: layer.workspace,
                 known: layer.known,
                 sent_bytes: layer.puts.into_iter().map(Put::bytes_sent).collect(),
             })
@@ -189,6 +199,8 @@ impl Snapshot {
             scratch_trouble: None,
             scratch_bytes_max: budget.scratch_bytes_max,
             night: None,
+            in_full: None,
+            link_bytes: 0,
             notices: flowed.notices,
             undone: Vec::new(),
             threads: (budget.workers, budget.uploads),
@@ -213,6 +225,7 @@ impl Snapshot {
         self.own_reader = meters.own_reader.load(Ordering::Relaxed);
         self.readers_passed_over = meters.readers_passed_over();
         self.undone = meters.undone();
+        self.link_bytes = meters.link_bytes.load(Ordering::Relaxed);
         let memory_waiting_seconds = meters.memory.read().waiting_seconds;
         bottleneck(&used, &self.loads(), memory_waiting_seconds).clone_into(&mut self.bottleneck);
         self
@@ -229,7 +242,8 @@ impl Snapshot {
         }
     }
 
-    pub(crate) fn in_night(mut self, night: Option<NightReport>) -> Self {
+    pub(crate) fn in_night(mut self, night: Option<NightReport>, in_full: Option<String>) -> Self {
+        self.in_full = in_full;
         if let Some(night) = &night {
             self.entries = night.listed;
         }
@@ -286,6 +300,7 @@ impl Snapshot {
             size(self.stored_bytes),
             size(self.sent_bytes)
         ));
+        lines.extend(self.in_full.iter().map(|why| format!("night       all of it was read: {why}")));
         if let Some(night) = &self.night {
             lines.push(format!("night       {night}"));
             lines.extend(night.alarm.iter().map(|path| {
@@ -299,6 +314,9 @@ impl Snapshot {
                     .iter()
                     .map(|why| format!("            the next one does not go on from this one: no index, {why}")),
             );
+        }
+        if self.link_bytes > 0 {
+            lines.push(format!("link        {} between the machine and this host", size(self.link_bytes)));
         }
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = 100.0 * self.stored_bytes as f64

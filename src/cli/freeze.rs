@@ -216,8 +216,12 @@ impl Freeze {
         let mut options = self.options()?;
         given.check_freeze(&options.source, &options.outputs)?;
         if dry_run {
+            // The user's commands are for a freeze.
+            (options.machine.pre_exec, options.machine.post_exec) = (None, None);
             let plan = make_plan(options, quiet, &stop).await?;
-            return super::print(&plan.to_string());
+            let text = plan.to_string();
+            plan.abandon().await;
+            return super::print(&text);
         }
         options.own_files = report.iter().chain(&profile).cloned().collect();
         let source = options.source.to_string();

@@ -70,9 +70,9 @@ impl Given {
         let others = format!("the source is {source}, and {outputs}");
         self.refuse_unless(is_machine || has_artifact, &["smolvm"], "is for machines and artifacts", &others)?;
         let is_remembered = !self.has("no_known") && !self.has("no_record");
-        let is_night = matches!(source, SourceSpec::Directory(_)) && !is_packed && is_remembered;
+        let is_night = !is_archive && !is_packed && is_remembered;
         let others = if is_remembered { others } else { "--no-known or --no-record is given".to_owned() };
-        self.refuse_unless(is_night, OF_NIGHTS, "is for folders, and not where smolvm packs", &others)?;
+        self.refuse_unless(is_night, OF_NIGHTS, "is for folders and machines, and not where smolvm packs", &others)?;
         let has_command = self.has("pre_exec") || self.has("post_exec");
         self.refuse_unless(has_command, &["exec_timeout"], "bounds --pre-exec and --post-exec", "neither is given")?;
         self.check_tls()

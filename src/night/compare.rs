@@ -8,21 +8,33 @@ const TICK_SECONDS: i64 = 2;
 /// A moment: seconds since 1970, and nanoseconds.
 pub type Moment = (i64, u32);
 
-/// What became of an entry that was listed as `before` by a walk that began at `then`, and is listed as `now` by one that
-/// began at `began`.
-#[must_use]
-pub fn compare(before: &Stat, then: Moment, now: &Stat, began: Moment) -> Fate {
-    // The device is another one after a restart.
-    let same = Stat { device: now.device, ..*before } == *now;
-    if !same {
-        Fate::Changed
-    } else if now.kind != b'f' || now.size_bytes == 0 {
-        // All there is to it was compared.
-        Fate::Kept
-    } else if (now.changed.0.saturating_add(TICK_SECONDS), now.changed.1) > then || now.changed > began {
-        Fate::Doubtful
-    } else {
-        Fate::Kept
+/// What two listings of a source are compared by.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// When the earlier one began.
+    pub then: Moment,
+    /// When this one began.
+    pub began: Moment,
+    /// Whether a file keeps its inode's number as long as it is there. overlayfs may number files anew with each mount.
+    pub inodes_last: bool,
+}
+
+impl Rule {
+    /// What became of an entry that was listed as `before`, and is listed as `now`.
+    #[must_use]
+    pub fn fate(&self, before: &Stat, now: &Stat) -> Fate {
+        // The device is another one after a restart.
+        let known = Stat { device: now.device, inode: now.inode, ..*before };
+        let (same_inode, has_content) = (before.inode == now.inode, now.kind == b'f' && now.size_bytes > 0);
+        let is_late =
+            (now.changed.0.saturating_add(TICK_SECONDS), now.changed.1) > self.then || now.changed > self.began;
+        if known != *now || (self.inodes_last && !same_inode) {
+            Fate::Changed
+        } else if has_content && (is_late || !same_inode) {
+            Fate::Doubtful
+        } else {
+            Fate::Kept
+        }
     }
 }
 
@@ -30,8 +42,7 @@ pub fn compare(before: &Stat, then: Moment, now: &Stat, began: Moment) -> Fate {
 mod tests {
     use super::*;
 
-    const THEN: Moment = (1_000, 5);
-    const NOW: Moment = (2_000, 0);
+    const RULE: Rule = Rule { then: (1_000, 5), began: (2_000, 0), inodes_last: true };
 
     fn stat() -> Stat {
         Stat {
@@ -52,8 +63,8 @@ mod tests {
     #[test]
     fn whatever_differs_is_a_change() {
         let before = stat();
-        assert_eq!(compare(&before, THEN, &before, NOW), Fate::Kept);
-        assert_eq!(compare(&before, THEN, &Stat { device: 5, ..before }, NOW), Fate::Kept, "after a restart");
+        assert_eq!(RULE.fate(&before, &before), Fate::Kept);
+        assert_eq!(RULE.fate(&before, &Stat { device: 5, ..before }), Fate::Kept, "after a restart");
         for (what, now) in [
             ("kind", Stat { kind: b'l', ..before }),
             ("mode", Stat { mode: 0o600, ..before }),
@@ -65,7 +76,7 @@ mod tests {
             ("links", Stat { links: 2, ..before }),
             ("attributes or link text", Stat { extra: 8, ..before }),
         ] {
-            assert_eq!(compare(&before, THEN, &now, NOW), Fate::Changed, "{what}");
+            assert_eq!(RULE.fate(&before, &now), Fate::Changed, "{what}");
         }
     }
 
@@ -78,17 +89,25 @@ mod tests {
             ((1_001, 0), Fate::Doubtful),
         ] {
             let stat = Stat { changed, ..stat() };
-            assert_eq!(compare(&stat, THEN, &stat, NOW), fate, "{changed:?}");
+            assert_eq!(RULE.fate(&stat, &stat), fate, "{changed:?}");
         }
         let folder = Stat { kind: b'd', changed: (2_001, 0), ..stat() };
-        assert_eq!(compare(&folder, THEN, &folder, NOW), Fate::Kept, "it has no content");
+        assert_eq!(RULE.fate(&folder, &folder), Fate::Kept, "it has no content");
         let ahead = Stat { changed: (2_000, 1), ..stat() };
-        assert_eq!(
-            compare(&ahead, (9_000, 0), &ahead, NOW),
-            Fate::Doubtful,
-            "in the future, by a clock that was set back"
-        );
+        let fate = Rule { then: (9_000, 0), ..RULE }.fate(&ahead, &ahead);
+        assert_eq!(fate, Fate::Doubtful, "in the future, by a clock that was set back");
         let future = Stat { changed: (i64::MAX, 0), ..stat() };
-        assert_eq!(compare(&future, (i64::MAX, 0), &future, NOW), Fate::Doubtful);
+        assert_eq!(Rule { then: (i64::MAX, 0), ..RULE }.fate(&future, &future), Fate::Doubtful);
+    }
+    /// After a restart, say: nothing but its content tells that it is the same file.
+    #[test]
+    fn where_inodes_do_not_last_another_one_is_a_doubt() {
+        let rule = Rule { inodes_last: false, ..RULE };
+        let before = stat();
+        let now = Stat { inode: 8, ..before };
+        assert_eq!(rule.fate(&before, &now), Fate::Doubtful);
+        assert_eq!(rule.fate(&before, &Stat { modified: (1, 1), ..now }), Fate::Changed);
+        let link = Stat { kind: b'l', ..before };
+        assert_eq!(rule.fate(&link, &Stat { inode: 8, ..link }), Fate::Kept);
     }
 }

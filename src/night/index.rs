@@ -11,20 +11,19 @@
 //! lost, damaged or of another format costs one whole reading.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::compare::Moment;
+use super::framed::{self, damaged};
 use super::record::Reader;
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::stage::digest::DigestHasher;
 
 const MAGIC: &[u8] = b"smolfreeze index 1\n";
 const SEAL_BYTES: usize = 64;
-/// A head has a line for each of at most 125 layers.
-const HEAD_BYTES_MAX: u32 = 1 << 20;
 
 /// One layer of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +81,9 @@ pub struct Extent {
 /// What an index says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// What was read, how, and in which form it was written: only the same again can go on from here.
-    pub source: String,
+    /// Whose files they are, then what was read, how, and in which form it was written: only the same again can go on from
+    /// here.
+    pub source: (String, String),
     /// When the listing began, by the clock that stamps the source's files.
     pub began: Moment,
     /// Nights since everything was read, or read and compared.
@@ -116,19 +116,9 @@ pub(super) fn open(path: &Path) -> io::Result<(Head, Reader<impl Read + Send + u
     if hasher.finish().0.hex().as_bytes() != seal {
         return Err(damaged());
     }
-    file.seek(SeekFrom::Start(0))?;
+    file.rewind()?;
     let mut file = file.take(sealed_bytes);
-    let mut magic = [0; MAGIC.len()];
-    file.read_exact(&mut magic)?;
-    let mut length = [0; 4];
-    file.read_exact(&mut length)?;
-    let length = u32::from_le_bytes(length);
-    if magic != *MAGIC || length > HEAD_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is of another format"));
-    }
-    let mut head = vec![0; length as usize];
-    file.read_exact(&mut head)?;
-    let head = serde_json::from_slice(&head).map_err(|_| damaged())?;
+    let head = framed::read(&mut file, MAGIC)?;
     Ok((head, Reader::new(file)?))
 }
 
@@ -163,11 +153,7 @@ pub(super) fn write(path: &Path, head: &Head, records: &mut File) -> io::Result<
     std::fs::create_dir_all(folder)?;
     let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;
     let mut sealing = Sealing { file: file.reopen()?, hasher: DigestHasher::default() };
-    let head = serde_json::to_vec(head)?;
-    sealing.write_all(MAGIC)?;
-    let length = u32::try_from(head.len()).ok().filter(|length| *length <= HEAD_BYTES_MAX);
-    sealing.write_all(&length.ok_or_else(damaged)?.to_le_bytes())?;
-    sealing.write_all(&head)?;
+    framed::write(&mut sealing, MAGIC, head)?;
     records.rewind()?;
     io::copy(records, &mut sealing)?;
     let Sealing { file: mut sealed, hasher } = sealing;
@@ -175,8 +161,4 @@ pub(super) fn write(path: &Path, head: &Head, records: &mut File) -> io::Result<
     sealed.sync_all()?;
     file.persist(path)?;
     File::open(folder)?.sync_all()
-}
-
-fn damaged() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "it is damaged")
 }

@@ -1,12 +1,13 @@
 //! The listing: each entry of a walk, beside what the index says of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
-use super::compare::{Moment, compare};
+use super::compare::{Moment, Rule};
 use super::index::Head;
-use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, walk_order};
+use super::record::{Body, Fate, Home, Record, Stat, Writer, walk_order};
+use super::records::Records;
 
 /// What a listing counted.
 #[derive(Debug, Clone, Default)]
@@ -37,15 +38,49 @@ pub struct Tally {
 
 /// A listing under way.
 pub struct Listing {
-    before: Option<(Head, Box<dyn ReadRecords>)>,
-    began: Moment,
+    before: Option<(Head, Box<dyn Records>)>,
+    terms: Terms,
     out: Writer<File>,
     tally: Tally,
-    sample_percent: u8,
     random: fastrand::Rng,
     asked: Option<Seen>,
+    /// Files with several names that were in doubt and are the same: device and inode, and the inode that they had.
+    cleared_links: HashMap<(u64, u64), u64>,
     /// Why there is no listing in the end.
     trouble: Option<io::Error>,
+}
+
+/// How a listing compares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// When the walk began.
+    pub(super) began: Moment,
+    /// See [`Rule::inodes_last`].
+    pub(super) inodes_last: bool,
+    /// The part of what is unchanged that is read all the same.
+    pub(super) sample_percent: u8,
+    /// Decides which part.
+    pub(super) seed: u64,
+}
+
+impl Terms {
+    fn rule(&self, before: &Head) -> Rule {
+        Rule { then: before.began, began: self.began, inodes_last: self.inodes_last }
+    }
+}
+
+/// Who hears of the entries of a walk, in its order.
+pub trait Entries {
+    /// Whether the attributes and the link's text of the entry that the walk has come to are needed ([`Stat::extra`]): where
+    /// `stat` tells already that it is read, they come with its bytes. Of a file with several names only one is read.
+    fn asks_for_extra(&mut self, path: &[u8], stat: &Stat) -> bool;
+
+    /// The walk has come to an entry, which takes about `tar_bytes`. Where its content is to be read, [`Self::answer`] has to
+    /// follow. Whatever goes wrong is told at the end.
+    fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool;
+
+    /// What the checksum of the content is that was asked for; none if it can't be read, or changed meanwhile.
+    fn answer(&mut self, found: Option<u64>);
 }
 
 /// A file up to this size is read where none was compared yet.
@@ -58,63 +93,26 @@ struct Seen {
     stat: Stat,
     home: Option<Home>,
     fate: Fate,
+    /// The inode that it had.
+    inode_before: u64,
     dead: Vec<Body>,
     tar_bytes: u64,
 }
 
-/// [`Reader`], whatever it reads.
-pub(super) trait ReadRecords: Send {
-    fn peek(&self) -> Option<(&[u8], &Body)>;
-    fn take(&mut self) -> io::Result<Option<Record>>;
-}
-
-impl<R: Read + Send> ReadRecords for Reader<R> {
-    fn peek(&self) -> Option<(&[u8], &Body)> {
-        Reader::peek(self)
-    }
-
-    fn take(&mut self) -> io::Result<Option<Record>> {
-        Reader::take(self)
-    }
-}
-
 impl Listing {
-    /// Of a walk that began at `began`, into `out`, beside the index `before`.
-    pub(super) fn new(
-        before: Option<(Head, Box<dyn ReadRecords>)>,
-        began: Moment,
-        out: File,
-        sample_percent: u8,
-    ) -> io::Result<Self> {
-        let (tally, random) = (Tally::default(), fastrand::Rng::new());
-        Ok(Self { before, began, out: Writer::new(out)?, tally, sample_percent, random, asked: None, trouble: None })
-    }
-
-    /// Whether the attributes and the link's text of the entry that the walk has come to are needed ([`Stat::extra`]): where
-    /// `stat` tells already that it is read, they come with its bytes. Of a file with several names only one is read.
-    pub fn asks_for_extra(&mut self, path: &[u8], stat: &Stat) -> bool {
-        let before = match (self.trouble.is_none(), self.pass(Some(path))) {
-            (true, Ok(())) => self.before.as_ref(),
-            (false, _) => None,
-            (true, Err(error)) => {
-                self.fail(error);
-                None
-            }
-        };
-        let is_same = before.is_some_and(|(head, index)| match index.peek() {
-            Some((other, Body::Live { stat: before, .. })) if other == path => {
-                let now = Stat { extra: before.extra, ..*stat };
-                compare(before, head.began, &now, self.began) != Fate::Changed
-            }
-            _ => false,
-        });
-        is_same || stat.links > 1
-    }
-
-    /// The walk has come to an entry, which takes about `tar_bytes`. Where its content is to be read, since it is in doubt or
-    /// one of the sample, [`Self::answer`] has to follow. Whatever goes wrong is told at the [end](super::Opening::end).
-    pub fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {
-        self.trouble.is_none() && self.try_see(path, stat, tar_bytes).unwrap_or_else(|error| self.fail(error))
+    /// Into `out`, beside the index `before`.
+    pub(super) fn new(before: Option<(Head, Box<dyn Records>)>, terms: Terms, out: File) -> io::Result<Self> {
+        let (tally, random) = (Tally::default(), fastrand::Rng::with_seed(terms.seed));
+        Ok(Self {
+            before,
+            terms,
+            out: Writer::new(out)?,
+            tally,
+            random,
+            asked: None,
+            cleared_links: HashMap::new(),
+            trouble: None,
+        })
     }
 
     fn fail(&mut self, error: io::Error) -> bool {
@@ -126,10 +124,11 @@ impl Listing {
         self.pass(Some(path))?;
         let mut seen = Seen { path: path.to_vec(), stat, tar_bytes, fate: Fate::New, ..Seen::default() };
         if let Some((head, index)) = &mut self.before {
+            let rule = self.terms.rule(head);
             while index.peek().is_some_and(|(other, _)| other == path) {
                 match index.take()?.map(|record| record.body) {
                     Some(Body::Live { stat: before, home, .. }) => {
-                        (seen.home, seen.fate) = (home, compare(&before, head.began, &stat, self.began));
+                        (seen.home, seen.fate, seen.inode_before) = (home, rule.fate(&before, &stat), before.inode);
                         // What it was is another thing, and its layer has nothing of what it is.
                         let was_folder = before.kind == b'd';
                         if was_folder != (stat.kind == b'd') {
@@ -141,11 +140,18 @@ impl Listing {
                 }
             }
         }
-        let is_asked = seen.home.is_some_and(|home| home.check.is_some())
+        let has_check = seen.home.is_some_and(|home| home.check.is_some());
+        let cleared = self.cleared_links.get(&(stat.device, stat.inode));
+        if seen.fate == Fate::Doubtful && !has_check && cleared == Some(&seen.inode_before) {
+            // Another name of a file that is the same: of those, the first alone has content.
+            self.tally.cleared += 1;
+            seen.fate = Fate::Kept;
+        }
+        let is_asked = has_check
             && match seen.fate {
                 Fate::Kept => {
                     let is_first = self.tally.sampled == 0 && stat.size_bytes <= FIRST_SAMPLE_BYTES_MAX;
-                    is_first || self.random.u8(..100) < self.sample_percent
+                    is_first || self.random.u8(..100) < self.terms.sample_percent
                 }
                 Fate::Doubtful => true,
                 Fate::New | Fate::Changed => false,
@@ -158,26 +164,31 @@ impl Listing {
         Ok(is_asked)
     }
 
-    /// What the checksum of the content is that was asked for; none if it can't be read, or changed meanwhile.
-    pub fn answer(&mut self, found: Option<u64>) {
-        let Some(mut seen) = self.asked.take() else { return };
+    /// The answer comes later: until then it is as if the content were the same.
+    pub(super) fn answer_later(&mut self) {
+        let expected = self.asked.as_ref().and_then(|seen| seen.home?.check);
+        Entries::answer(self, expected);
+    }
+
+    fn try_answer(&mut self, mut seen: Seen, found: Option<u64>) -> io::Result<()> {
         let is_same = found.is_some() && found == seen.home.and_then(|home| home.check);
         if seen.fate == Fate::Doubtful {
             self.tally.cleared += u64::from(is_same);
             seen.fate = if is_same { Fate::Kept } else { Fate::Changed };
+            if is_same && seen.stat.links > 1 {
+                self.cleared_links.insert((seen.stat.device, seen.stat.inode), seen.inode_before);
+            }
         } else if found.is_some() {
             self.tally.sampled += 1;
             if !is_same {
                 self.tally.alarm = Some(seen.path.clone());
             }
         }
-        if let Err(error) = self.write(&seen) {
-            self.fail(error);
-        }
+        self.write(&seen)
     }
 
     fn write(&mut self, seen: &Seen) -> io::Result<()> {
-        let Seen { path, stat, home, fate, dead, tar_bytes } = seen;
+        let Seen { path, stat, home, fate, dead, tar_bytes, .. } = seen;
         self.count(stat, home.map(|home| (home.layer, home.tar_bytes)), *fate, *tar_bytes);
         self.out.write(path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
         dead.iter().try_for_each(|body| self.out.write(path, body))
@@ -198,7 +209,7 @@ impl Listing {
             Fate::Changed => tally.changed += 1,
             Fate::Doubtful => tally.doubtful += 1,
         }
-        tally.fresh_bytes += tar_bytes;
+        tally.fresh_bytes = tally.fresh_bytes.saturating_add(tar_bytes);
         if stat.links > 1 {
             tally.fresh_links.insert((stat.device, stat.inode));
         }
@@ -235,4 +246,34 @@ impl Listing {
 /// What a layer has of an entry that is not there any more.
 fn dead(layer: u32, folder: bool) -> Body {
     Body::Dead { layer, hidden: false, mark: false, folder }
+}
+
+impl Entries for Listing {
+    fn asks_for_extra(&mut self, path: &[u8], stat: &Stat) -> bool {
+        if self.trouble.is_none()
+            && let Err(error) = self.pass(Some(path))
+        {
+            self.fail(error);
+        }
+        let before = self.before.as_ref().filter(|_| self.trouble.is_none());
+        let is_same = before.is_some_and(|(head, index)| match index.peek() {
+            Some((other, Body::Live { stat: before, .. })) if other == path => {
+                let now = Stat { extra: before.extra, ..*stat };
+                self.terms.rule(head).fate(before, &now) != Fate::Changed
+            }
+            _ => false,
+        });
+        is_same || stat.links > 1
+    }
+
+    fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {
+        self.trouble.is_none() && self.try_see(path, stat, tar_bytes).unwrap_or_else(|error| self.fail(error))
+    }
+
+    fn answer(&mut self, found: Option<u64>) {
+        let Some(seen) = self.asked.take() else { return };
+        if let Err(error) = self.try_answer(seen, found) {
+            self.fail(error);
+        }
+    }
 }

@@ -17,18 +17,22 @@
 mod choose;
 pub mod compare;
 pub mod flat;
+mod framed;
 pub mod index;
 mod join;
+pub mod list;
 pub mod listing;
+mod opening;
 pub mod picker;
+pub mod picks;
 pub mod record;
+mod records;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::stage::cut::Placed;
@@ -36,13 +40,12 @@ use crate::stage::facts::Facts;
 use compare::Moment;
 use flat::Flat;
 use index::{Artifact, Head, Kept};
-use listing::{Listing, Tally};
+use listing::Tally;
+use opening::FileId;
+pub use opening::{Identity, Listed, Opening};
 use picker::{Choice, Picker};
 use record::{Body, Fate, Home, Reader, Stat, Writer};
 pub use report::NightReport;
-
-/// After so many nights everything is read and compared once.
-const NIGHTS_MAX: u32 = 30;
 
 /// What a user says of reading again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub struct Night {
     path: PathBuf,
     /// What was at `path`.
     found: Option<FileId>,
-    source: String,
+    source: (String, String),
     before: Option<Head>,
     began: Moment,
     list: File,
@@ -84,115 +87,6 @@ enum Told {
     Joined(File, BTreeMap<u32, u64>),
     /// It could not be read.
     Lost,
-}
-
-/// A listing that is to be made.
-pub struct Opening {
-    path: PathBuf,
-    found: Option<FileId>,
-    source: String,
-    began: Moment,
-    list: File,
-    why_all: Option<String>,
-    is_whole: bool,
-    listing: Listing,
-}
-
-impl Opening {
-    /// Opens the index at `path`, if it is one of `source`: that is what was read and how, down to the form in which entries
-    /// are written; or why that can't be told. `began` is by the source's own clock. Temporary files go to `scratch`.
-    ///
-    /// # Errors
-    /// When there is no room for them.
-    pub fn new(
-        path: &Path,
-        source: Result<String, String>,
-        began: Moment,
-        wish: Wish,
-        scratch: &Path,
-    ) -> io::Result<Self> {
-        let found = FileId::at(path);
-        let (source, trouble) = source.map_or_else(|trouble| (String::new(), Some(trouble)), |source| (source, None));
-        let (before, why_all) = match index::open(path) {
-            _ if trouble.is_some() => (None, trouble.unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (None, "it was not frozen from here before".to_owned())
-            }
-            Err(error) => (None, format!("the index of the last freeze can't be used: {error}")),
-            Ok((head, _)) if head.source != source => (None, "what is read, or how, has changed".to_owned()),
-            Ok((head, _)) if head.began >= began => (None, "the clock was set back".to_owned()),
-            Ok(_) if wish.squash => (None, "--squash".to_owned()),
-            Ok(found) => (Some(found), String::new()),
-        };
-        let why_all = Some(why_all).filter(|why| !why.is_empty());
-        let list = tempfile::tempfile_in(scratch)?;
-        let is_old = before.as_ref().is_some_and(|(head, _)| head.nights >= NIGHTS_MAX);
-        let reread_percent = if is_old { 100 } else { wish.reread_percent };
-        let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn listing::ReadRecords>));
-        let listing = Listing::new(before, began, list.try_clone()?, reread_percent)?;
-        Ok(Self {
-            path: path.to_owned(),
-            found,
-            source,
-            began,
-            list,
-            why_all,
-            is_whole: reread_percent >= 100,
-            listing,
-        })
-    }
-
-    /// What the walk is told to.
-    pub fn listing(&mut self) -> &mut Listing {
-        &mut self.listing
-    }
-
-    /// The walk has ended. Temporary files go to `scratch`.
-    ///
-    /// # Errors
-    /// When there is no room for them, or the index can't be read.
-    pub fn end(mut self, scratch: &Path) -> io::Result<Night> {
-        let (before, _, tally) = self.listing.end()?;
-        if tally.alarm.is_some() {
-            // Whatever becomes of this freeze, the next one is not to count on it.
-            std::fs::remove_file(&self.path)?;
-            self.found = None;
-        }
-        let journal = Writer::new(tempfile::tempfile_in(scratch)?)?;
-        let told = Mutex::new(Told::Journal(journal, tempfile::tempfile_in(scratch)?));
-        Ok(Night {
-            path: self.path,
-            found: self.found,
-            source: self.source,
-            before,
-            began: self.began,
-            list: self.list,
-            why_all: self.why_all.or_else(|| alarm(&tally)),
-            is_whole: self.is_whole,
-            tally,
-            choice: OnceLock::new(),
-            told,
-        })
-    }
-}
-
-/// Which file an index is: each is a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    inode: u64,
-    changed: (i64, i64),
-}
-
-impl FileId {
-    fn at(path: &Path) -> Option<Self> {
-        let file = std::fs::metadata(path).ok()?;
-        Some(Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) })
-    }
-}
-
-fn alarm(tally: &Tally) -> Option<String> {
-    let path = tally.alarm.as_ref()?;
-    Some(format!("{} has other bytes than it had, and nothing tells so", crate::text::quoted(path)))
 }
 
 impl Night {
@@ -251,7 +145,19 @@ impl Night {
     /// When nothing was chosen yet, or the listing can't be read.
     pub fn picker(&self) -> io::Result<Option<Picker>> {
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
-        if choice.all { Ok(None) } else { Picker::new(self.list()?, Arc::clone(choice)).map(Some) }
+        if choice.all {
+            return Ok(None);
+        }
+        Ok(Some(Picker::new(Box::new(Reader::new(self.list()?)?), Arc::clone(choice))))
+    }
+
+    /// Writes what a walk elsewhere has to be told to follow, see [`picks`].
+    ///
+    /// # Errors
+    /// When nothing was chosen yet, the listing can't be read, or `out` not be written.
+    pub fn picks(&self, out: impl io::Write) -> io::Result<()> {
+        let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
+        picks::write(Reader::new(self.list()?)?, choice, out)
     }
 
     /// The cut has put an entry into a fresh layer, which is counted from 0.
@@ -343,13 +249,17 @@ impl Night {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::listing::Entries as _;
     use super::*;
 
     /// A night of an empty folder, that began at `second`.
     fn night(path: &Path, second: i64) -> Night {
         let scratch = path.parent().unwrap();
-        let source = Ok("a folder".to_owned());
-        let mut opening = Opening::new(path, source, (second, 0), Wish::default(), scratch).unwrap();
+        let identity = Ok(Identity { text: "a folder".to_owned(), inodes_last: true });
+        let listed = Listed { who: "it".to_owned(), identity, began: (second, 0) };
+        let mut opening = Opening::new(path, listed, Wish::default(), scratch).unwrap();
         opening.listing().see(b"", Stat { kind: b'd', links: 1, ..Stat::default() }, 512);
         let night = opening.end(scratch).unwrap();
         night.choose(BTreeSet::new(), 1 << 20);

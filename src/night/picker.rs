@@ -1,11 +1,11 @@
 //! What of a walk goes into fresh layers, told by the listing as the walk goes on; and the marks of what is gone.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::record::{Body, Fate, Home, Reader, Stat, walk_order};
+use super::record::{Body, Fate, Home, Stat, walk_order};
+use super::records::Records;
 use crate::stage::cut::is_within;
 
 /// Which layers stay, and so what has to be read.
@@ -52,7 +52,7 @@ pub enum Gone {
 
 /// Follows a walk through the listing.
 pub struct Picker {
-    list: Reader<File>,
+    list: Box<dyn Records>,
     choice: Arc<Choice>,
     /// The entry that the walk saw last.
     last: Vec<u8>,
@@ -67,9 +67,9 @@ pub struct Picker {
 }
 
 impl Picker {
-    pub(super) fn new(list: File, choice: Arc<Choice>) -> io::Result<Self> {
-        Ok(Self {
-            list: Reader::new(list)?,
+    pub(super) fn new(list: Box<dyn Records>, choice: Arc<Choice>) -> Self {
+        Self {
+            list,
             choice,
             last: Vec::new(),
             folders: Vec::new(),
@@ -77,7 +77,7 @@ impl Picker {
             unseen: None,
             marked: None,
             next: None,
-        })
+        }
     }
 
     /// What comes before `path` in the order of the walk; of the whole rest, where the walk has ended.

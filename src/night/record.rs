@@ -25,7 +25,7 @@ pub struct Stat {
     pub modified: (i64, u32),
     /// When anything changed.
     pub changed: (i64, u32),
-    /// Its inode.
+    /// Its inode; of a folder 0.
     pub inode: u64,
     /// The device that the inode is on, where it has several links; another number after a restart, so it tells nothing.
     pub device: u64,
@@ -144,6 +144,9 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// Frames need no larger window than our own do: what one takes to be read is nobody else's choice.
+const WINDOW_LOG_MAX: u32 = 21;
+
 const LIVE: u8 = 1;
 const HAS_HOME: u8 = 2;
 const HAS_CHECK: u8 = 4;
@@ -222,7 +225,9 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// When it is none, or begins with no record.
     pub fn new(input: R) -> io::Result<Self> {
-        let input = BufReader::new(zstd::Decoder::new(input)?.single_frame());
+        let mut decoder = zstd::Decoder::new(input)?.single_frame();
+        decoder.window_log_max(WINDOW_LOG_MAX)?;
+        let input = BufReader::new(decoder);
         let mut reader = Self { input, path: Vec::new(), next: None };
         reader.read()?;
         Ok(reader)

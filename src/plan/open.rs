@@ -3,21 +3,20 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::{FreezeOptions, OutputSpec, SourceSpec};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
-use crate::image::ImageOptions;
-use crate::night::{Night, Opening};
+use crate::night::{Identity, Listed, Night, Opening, Wish};
 use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{MachineSettings, unfinished};
 use crate::sink::packed::temporary_folder;
 use crate::source::archive::Archive;
 use crate::source::directory::Directory;
-use crate::source::machine::{Machine, MachineFacts};
+use crate::source::machine::Transfer;
 use crate::source::{Selection, Survey};
 use crate::stage::compress::Method;
 use crate::stage::cut::WORKSPACE;
@@ -26,8 +25,6 @@ use crate::stop::Stop;
 
 /// A folder or a tar has nothing to tidy up.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A machine has: the spool and the processes in the guest.
-const MACHINE_LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// A source that is ready to be streamed.
 pub(super) struct Opened {
@@ -41,8 +38,12 @@ pub(super) struct Opened {
     pub(super) leave_timeout: Duration,
     pub(super) stream: StreamFn,
     pub(super) night: Option<Arc<Night>>,
-    /// See [`Machine::reader`].
+    /// See [`crate::source::machine::Machine::reader`].
     pub(super) reader: Option<String>,
+    /// What is under way in a machine until it is streamed.
+    pub(super) transfer: Option<Arc<Transfer>>,
+    /// Why everything is read, where nobody can tell what has changed.
+    pub(super) in_full: Option<String>,
 }
 
 impl Opened {
@@ -59,6 +60,8 @@ impl Opened {
             stream,
             night: None,
             reader: None,
+            transfer: None,
+            in_full: None,
         }
     }
 }
@@ -70,85 +73,36 @@ fn own_layers(options: &FreezeOptions) -> Vec<Vec<u8>> {
     if is_written { vec![WORKSPACE.to_vec()] } else { Vec::new() }
 }
 
-/// Probes and looks at a machine; what it says about itself goes into the image where the user said nothing.
-pub(super) async fn open_machine(
-    name: &str,
-    options: &mut FreezeOptions,
-    exclude: Exclude,
-    stop: &Stop,
-) -> Result<Opened> {
-    let machine = Machine::open(name, options.machine.clone(), stop).await?;
-    describe_machine(&mut options.image, machine.facts());
-    let selection = Selection { exclude, include_mounts: options.include_mounts.clone(), ..Selection::default() };
-    let survey = machine.survey(&selection, stop).await?;
-    let is_packed = options.outputs.iter().any(OutputSpec::is_artifact);
-    let smolvm_version = if is_packed { machine.smolvm_version().await } else { None };
-    let settings = settings(machine.facts(), smolvm_version);
-    let (stop, runtime) = (stop.clone(), Handle::current());
-    // One of the same name that was made anew is another one.
-    let canonical = match machine.facts().created_at {
-        Some(seconds) => format!("{name}@{seconds}"),
-        None => name.to_owned(),
-    };
-    Ok(Opened {
-        canonical: Some(canonical),
-        survey,
-        whole_from: None,
-        // Whatever the outputs are: an artifact may be made of the image later.
-        own_layers: vec![WORKSPACE.to_vec()],
-        settings,
-        leave_timeout: MACHINE_LEAVE_TIMEOUT,
-        night: None,
-        reader: Some(machine.reader()),
-        stream: Box::new(move |outlet| machine.stream(&selection, outlet, &stop, &runtime)),
-    })
+/// How a source is compared with its last freeze.
+pub(super) struct Terms {
+    pub(super) wish: Wish,
+    pub(super) state: State,
+    /// How layers are made: such as were made in another way can't be gone on from.
+    form: String,
 }
 
-/// A new machine is like the one that was frozen.
-fn settings(facts: &MachineFacts, smolvm_version: Option<String>) -> MachineSettings {
-    let defaults = MachineSettings::new(facts.image.as_ref().unwrap_or(&facts.name));
-    MachineSettings {
-        cpus: facts.cpus.and_then(|cpus| u8::try_from(cpus).ok()).unwrap_or(defaults.cpus),
-        memory_mib: facts.memory_mib.and_then(|mebibytes| u32::try_from(mebibytes).ok()).unwrap_or(defaults.memory_mib),
-        network: facts.network.unwrap_or(defaults.network),
-        smolvm_version,
-        ..defaults
+impl Terms {
+    /// Where that is wanted, and unless smolvm packs: what it pulls may be any image, and is new each time.
+    pub(super) fn new(options: &FreezeOptions) -> Option<Self> {
+        let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_packed))?;
+        let state = State::at(options.records.as_deref()?).ok()?;
+        let method = Method::new(super::packing::compression(options), options.level).ok()?;
+        Some(Self { wish, state, form: format!("{method:?}, {:?}", options.layer_bytes) })
+    }
+
+    /// What is read, and how its layers are made.
+    pub(super) fn form_of(&self, read: Identity) -> Identity {
+        Identity { text: format!("{}, {}", self.form, read.text), ..read }
     }
 }
 
-fn describe_machine(image: &mut ImageOptions, facts: &MachineFacts) {
-    image.user = image.user.take().or_else(|| facts.user.clone());
-    image.workdir = image.workdir.take().or_else(|| Some(facts.workdir.clone()).filter(|workdir| !workdir.is_empty()));
-    let given = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
-    let names: Vec<_> = image.env.iter().map(given).collect();
-    let own: Vec<_> = facts.env.iter().filter(|variable| !names.contains(&given(variable))).cloned().collect();
-    image.env.splice(..0, own);
-    if image.entrypoint.is_empty() && image.cmd.is_empty() {
-        image.entrypoint.clone_from(&facts.entrypoint);
-        image.cmd.clone_from(&facts.cmd);
-    }
-    if image.architecture.is_empty() {
-        image.architecture.clone_from(&facts.architecture);
-    }
-    let told = [("smolfreeze.machine", Some(&facts.name)), ("smolfreeze.machine.image", facts.image.as_ref())];
-    let told = told.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?.clone())));
-    for (label, value) in facts.labels.clone().into_iter().chain(told) {
-        image.labels.entry(label).or_insert(value);
-    }
-}
-
-/// What compares a folder with its last freeze, unless smolvm packs: what it pulls may be any image, and is new each time.
+/// What compares a folder with its last freeze.
 fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Opening> {
-    let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_packed))?;
-    let (canonical, state) = (options.source.canonical()?, State::at(options.records.as_deref()?).ok()?);
-    let method = Method::new(super::packing::compression(options), options.level).ok()?;
-    let source = directory.identity().map(|read| format!("{canonical}, {method:?}, {:?}, {read}", options.layer_bytes));
-    // Before it settles, for that may take long, and what is written meanwhile is in doubt.
-    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    directory.settle();
-    let began = (began.as_secs().cast_signed(), began.subsec_nanos());
+    let (terms, canonical) = (Terms::new(options)?, options.source.canonical()?);
+    let (identity, began) = (directory.identity(), directory.settle()?);
+    let (path, identity) = (terms.state.index_path(&canonical), identity.map(|read| terms.form_of(read)));
     // Without room for it, everything is read.
-    Opening::new(&state.index_path(&canonical), source, began, wish, &super::scratch_folder()).ok()
+    Opening::new(&path, Listed { who: canonical, identity, began }, terms.wish, &super::scratch_folder()).ok()
 }
 
 /// Opens and surveys a folder or a tar. `run` names the unfinished files of this freeze.
@@ -166,7 +120,8 @@ pub(super) fn open(
             let survey = archive.survey(&stop, &runtime)?;
             let whole_from = archive.whole_from();
             let stream: StreamFn = Box::new(move |outlet| archive.stream(outlet, &stop, &runtime));
-            Ok(Opened { whole_from, ..Opened::new(options, survey, stream) })
+            let in_full = options.night.map(|_| "a tar tells nothing of changes".to_owned());
+            Ok(Opened { whole_from, in_full, ..Opened::new(options, survey, stream) })
         }
         SourceSpec::Directory(path) => {
             let own_outputs = options.outputs.iter().flat_map(|output| match output {

@@ -124,6 +124,8 @@ pub struct Meters {
     pub helpers: Meter,
     /// Whether a machine was read by our own reader in the guest.
     pub own_reader: AtomicBool,
+    /// Bytes that crossed the link between a machine and this host, both ways.
+    pub link_bytes: AtomicU64,
     rows: Mutex<Vec<Weak<Now>>>,
     undone: Mutex<Vec<String>>,
     passed_over: Mutex<Vec<String>>,

@@ -6,6 +6,8 @@
 pub mod archive;
 pub mod directory;
 pub mod machine;
+#[doc(hidden)]
+pub mod mounts;
 pub mod wanted;
 
 use std::path::PathBuf;

@@ -14,6 +14,8 @@ pub fn comes_back(desk: &Desk, keeps: Keeps) -> (Vec<PathBuf>, Snapshot) {
     let registry = DockerRegistry::start();
     let name = format!("{}/team/machine:v1", registry.address);
     let wanted = desk.files(keeps);
+    // Of what was written just now nobody can tell the next time whether it was changed again.
+    std::thread::sleep(std::time::Duration::from_millis(2_200));
     let first = desk.freeze(&["--to", &name]);
     assert_eq!((first.layers_known, first.retries), (0, 0));
     desk.host.verify(&name);

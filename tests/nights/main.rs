@@ -14,12 +14,17 @@ mod sidecar;
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod tree;
 
+#[path = "../support/standin.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod standin;
+
 mod artifact;
 mod between;
 mod busy;
 mod edits;
 mod host;
 mod lost;
+mod machine;
 mod rule;
 
 use edits::Editor;

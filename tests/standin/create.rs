@@ -102,6 +102,8 @@ fn describe(arguments: &CreateArguments, manifest: &PackManifest, rootfs: String
         cpus: arguments.cpus.unwrap_or(manifest.cpus),
         memory_mib: arguments.mem.unwrap_or(manifest.mem),
         network: arguments.net || manifest.network,
+        created_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()),
+        overlay: String::new(),
     })
 }
 

@@ -21,7 +21,7 @@ disk=$PWD/mnt/storage
 if [ "$kind" = image ]; then top=$disk/overlays/persistent-1; else mount -t ext4 -o loop overlay.ext4 mnt/overlay; top=$PWD/mnt/overlay; fi
 mkdir -p "$top/upper" "$top/work" "$top/merged" "$disk/workspace" "$disk/layers/sha256-of-something"
 echo "a layer" > "$disk/layers/sha256-of-something/file"
-mount -t overlay -o "lowerdir=$rootfs,upperdir=$top/upper,workdir=$top/work" overlay "$top/merged"
+mount -t overlay -o "lowerdir=$rootfs,upperdir=$top/upper,workdir=$top/work$OVERLAY" overlay "$top/merged"
 root=$top/merged
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" "$root/storage"
 if [ -L "$root/workspace" ]; then :; elif [ "$kind" = image ]; then mkdir -p "$root/workspace"; else ln -s /storage/workspace "$root/workspace"; fi
@@ -100,6 +100,8 @@ pub(crate) fn start(state: &State, machine: &Machine) -> Result<(), Failure> {
     unshare.arg(std::env::current_exe()?).arg(&folder).arg(&machine.rootfs);
     unshare.arg(if machine.image.is_some() { "image" } else { "bare" });
     unshare.arg(machine.var_tmp_bytes.unwrap_or(0).to_string()).args(&machine.volumes);
+    let more = if machine.overlay.is_empty() { String::new() } else { format!(",{}", machine.overlay) };
+    unshare.env("OVERLAY", more);
     unshare.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut unshare = std::os::unix::process::CommandExt::process_group(&mut unshare, 0).spawn()?;
     let children = format!("/proc/{0}/task/{0}/children", unshare.id());

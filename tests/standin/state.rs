@@ -79,6 +79,15 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u32,
     #[serde(default)]
     pub(crate) network: bool,
+    #[serde(default = "created_at")]
+    pub(crate) created_at: u64,
+    /// Further options of the root's overlay: `xino=on` numbers inodes in another way.
+    #[serde(default)]
+    pub(crate) overlay: String,
+}
+
+fn created_at() -> u64 {
+    1_760_000_000
 }
 
 fn two() -> u8 {
@@ -102,7 +111,7 @@ impl Machine {
         serde_json::json!({
             "name": self.name, "image": self.image, "state": if pid.is_some() { "running" } else { at_rest },
             "cpus": self.cpus, "memory_mib": self.memory_mib, "pid": pid, "network": self.network, "labels": self.labels,
-            "entrypoint": self.entrypoint, "cmd": self.cmd, "created_at": 1_760_000_000, "mounts": 0,
+            "entrypoint": self.entrypoint, "cmd": self.cmd, "created_at": self.created_at, "mounts": 0,
             "storage_gb": 20, "overlay_gb": 10, "ephemeral": false, "restart_policy": "no", "parent_machine": null,
         })
     }

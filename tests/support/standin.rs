@@ -107,6 +107,16 @@ impl Standin {
         machine
     }
 
+    /// Stops the machine, and starts it with these fields of its description.
+    pub fn restart(&self, more: &serde_json::Value) {
+        self.smolvm(&["machine", "stop", "--name", self.name]);
+        let path = self.state.path().join(self.name).join("machine.json");
+        let mut machine: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        machine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        std::fs::write(path, machine.to_string()).unwrap();
+        self.smolvm(&["machine", "start", "--name", self.name]);
+    }
+
     pub fn smolvm_path(&self) -> &Path {
         &self.smolvm
     }

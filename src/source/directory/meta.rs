@@ -96,7 +96,8 @@ impl Meta {
             size_bytes: if is_folder { 0 } else { self.size_bytes },
             modified: (self.modified.seconds, self.modified.nanos),
             changed: (self.changed.seconds, self.changed.nanos),
-            inode: self.id.inode,
+            // Of a folder it tells nothing, and overlayfs may give it another number any time.
+            inode: if is_folder { 0 } else { self.id.inode },
             device: if links > 1 { self.id.device } else { 0 },
             links,
             number: if is_device { self.device } else { (0, 0) },

@@ -13,6 +13,7 @@
 //! several links at the end. A folder that rests gives the same bytes every time.
 
 mod header;
+mod identity;
 mod job;
 mod links;
 mod meta;
@@ -41,7 +42,8 @@ use self::plan::{Edges, Planner};
 use self::rules::Rules;
 use crate::error::{Error, Kind, Result, Side};
 use crate::exclude;
-use crate::night::listing::Listing;
+use crate::night::Identity;
+use crate::night::listing::Entries;
 use crate::night::picker::Picker;
 use crate::pipeline::memory::Slice;
 use crate::progress::Notices;
@@ -66,6 +68,8 @@ pub struct Directory {
     mount: u64,
     rules: Rules,
     wanted: Wanted,
+    /// It is the root of a machine: what its overlay lies on is an image, which nobody changes.
+    is_machines: bool,
     #[cfg(test)]
     seam: Option<tests::Seam>,
 }
@@ -95,12 +99,12 @@ impl Directory {
         })
     }
 
-    /// Opens the root filesystem at `path`, of which `wanted` was decided elsewhere.
+    /// Opens a machine's root filesystem at `path`, of which `wanted` was decided elsewhere.
     ///
     /// # Errors
     /// Those of [`Self::open`], and a pattern that is none.
     pub fn open_root(path: &Path, wanted: Wanted) -> Result<Self> {
-        Self::opened(path, &[], |_| wanted)
+        Ok(Self { is_machines: true, ..Self::opened(path, &[], |_| wanted)? })
     }
 
     fn opened(path: &Path, own_outputs: &[PathBuf], wanted: impl FnOnce(&Meta) -> Wanted) -> Result<Self> {
@@ -122,6 +126,7 @@ impl Directory {
             mount: meta.mount,
             rules,
             wanted,
+            is_machines: false,
             #[cfg(test)]
             seam: None,
         })
@@ -135,25 +140,33 @@ impl Directory {
         survey::survey(self, stop, None)
     }
 
-    /// The same, and tells `listing` what is there.
+    /// The same, and tells `entries` what is there.
     ///
     /// # Errors
-    /// Those of [`Self::survey`], and when the listing can't be written.
-    pub fn list(&self, listing: &mut Listing, stop: &Stop) -> Result<Survey> {
-        survey::survey(self, stop, Some(listing))
+    /// Those of [`Self::survey`].
+    pub fn list(&self, entries: &mut dyn Entries, stop: &Stop) -> Result<Survey> {
+        survey::survey(self, stop, Some(entries))
     }
 
     /// What is read of which folder, so that another reading can be told from the same one.
     ///
     /// # Errors
     /// Why nobody can tell whether a file there has changed.
-    pub fn identity(&self) -> std::result::Result<String, String> {
-        night::identity(&self.root, &self.wanted)
+    pub fn identity(&self) -> std::result::Result<Identity, String> {
+        identity::identity(&self.root, &self.wanted, self.is_machines)
     }
 
-    /// Has what was written so far stored, so that whatever is written from now on leaves its time.
-    pub fn settle(&self) {
-        night::settle(&self.root, &self.wanted);
+    /// Has what was written so far stored, so that whatever is written from now on leaves its time. A moment before that,
+    /// by the clock that it is told by.
+    #[must_use]
+    pub fn settle(&self) -> Option<crate::night::compare::Moment> {
+        identity::settle(&self.root, &self.wanted)
+    }
+
+    /// Tells the checksums of files' content, one after the other.
+    #[must_use]
+    pub fn checker<'a>(&'a self, stop: &'a Stop) -> survey::Checker<'a> {
+        survey::Checker::new(self, stop)
     }
 
     /// Sends the whole tar into `outlet`. Blocks the calling thread as long as that takes; all threads that it starts

@@ -1,10 +1,6 @@
 //! The walker's side where not everything is read: what is picked, the folders above it, and marks of what is gone.
 
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
-
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use std::os::fd::AsFd as _;
 
 use super::header::{Header, Target};
 use super::meta::{Kind, Meta, Time};
@@ -16,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::exclude;
 use crate::night::picker::{Gone, Picker};
 use crate::progress::NoticeKind;
-use crate::source::wanted::Wanted;
 use crate::stage::cut::{WHITEOUT, is_within};
 
 /// What is known on the way.
@@ -124,51 +119,6 @@ impl Night {
         self.path.clear();
         self.path.extend_from_slice(path);
     }
-}
-
-/// Entries are written in this form: with another one, what is unchanged would be written in another way.
-const FORM: u32 = 2;
-
-/// File systems of this host's own disks that keep an inode's number, and give it a new time with each change, be it through
-/// a mapping (statfs(2)). tmpfs does not, nor does overlayfs over one.
-const LASTING: &[(i64, &str)] =
-    &[(0xef53, "ext4"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0xf2f5_2010, "f2fs")];
-
-/// The folders that may be on a file system of their own: the root and what is included.
-fn roots(root: &OwnedFd, wanted: &Wanted) -> Result<Vec<OwnedFd>, Errno> {
-    let mut roots = Vec::new();
-    for path in std::iter::once(std::path::Path::new(".")).chain(wanted.include.iter().map(PathBuf::as_path)) {
-        match rustix::fs::openat(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(open) => roots.push(open),
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(roots)
-}
-
-/// See [`super::Directory::settle`].
-pub(super) fn settle(root: &OwnedFd, wanted: &Wanted) {
-    // A file system that can't do that says so when it loses something.
-    for open in roots(root, wanted).unwrap_or_default() {
-        let _ = rustix::fs::syncfs(&open);
-    }
-}
-
-/// See [`super::Directory::identity`].
-pub(super) fn identity(root: &OwnedFd, wanted: &Wanted) -> Result<String, String> {
-    let unknown = |error: Errno| format!("its file system can't be told: {}", std::io::Error::from(error));
-    let mut file_systems = Vec::new();
-    for open in roots(root, wanted).map_err(unknown)? {
-        let kind = rustix::fs::fstatfs(&open).map_err(unknown)?.f_type;
-        let Some((_, name)) = LASTING.iter().find(|(lasting, _)| *lasting == kind) else {
-            return Err(format!("its file system ({kind:#x}) does not tell of each change"));
-        };
-        let id = rustix::fs::fstatvfs(&open).map_err(unknown)?.f_fsid;
-        file_systems.push(format!("{name}:{id:x}"));
-    }
-    let wanted = serde_json::to_string(wanted).map_err(|error| error.to_string())?;
-    Ok(format!("form {FORM}, {}, {wanted}", file_systems.join(" ")))
 }
 
 impl Meta {

@@ -360,7 +360,7 @@ fn next_data(open: &OwnedFd, at: u64, size_bytes: u64) -> std::ops::Range<u64> {
 }
 
 /// The folder that the entry at `path` is in, opened step by step; the one of the previous call is remembered.
-fn reach(
+pub(super) fn reach(
     directory: &Directory,
     path: &[u8],
     last: &mut Option<(Vec<u8>, Arc<OwnedFd>)>,

@@ -1,6 +1,7 @@
 //! How large a folder is as a tar, and what is in it, from looking at its entries alone.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use crc_fast::{CrcAlgorithm, Digest};
 use rustix::fs::OFlags;
@@ -12,17 +13,17 @@ use super::links::{File, Links};
 use super::meta::{self, Kind, Meta};
 use super::walk::{Seen, Walk};
 use super::xattrs::Xattrs;
-use super::{last_name, unreadable};
+use super::{last_name, plan, unreadable};
 use crate::error::Result;
-use crate::night::listing::Listing;
+use crate::night::listing::Entries;
 use crate::night::record::Stat;
 use crate::source::Survey;
 use crate::stage::extra::Extra;
 use crate::stop::Stop;
 
 /// Walks through `directory` and adds up. Exact on a folder that rests, but for attributes and links' long texts.
-/// What is there is told to `listing`.
-pub(super) fn survey(directory: &Directory, stop: &Stop, mut listing: Option<&mut Listing>) -> Result<Survey> {
+/// What is there is told to `entries`.
+pub(super) fn survey(directory: &Directory, stop: &Stop, mut entries: Option<&mut dyn Entries>) -> Result<Survey> {
     let mut totals = Totals::default();
     let mut tar_bytes = 2 * BLOCK_BYTES as u64;
     let mut survey = Survey::default();
@@ -32,9 +33,9 @@ pub(super) fn survey(directory: &Directory, stop: &Stop, mut listing: Option<&mu
             continue;
         };
         survey.entries += 1;
-        let stat = match &mut listing {
+        let stat = match &mut entries {
             Some(_) if super::night::is_mark(&meta) => None,
-            Some(listing) => match totals.stat(&seen, walk.path(), listing) {
+            Some(entries) => match totals.stat(&seen, walk.path(), *entries) {
                 Ok(stat) => Some(stat),
                 // As if it had gone before: whatever there is then is new.
                 Err(error) if meta::is_gone(error) => None,
@@ -47,14 +48,14 @@ pub(super) fn survey(directory: &Directory, stop: &Stop, mut listing: Option<&mu
         survey.largest_entry_bytes = survey.largest_entry_bytes.max(content_bytes);
         let entry_bytes = totals.header_bytes(&meta, walk.path()) + content_bytes + padding(content_bytes) as u64;
         tar_bytes += entry_bytes;
-        if let (Some(listing), Some(stat)) = (&mut listing, stat)
-            && listing.see(walk.path(), stat, entry_bytes)
+        if let (Some(entries), Some(stat)) = (&mut entries, stat)
+            && entries.see(walk.path(), stat, entry_bytes)
         {
             let found = match &seen {
                 Seen::Entry { folder, meta } => content(folder, last_name(walk.path()), meta, stop)?,
                 _ => None,
             };
-            listing.answer(found);
+            entries.answer(found);
         }
     }
     survey.tar_bytes = Some(tar_bytes);
@@ -71,13 +72,13 @@ struct Totals {
 }
 
 impl Totals {
-    fn stat(&mut self, seen: &Seen, path: &[u8], listing: &mut Listing) -> Result<Stat, Errno> {
+    fn stat(&mut self, seen: &Seen, path: &[u8], entries: &mut dyn Entries) -> Result<Stat, Errno> {
         let meta = match seen {
             Seen::Folder { meta, .. } | Seen::Entry { meta, .. } | Seen::MountedFile { meta } => meta,
             Seen::LeftOut(_) => return Err(Errno::NOENT),
         };
         let stat = meta.stat(0);
-        Ok(if listing.asks_for_extra(path, &stat) { Stat { extra: self.extra(seen, path)?, ..stat } } else { stat })
+        Ok(if entries.asks_for_extra(path, &stat) { Stat { extra: self.extra(seen, path)?, ..stat } } else { stat })
     }
 
     fn extra(&mut self, seen: &Seen, path: &[u8]) -> Result<u64, Errno> {
@@ -106,6 +107,37 @@ impl Totals {
         self.header.clear();
         self.headers.write(&mut self.header, &Header { path, meta, target: Target::Nowhere, xattrs: &self.none });
         self.header.len() as u64
+    }
+}
+
+/// Reads single files of a folder.
+pub struct Checker<'a> {
+    directory: &'a Directory,
+    stop: &'a Stop,
+    folder: Option<(Vec<u8>, Arc<OwnedFd>)>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(directory: &'a Directory, stop: &'a Stop) -> Self {
+        Self { directory, stop, folder: None }
+    }
+
+    /// The checksum of the content of the file that was listed as `listed` at `path`; none if it can't be read, or is another
+    /// one by now.
+    ///
+    /// # Errors
+    /// The stop.
+    pub fn check(&mut self, path: &[u8], listed: &Stat) -> Result<Option<u64>> {
+        let looked = plan::reach(self.directory, path, &mut self.folder).and_then(|folder| {
+            let meta = Meta::of_entry(&folder, last_name(path))?;
+            Ok((folder, meta))
+        });
+        match looked {
+            Ok((folder, meta)) if meta.kind == Kind::Regular && meta.stat(listed.extra) == *listed => {
+                content(&folder, last_name(path), &meta, self.stop)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

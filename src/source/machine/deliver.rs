@@ -67,13 +67,12 @@ pub(crate) enum Word {
 /// # Errors
 /// When the edge closed, the freeze is stopped, or the guest's compressed stream can't be read. A relay that failed looks
 /// like a hang-up here: its own error is the cause.
-pub(crate) fn deliver(
-    chunks: Receiver<Arrived>,
+pub(super) fn deliver(
+    mut archive: Archive,
     outlet: &mut Outlet,
     compression: Compression,
     subject: &str,
 ) -> Result<()> {
-    let mut archive = Archive { chunks, current: None, proven_bytes: 0, at: At::Chunks };
     let mut join = Join::default();
     let mut first = true;
     loop {
@@ -148,15 +147,48 @@ enum At {
 }
 
 /// The chunks up to the next seam, as one stream of bytes.
-struct Archive {
+pub(super) struct Archive {
     chunks: Receiver<Arrived>,
     current: Option<Chunk>,
     /// Bytes that were read of an unproven one.
     proven_bytes: u64,
+    /// What was looked at already.
+    peeked: Vec<u8>,
     at: At,
 }
 
 impl Archive {
+    pub(super) fn new(chunks: Receiver<Arrived>) -> Self {
+        Self { chunks, current: None, proven_bytes: 0, peeked: Vec::new(), at: At::Chunks }
+    }
+
+    /// Whether the archive at hand, which is not compressed, begins so.
+    pub(super) fn begins_with(&mut self, magic: &[u8]) -> io::Result<bool> {
+        let mut peeked = Vec::new();
+        self.append(PIECE_BYTES, &mut peeked)?;
+        self.peeked = peeked;
+        Ok(self.peeked.starts_with(magic))
+    }
+
+    /// The whole archive at hand into `out`, which takes no more than `bytes_max`.
+    pub(super) fn collect(&mut self, mut out: impl io::Write, bytes_max: u64) -> io::Result<()> {
+        let (mut left, mut bytes) = (bytes_max, Vec::new());
+        loop {
+            bytes.clear();
+            self.append(PIECE_BYTES, &mut bytes)?;
+            left = left.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("it is too long"))?;
+            if bytes.is_empty() {
+                break;
+            }
+            out.write_all(&bytes)?;
+        }
+        if self.at != At::Seam {
+            return Err(io::Error::other("it has no end"));
+        }
+        self.at = At::Chunks;
+        out.flush()
+    }
+
     /// Blocks until it is known what comes next.
     fn wait(&mut self) {
         if self.current.is_none() && self.at == At::Chunks {
@@ -173,6 +205,11 @@ impl Archive {
     #[expect(clippy::disallowed_methods, reason = "bounded by the room")]
     fn append(&mut self, room: u64, to: &mut Vec<u8>) -> io::Result<()> {
         let mut left = room;
+        if !self.peeked.is_empty() {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.peeked.len());
+            to.extend(self.peeked.drain(..most));
+            left -= most as u64;
+        }
         while left > 0 {
             self.wait();
             if self.at == At::HungUp {

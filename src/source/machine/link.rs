@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -43,18 +44,18 @@ pub(crate) trait Link: Sync {
 }
 
 /// The first kind of link: the `smolvm` executable, `exec` and `cp`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Smolvm {
     executable: PathBuf,
     machine: String,
     /// Whether `-u 0` makes root: an image machine's exec runs as the image's user, a bare machine refuses the flag.
     user_flag: bool,
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
 }
 
 impl Smolvm {
     pub(crate) fn new(executable: PathBuf, machine: &str) -> Self {
-        Self { executable, machine: machine.to_owned(), user_flag: false, calls: Semaphore::new(CALLS_MAX) }
+        Self { executable, machine: machine.to_owned(), user_flag: false, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
     }
 
     /// Says whether this is a machine with an image.

@@ -19,20 +19,26 @@ mod folder;
 pub mod guest;
 mod join;
 mod link;
+mod listing;
 mod offer;
 mod options;
+mod order;
 mod patterns;
 mod probe;
 mod reader;
 mod relay;
+mod sealed;
 mod session;
+mod transfer;
 mod trying;
 #[doc(hidden)]
 pub mod verdict;
 
 pub use offer::Reader;
 pub use options::Options;
+pub use order::ListOrder;
 pub use probe::{Machine, MachineFacts};
+pub use transfer::Transfer;
 
 /// The guest's side, as it is copied in.
 const GUEST_SCRIPT: &str = include_str!("guest.sh");

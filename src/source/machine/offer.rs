@@ -45,7 +45,7 @@ pub(super) struct Guest<'a> {
 }
 
 /// Programs to try in a guest, the best first. It prints as what will happen, a line each.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Offer {
     pub(super) programs: Vec<PathBuf>,
     /// Why others can't be used.

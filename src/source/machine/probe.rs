@@ -54,7 +54,7 @@ pub struct MachineFacts {
 }
 
 /// A running machine that answered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     pub(super) link: Smolvm,
     pub(super) options: Options,
@@ -148,6 +148,12 @@ impl Machine {
     #[must_use]
     pub fn reader(&self) -> String {
         self.offer.to_string()
+    }
+
+    /// Whether a reader of our own is offered to this guest; what is tried there decides whether it reads.
+    #[must_use]
+    pub fn offers_reader(&self) -> bool {
+        !self.offer.programs.is_empty()
     }
 
     /// The machine, as errors name it.

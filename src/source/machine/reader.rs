@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::checksum::PieceSums;
+use super::listing;
+use super::order::Order;
 use super::verdict::notice_line;
 use crate::error::{Error, Result};
+use crate::night::picker::Picker;
 use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
 use crate::source::directory::Directory;
-use crate::source::wanted::Wanted;
 use crate::source::{Outlet, Piece};
 use crate::stop::Stop;
 
@@ -43,22 +45,32 @@ pub struct Spool<'a> {
     pub chunk_bytes: u64,
 }
 
-/// Reads what `wanted` (JSON) says of the folder `root` into the spool, as its only archive; what happened to files
+/// Reads what `order` (JSON) says of the folder `root` into the spool, as its last archive; what happened to files
 /// meanwhile goes, a line each, to `words`. Ends when all was published.
 ///
 /// # Errors
 /// An entry that is there and can't be read, or a spool that can't be written. What was published until then is counted.
-pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Write) -> Result<()> {
+pub fn fill(root: &Path, order: &str, spool: Spool<'_>, words: &mut dyn io::Write) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| Error::usage("reading what is wanted", "the guest's reader", error);
-    let wanted: Wanted = serde_json::from_str(wanted).map_err(|error| failed(&error))?;
+    let Order { wanted, list } = serde_json::from_str(order).map_err(|error| failed(&error))?;
     let directory = Directory::open_root(root, wanted)?;
     let stop = Stop::new();
+    let mut slots = Slots { spool, index: 0, chunk: None };
+    let picker = list.map_or(Ok(None), |order| listing::list(&directory, order, &mut slots, &stop));
+    let streamed = picker.and_then(|picker| stream(directory, picker, &mut slots, &stop));
+    let counted = slots.count();
+    let notices = streamed?;
+    counted.map_err(|error| unwritten(spool, &error))?;
+    tell(&notices, words).map_err(|error| Error::source("telling of notices", spool.folder.display(), &error))
+}
+
+/// The tar, as an archive of its own.
+fn stream(directory: Directory, picker: Option<Picker>, slots: &mut Slots<'_>, stop: &Stop) -> Result<Notices> {
     let memory = Memory::new(MEMORY_BUFFERS * BUFFER_BYTES as u64, stop.clone());
     let (pieces_end, pieces) = bounded(4);
     let outlet = Outlet::new(pieces_end, memory, Arc::new(Meters::default()), Arc::new(Silent));
-    let mut slots = Slots { spool, index: 0, chunk: None };
     let (streamed, written) = std::thread::scope(|scope| {
-        let source = scope.spawn(|| directory.stream(outlet, &stop));
+        let source = scope.spawn(|| directory.stream_picked(picker, outlet, stop));
         let mut written = Ok(());
         let mut complete = false;
         for piece in &pieces {
@@ -77,9 +89,12 @@ pub fn fill(root: &Path, wanted: &str, spool: Spool<'_>, words: &mut dyn io::Wri
         }
         (source.join().unwrap_or_else(|_| Err(Error::hung_up("the folder"))), written)
     });
-    let counted = slots.count();
-    written.and(counted).map_err(|error| Error::source("writing the spool", spool.folder.display(), &error))?;
-    tell(&streamed?, words).map_err(|error| Error::source("telling of notices", spool.folder.display(), &error))
+    written.map_err(|error| unwritten(slots.spool, &error))?;
+    streamed
+}
+
+fn unwritten(spool: Spool<'_>, error: &io::Error) -> Error {
+    Error::source("writing the spool", spool.folder.display(), error)
 }
 
 /// Returns when there is an item `index` in `spool`, when nothing makes one any more, or after `limit`. For `guest.sh
@@ -103,7 +118,7 @@ fn tell(notices: &Notices, words: &mut dyn io::Write) -> io::Result<()> {
 }
 
 /// The slots of a spool, one after the other.
-struct Slots<'a> {
+pub(super) struct Slots<'a> {
     spool: Spool<'a>,
     /// Of the chunk that is filled, or the next one.
     index: u64,
@@ -117,8 +132,12 @@ struct Chunk {
     sums: PieceSums,
 }
 
-impl Slots<'_> {
-    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+impl<'a> Slots<'a> {
+    pub(super) fn folder(&self) -> &'a Path {
+        self.spool.folder
+    }
+
+    pub(super) fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let mut chunk = match self.chunk.take() {
                 Some(chunk) => chunk,
@@ -142,7 +161,7 @@ impl Slots<'_> {
     }
 
     /// The archive is complete: its last chunk, and the mark of its end.
-    fn end(&mut self) -> io::Result<()> {
+    pub(super) fn end(&mut self) -> io::Result<()> {
         if let Some(chunk) = self.chunk.take() {
             self.publish(chunk)?;
         }
@@ -198,6 +217,7 @@ impl Slots<'_> {
 mod tests {
     use super::super::checksum::of_piece;
     use super::*;
+    use crate::source::wanted::Wanted;
 
     #[test]
     fn chunks_are_cut_summed_and_counted() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Seek as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -33,8 +33,6 @@ pub(super) const HOST_CHUNKS_MAX: usize = 2;
 /// Archives of one transfer, and one more: single entries, linked ones, linked ones of `/workspace`. The edge has room for so many seams, so
 /// a guest that announced more could have relay and delivery wait for each other.
 pub(super) const SEAMS_MAX: usize = 4;
-/// What `guest.sh` calls itself among the exit codes, where it could not write the spool.
-const SPOOL: &str = "spool";
 /// Seconds that a `next` may wait in the guest.
 const NEXT_WAIT_SECONDS: u64 = 20;
 /// How long the producer's beat may stand still while the guest answers.
@@ -50,6 +48,10 @@ pub(super) struct Relay<'a, L> {
     pub(super) options: &'a Options,
     pub(super) trying: Trying<'a, L>,
     pub(super) signs: AtomicU64,
+    /// The guest waits for the host: it has nothing to give.
+    pub(super) keeps_waiting: &'a AtomicBool,
+    /// Bytes that crossed the link.
+    pub(super) carried_bytes: &'a AtomicU64,
 }
 
 /// What the loop waits for.
@@ -109,7 +111,9 @@ impl<L: Link> Relay<'_, L> {
             }
             if let Some(end) = standing.complete() {
                 let own = end.codes.iter().any(|(program, _)| program == verdict::READER);
-                self.trying.meters.own_reader.store(own, Ordering::Relaxed);
+                if let Some(meters) = self.trying.watchers.meters() {
+                    meters.own_reader.store(own, Ordering::Relaxed);
+                }
                 arrived.send(Arrived::End).await.map_err(|_| Error::hung_up("the cut"))?;
                 return Ok(notices);
             }
@@ -133,7 +137,10 @@ impl<L: Link> Relay<'_, L> {
                         // A producer that failed may have lost count; its own words come first.
                         if matches!(next.state, State::End(_)) {
                             notices = verdict::judge(&next.codes, &next.words)
-                                .map_err(|words| self.bad_verdict(&words))?;
+                                .map_err(|words| verdict::error(self.trying.subject(), self.spool, &words))?;
+                        }
+                        if self.keeps_waiting.load(Ordering::Relaxed) {
+                            standing.moved_at = Instant::now();
                         }
                         standing.told(next, acknowledged, self.options).map_err(|reason| self.lost(&reason))?;
                     }
@@ -248,26 +255,11 @@ impl<L: Link> Relay<'_, L> {
                 if let Some(complaint) = complaint.map_err(local)? {
                     return Err(Trouble::Damaged(complaint));
                 }
+                self.carried_bytes.fetch_add(size, Ordering::Relaxed);
                 file.rewind().map_err(local)?;
                 Ok(file)
             })
             .await
-    }
-
-    fn bad_verdict(&self, words: &str) -> Error {
-        let error = Error::source("archiving in the guest", self.trying.subject(), words);
-        if words.contains("Too many open files") {
-            return error
-                .hint("the host ran out of open files: start the machine from a shell with a higher `ulimit -n`");
-        }
-        if words.starts_with(SPOOL) || words.contains("No space left on device") {
-            let folder = self.spool.rsplit_once('/').map_or("", |(folder, _)| folder);
-            return error.hint(format!("free space in the machine's {folder}, or lower --chunk-size or --window"));
-        }
-        if words.starts_with(verdict::READER) {
-            return error.hint("--guest-reader tar leaves the reading to the guest's own tools");
-        }
-        error
     }
 
     fn lost(&self, reason: &str) -> Error {

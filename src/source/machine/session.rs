@@ -1,30 +1,30 @@
 //! One transfer from beginning to end: the user's commands around it, the spool, the relay, and the clean-up on every way
 //! out.
 
+use std::fs::File;
 use std::io::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::Sender;
 
 use super::answer;
-use super::capture::{self, Capture};
-use super::deliver::{Arrived, deliver};
+use super::capture::Capture;
+use super::deliver::Arrived;
 use super::folder::Folder;
 use super::link::{As, Link as _, Smolvm};
 use super::offer::Offer;
+use super::order::{ListOrder, Order};
 use super::probe;
-use super::relay::{HOST_CHUNKS_MAX, Relay, SEAMS_MAX};
-use super::trying::Trying;
-use super::{GUEST_SCRIPT, Machine, guest};
-use crate::error::{Error, Kind, Result};
+use super::relay::Relay;
+use super::trying::{Trying, Watchers};
+use super::{GUEST_SCRIPT, Machine, guest, sealed};
+use crate::error::{Error, Result};
 use crate::oci::Compression;
-use crate::pipeline::memory::Memory;
-use crate::progress::{Meters, NoticeKind, Notices, Silent};
+use crate::progress::{Meters, NoticeKind, processor};
 use crate::smolvm::Trouble;
-use crate::source::{Outlet, Piece, Selection};
 use crate::stop::Stop;
 
 /// What clean-up may take once the freeze was stopped: a user who pressed Ctrl-C is waiting.
@@ -41,110 +41,93 @@ const READER_NAME: &str = "reader.new";
 /// What trying one may take; the guest itself gives up before that.
 const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
-type Found = Vec<(NoticeKind, Vec<u8>)>;
-
-impl Machine {
-    /// Carries the machine's files over as one tar, into `outlet`. For a plain thread: it blocks while the edge is full.
-    /// `runtime` runs the calls of smolvm; it must be a multi-threaded one, or driven by another thread.
-    ///
-    /// # Errors
-    /// The first cause; what could not be cleaned up is attached to it.
-    pub fn stream(&self, selection: &Selection, mut outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
-        let tool = self.options.guest_compression.to_string();
-        if self.options.guest_compression != Compression::None && !self.look.tools.contains(&tool) {
-            let reason = format!("the guest has no {tool}");
-            return Err(Error::usage("reading --guest-compression", self.subject(), reason));
-        }
-        let capture = capture::decide(&self.look, self.facts().image.is_none(), selection)?;
-        let session = Session::new(self, &capture, &outlet)?;
-        // Chunks wait in files, not here; this only has to hold their order. With room for every chunk, seam and the
-        // end, the relay never waits for it: it has to go on telling the guest that it lives.
-        let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX + 1);
-        let (carried, delivered) = std::thread::scope(|scope| {
-            let meter = &session.outlet_meters.source;
-            let relay = scope.spawn(|| meter.on_thread(|| runtime.block_on(session.run(sender, stop))));
-            let delivered = deliver(receiver, &mut outlet, self.options.guest_compression, &self.subject())
-                .and_then(|()| outlet.complete());
-            (relay.join(), delivered)
-        });
-        let carried = carried.unwrap_or_else(|_| {
-            Err(Error::new(Kind::Internal, crate::error::Side::Source, "the relay", self.subject(), "it panicked"))
-        });
-        let found = match (carried, delivered) {
-            (Ok(found), Ok(())) => found,
-            (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
-            (Err(relay), Err(delivery)) => return Err(Error::first_cause(relay, delivery)),
-        };
-        for (kind, path) in found {
-            outlet.notice(kind, &path);
-        }
-        for path in &capture.left_mounts {
-            outlet.notice(NoticeKind::Mount, path);
-        }
-        Ok(outlet.tidied())
-    }
-
-    /// For tests: the whole stream into `writer`, without a pipeline.
-    ///
-    /// # Errors
-    /// Those of [`Machine::stream`], and those of `writer`.
-    #[doc(hidden)]
-    pub fn copy_to(
-        &self,
-        selection: &Selection,
-        writer: &mut (dyn std::io::Write + Send),
-        stop: &Stop,
-        runtime: &Handle,
-    ) -> Result<(Notices, u64)> {
-        let meters = Arc::new(Meters::default());
-        let (pieces, edge) = crossbeam_channel::bounded(4);
-        let outlet = Outlet::new(pieces, Memory::new(8 << 20, stop.clone()), Arc::clone(&meters), Arc::new(Silent));
-        std::thread::scope(|scope| {
-            let source = scope.spawn(|| self.stream(selection, outlet, stop, runtime));
-            let mut written = Ok(());
-            for piece in edge {
-                if let Piece::Bytes(bytes) = piece {
-                    written = written.and_then(|()| writer.write_all(&bytes));
-                }
-            }
-            let notices = source.join().unwrap_or_else(|_| Err(Error::hung_up("the source")))?;
-            written.map_err(|error| Error::sink("writing", "the test's file", error))?;
-            Ok((notices, meters.source.read().retries))
-        })
-    }
-}
+pub(super) type Found = Vec<(NoticeKind, Vec<u8>)>;
 
 /// What one transfer needs.
-struct Session<'a> {
-    machine: &'a Machine,
-    capture: &'a Capture,
+pub(super) struct Session {
+    pub(super) machine: Machine,
+    pub(super) capture: Capture,
+    list: Option<ListOrder>,
     folder: Folder,
     spool: String,
-    outlet_meters: Arc<Meters>,
-    observer: Arc<dyn crate::progress::Observer>,
+    /// Who hears of retries.
+    pub(super) watchers: Watchers,
+    /// See [`Relay::keeps_waiting`].
+    pub(super) keeps_waiting: AtomicBool,
+    /// Nothing is to be read any more.
+    pub(super) is_released: AtomicBool,
+    /// Bytes that crossed the link.
+    carried_bytes: AtomicU64,
+    /// Why others did not become our reader.
+    passed_over: Mutex<Vec<String>>,
 }
 
-impl<'a> Session<'a> {
-    fn new(machine: &'a Machine, capture: &'a Capture, outlet: &Outlet) -> Result<Self> {
+impl Session {
+    pub(super) fn new(machine: Machine, capture: Capture, list: Option<ListOrder>) -> Result<Self> {
         let folder = Folder::new()?;
         let spools = machine.look.spool_folder.as_deref().unwrap_or("/var/tmp");
         let spool = format!("{spools}/.smolfreeze-{}", folder.id());
-        let (outlet_meters, observer) = outlet.watchers();
-        Ok(Self { machine, capture, folder, spool, outlet_meters, observer })
+        Ok(Self {
+            machine,
+            capture,
+            list,
+            folder,
+            spool,
+            watchers: Watchers::default(),
+            keeps_waiting: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
+            carried_bytes: AtomicU64::new(0),
+            passed_over: Mutex::default(),
+        })
+    }
+
+    /// It has ended: what there is to tell of it.
+    pub(super) fn told_to(&self, meters: &Meters) {
+        meters.link_bytes.store(self.carried_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        passed_over.drain(..).for_each(|why| meters.passed_over_reader(why));
+    }
+
+    /// Does all of the session's work, on its own thread.
+    pub(super) fn on_thread<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = processor::thread_time();
+        let result = work();
+        if let Some(meters) = self.watchers.meters() {
+            meters.source.used_by_thread(processor::thread_time().saturating_sub(began));
+        }
+        result
     }
 
     fn trying(&self) -> Trying<'_, Smolvm> {
-        Trying {
-            link: &self.machine.link,
-            machine: &self.machine.facts().name,
-            patience: self.machine.options.patience,
-            meters: Arc::clone(&self.outlet_meters),
-            observer: Arc::clone(&self.observer),
-        }
+        let (link, machine, options) = (&self.machine.link, &self.machine.facts().name, &self.machine.options);
+        Trying { watchers: self.watchers.clone(), ..Trying::quietly(link, machine, options) }
+    }
+
+    /// Puts what `write` makes into the spool, as `name`, for our reader there.
+    pub(super) async fn put_sealed(&self, name: &str, write: impl FnOnce(&File) -> std::io::Result<()>) -> Result<()> {
+        let local = self.folder.path(name);
+        let written = File::options().create(true).truncate(true).read(true).write(true).open(&local);
+        let written = written.and_then(|file| {
+            write(&file)?;
+            sealed::seal(&file)
+        });
+        written.map_err(|error| Error::source("writing what is wanted", local.display(), &error).because(error))?;
+        let (there, limit) = (format!("{}/{name}", self.spool), self.machine.options.call_limit);
+        let put =
+            self.trying().until_it_works("asking the reader", async || self.put(&local, &there, limit).await).await;
+        let _ = std::fs::remove_file(&local);
+        put
+    }
+
+    async fn put(&self, from: &Path, to: &str, limit: Duration) -> Result<(), Trouble> {
+        self.machine.link.put(from, to, limit).await?;
+        let bytes = std::fs::metadata(from).map_or(0, |metadata| metadata.len());
+        self.carried_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more.
-    async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
+    pub(super) async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
         let options = &self.machine.options;
         // The user's commands run around what has the machine: with another freeze in it, they would disturb that one.
         let taken = self.to_its_end(stop, self.prepare(stop)).await;
@@ -169,7 +152,9 @@ impl<'a> Session<'a> {
         steps.into_iter().filter_map(Result::err).fold(result, |result, error| match result {
             // All of it was carried over before: the image is whole, and the user hears of what was not done after it.
             Ok(found) => {
-                self.outlet_meters.left_undone(error.to_string());
+                if let Some(meters) = self.watchers.meters() {
+                    meters.left_undone(error.to_string());
+                }
                 Ok(found)
             }
             Err(cause) => Err(cause.attach(error)),
@@ -185,6 +170,8 @@ impl<'a> Session<'a> {
             options: &self.machine.options,
             trying: self.trying(),
             signs: AtomicU64::new(0),
+            keeps_waiting: &self.keeps_waiting,
+            carried_bytes: &self.carried_bytes,
         };
         let programs = async {
             let (script, reader) = tokio::join!(self.put_script(), self.put_reader());
@@ -198,7 +185,10 @@ impl<'a> Session<'a> {
             relay.run(sender).await
         };
         tokio::select! {
-            result = work => result,
+            result = work => match result {
+                Err(_) if self.is_released.load(Ordering::Relaxed) => Ok(Vec::new()),
+                result => result,
+            },
             () = stop.stopped() => Err(Error::hung_up("the freeze")),
         }
     }
@@ -261,15 +251,14 @@ impl<'a> Session<'a> {
     async fn put_script(&self) -> Result<()> {
         let local = self.folder.path("guest.sh");
         let plan: Vec<&str> = self.capture.plan.lines().collect();
-        let wanted = serde_json::to_string(&self.capture.wanted).unwrap_or_default();
-        let plan = format!("#: {}\n#= {wanted}\n", plan.join("\n#: "));
+        let order = Order { wanted: self.capture.wanted.clone(), list: self.list };
+        let order = serde_json::to_string(&order).unwrap_or_default();
+        let plan = format!("#: {}\n#= {order}\n", plan.join("\n#: "));
         let written = std::fs::File::create(&local)
             .and_then(|mut file| file.write_all(format!("{GUEST_SCRIPT}{plan}").as_bytes()));
         written.map_err(|error| Error::source("writing the guest's script", local.display(), &error).because(error))?;
         let (script, limit) = (self.script(), self.machine.options.call_limit);
-        self.trying()
-            .until_it_works("copying the script", async || self.machine.link.put(&local, &script, limit).await)
-            .await
+        self.trying().until_it_works("copying the script", async || self.put(&local, &script, limit).await).await
     }
 
     /// Starts the producer, which lives on whatever happens to the call.
@@ -302,7 +291,7 @@ impl<'a> Session<'a> {
         let (options, there) = (&self.machine.options, format!("{}/{READER_NAME}", self.spool));
         let mut offer = Offer { is_only: self.machine.offer.is_only, ..Offer::default() };
         for reader in &self.machine.offer.programs {
-            let put = async || self.machine.link.put(reader, &there, options.call_limit).await;
+            let put = async || self.put(reader, &there, options.call_limit).await;
             let copied = if offer.is_only {
                 self.trying().until_it_works("copying the reader", put).await.map(Ok)?
             } else {
@@ -318,7 +307,7 @@ impl<'a> Session<'a> {
             }
         }
         let passed_over = self.machine.offer.passed_over.iter().cloned().chain(offer.passed_over);
-        passed_over.for_each(|why| self.outlet_meters.passed_over_reader(why));
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).extend(passed_over);
         Ok(())
     }
 

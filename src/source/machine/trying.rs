@@ -1,6 +1,6 @@
 //! The one loop that tries again, and the one verdict on whether to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -8,7 +8,7 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use super::Options;
 use super::link::Link;
 use crate::error::{Error, Result};
-use crate::progress::{Meters, Observer, Silent};
+use crate::progress::{Meters, Observer};
 use crate::smolvm::Trouble;
 
 /// The first pause, about; each further one is twice as long.
@@ -19,20 +19,42 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A call that hangs may last longer than all patience: it still is made this often.
 const TRIES_MIN: u32 = 3;
 
+/// Who watches a transfer, from the moment on at which there is a freeze that it is of.
+#[derive(Clone, Default)]
+pub(super) struct Watchers(Arc<OnceLock<(Arc<Meters>, Arc<dyn Observer>)>>);
+
+impl Watchers {
+    /// From now on it is these.
+    pub(super) fn set(&self, meters: Arc<Meters>, observer: Arc<dyn Observer>) {
+        let _ = self.0.set((meters, observer));
+    }
+
+    pub(super) fn meters(&self) -> Option<&Meters> {
+        self.0.get().map(|(meters, _)| &**meters)
+    }
+
+    fn retrying(&self, doing: &str, trouble: &str, pause: Duration) {
+        if let Some((meters, observer)) = self.0.get() {
+            meters.source.retried();
+            observer.retrying(doing, trouble, pause);
+        }
+    }
+}
+
 /// Makes calls until they work or patience ends.
 pub(super) struct Trying<'a, L> {
     pub(super) link: &'a L,
     pub(super) machine: &'a str,
     /// How long one thing may go on failing.
     pub(super) patience: Duration,
-    pub(super) meters: Arc<Meters>,
-    pub(super) observer: Arc<dyn Observer>,
+    /// Who is told of it.
+    pub(super) watchers: Watchers,
 }
 
 impl<'a, L: Link> Trying<'a, L> {
     /// Before there is a freeze that could tell of it.
     pub(super) fn quietly(link: &'a L, machine: &'a str, options: &Options) -> Self {
-        Self { link, machine, patience: options.patience, meters: Arc::default(), observer: Arc::new(Silent) }
+        Self { link, machine, patience: options.patience, watchers: Watchers::default() }
     }
 
     /// The machine, as errors name it.
@@ -69,16 +91,14 @@ impl<'a, L: Link> Trying<'a, L> {
                 return Err(Error::source(doing, self.subject(), reason));
             }
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
-            self.meters.source.retried();
-            self.observer.retrying(&format!("{doing} of {}", self.subject()), &trouble.to_string(), pause);
+            self.watchers.retrying(&format!("{doing} of {}", self.subject()), &trouble.to_string(), pause);
             tokio::time::sleep(pause).await;
         }
     }
 
     /// Counts and tells of something wrong that is tried again at once.
     pub(super) fn wrong(&self, doing: &str, complaint: &str) {
-        self.meters.source.retried();
-        self.observer.retrying(&format!("{doing} of {}", self.subject()), complaint, Duration::ZERO);
+        self.watchers.retrying(&format!("{doing} of {}", self.subject()), complaint, Duration::ZERO);
     }
 
     /// The machine's state, where smolvm says that it does not run; nothing, where it runs or nobody knows.

@@ -4,6 +4,7 @@
 //! where a listed file is gone, and busybox's ends with 1 for everything. So each line is read: what is normal becomes a
 //! notice; a line that is not understood, from a program that failed, fails the freeze with that program's own words.
 
+use crate::error::Error;
 use crate::progress::NoticeKind;
 
 /// Bytes of words that the guest keeps; at this size the last line may be cut.
@@ -52,6 +53,24 @@ pub fn judge(codes: &[(String, u64)], words: &[Vec<u8>]) -> Result<Vec<(NoticeKi
     Ok(notices)
 }
 
+/// A bad verdict about the archives of `subject`, in such words.
+pub(super) fn error(subject: String, spool: &str, words: &str) -> Error {
+    let error = Error::source("archiving in the guest", subject, words);
+    if words.contains("Too many open files") {
+        return error.hint("the host ran out of open files: start the machine from a shell with a higher `ulimit -n`");
+    }
+    if words.starts_with(SPOOL) || words.contains("No space left on device") {
+        let folder = spool.rsplit_once('/').map_or("", |(folder, _)| folder);
+        return error.hint(format!("free space in the machine's {folder}, or lower --chunk-size or --window"));
+    }
+    if words.starts_with(READER) {
+        return error.hint("--guest-reader tar leaves the reading to the guest's own tools");
+    }
+    error
+}
+
+/// What `guest.sh` calls itself among the exit codes, where it could not write the spool.
+const SPOOL: &str = "spool";
 /// What a shell adds to the number of the signal that ended a program.
 const KILLED: u64 = 128;
 /// Writing to a pipe that nobody reads.

@@ -1,0 +1,232 @@
+//! A listing that is made in a guest, where the source is: written there, read here, where it is untrusted.
+//!
+//! ```text
+//! "smolfreeze list 1\n"    the format
+//! length of the head       4 bytes, little-endian
+//! head                     JSON, see [`Head`]
+//! records                  one frame of zstd, see [`super::record`]; of a home, the bytes of tar alone
+//! ```
+//! Some files' content is asked for by path, in the order of the list, and each is answered with nine bytes: whether it
+//! could be read, and its checksum.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek as _, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::Moment;
+use super::framed::{self, damaged};
+use super::listing::Entries;
+use super::record::{Body, Fate, Home, Reader, Stat, Writer, walk_order};
+use super::{Identity, listing};
+
+/// What a list begins with.
+pub const MAGIC: &[u8] = b"smolfreeze list 1\n";
+
+/// More than this no disk holds, so that no sum of such numbers is too large for its own.
+const TAR_BYTES_MAX: u64 = 1 << 50;
+
+/// What a list says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// When the listing began, by the clock that stamps the source's files.
+    pub began: Moment,
+    /// What was listed, or why nobody can tell whether a file there has changed.
+    pub identity: Result<Identity, String>,
+}
+
+/// Writes a list.
+pub struct Lister {
+    out: Writer<BufWriter<File>>,
+    with_extra: bool,
+    trouble: io::Result<()>,
+}
+
+impl Lister {
+    /// Into `out`. Attributes are told of where there is something to compare them with.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn begin(out: File, head: &Head, with_extra: bool) -> io::Result<Self> {
+        let mut out = BufWriter::new(out);
+        framed::write(&mut out, MAGIC, head)?;
+        Ok(Self { out: Writer::new(out)?, with_extra, trouble: Ok(()) })
+    }
+
+    /// The walk has ended.
+    ///
+    /// # Errors
+    /// When something could not be written.
+    pub fn end(self) -> io::Result<()> {
+        self.trouble?;
+        self.out.finish()?.flush()
+    }
+}
+
+impl Entries for Lister {
+    fn asks_for_extra(&mut self, _: &[u8], stat: &Stat) -> bool {
+        self.with_extra || stat.links > 1
+    }
+
+    fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {
+        let home = Some(Home { tar_bytes, ..Home::default() });
+        if self.trouble.is_ok() {
+            self.trouble = self.out.write(path, &Body::Live { stat, home, fate: Fate::Kept });
+        }
+        false
+    }
+
+    fn answer(&mut self, _: Option<u64>) {}
+}
+
+/// What a list adds up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of tar, about.
+    pub tar_bytes: u64,
+    /// Of the largest file.
+    pub largest_bytes: u64,
+}
+
+/// A list in a file.
+pub struct List {
+    file: File,
+    /// What it says of itself.
+    pub head: Head,
+}
+
+impl List {
+    /// Of a whole list; only its head is looked at.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn open(mut file: File) -> io::Result<Self> {
+        file.rewind()?;
+        let head = framed::read(&mut file, MAGIC)?;
+        Ok(Self { file, head })
+    }
+
+    /// Its records.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn records(&self) -> io::Result<Reader<BufReader<File>>> {
+        let mut file = BufReader::new(self.file.try_clone()?);
+        file.rewind()?;
+        framed::read::<Head>(&mut file, MAGIC)?;
+        Reader::new(file)
+    }
+
+    /// Gives each entry to `take`, in their order.
+    ///
+    /// # Errors
+    /// For an entry that can't be, or the first of `take`.
+    pub fn each(&self, mut take: impl FnMut(&[u8], Stat, u64) -> io::Result<()>) -> io::Result<Totals> {
+        let mut records = self.records()?;
+        let (mut totals, mut last) = (Totals::default(), None::<Vec<u8>>);
+        while let Some(record) = records.take()? {
+            let Body::Live { stat, home: Some(home), .. } = record.body else { return Err(damaged()) };
+            let follows = last.as_ref().is_none_or(|last| walk_order(last, &record.path).is_lt());
+            totals.entries += 1;
+            totals.tar_bytes = totals.tar_bytes.saturating_add(home.tar_bytes);
+            if !follows || !is_path(&record.path) || !b"fdlpcb".contains(&stat.kind) || totals.tar_bytes > TAR_BYTES_MAX
+            {
+                return Err(damaged());
+            }
+            let content_bytes = if stat.kind == b'f' { stat.size_bytes } else { 0 };
+            totals.largest_bytes = totals.largest_bytes.max(content_bytes);
+            take(&record.path, stat, home.tar_bytes)?;
+            last = Some(record.path);
+        }
+        Ok(totals)
+    }
+}
+
+/// Whether a walk can give it.
+fn is_path(path: &[u8]) -> bool {
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    path.is_empty() || path.split(|byte| *byte == b'/').all(is_name)
+}
+
+/// Paths of files whose content is asked for.
+pub struct Questions<W: Write> {
+    out: Writer<W>,
+    /// How many.
+    pub count: u64,
+}
+
+impl<W: Write> Questions<W> {
+    pub(super) fn new(out: W) -> io::Result<Self> {
+        Ok(Self { out: Writer::new(out)?, count: 0 })
+    }
+
+    pub(super) fn add(&mut self, path: &[u8]) -> io::Result<()> {
+        self.count += 1;
+        self.out.write(path, &Body::Dead { layer: 0, hidden: false, mark: false, folder: false })
+    }
+
+    pub(super) fn end(self) -> io::Result<u64> {
+        self.out.finish()?.flush()?;
+        Ok(self.count)
+    }
+}
+
+/// Answers what `questions` asks of `list`, by `check`, which is given a path and what was listed there.
+///
+/// # Errors
+/// When something can't be read or written, or the first of `check`.
+pub fn answer(
+    list: &List,
+    questions: impl Read + Send,
+    mut out: impl Write,
+    mut check: impl FnMut(&[u8], &Stat) -> io::Result<Option<u64>>,
+) -> io::Result<()> {
+    let (mut questions, mut records) = (Reader::new(questions)?, list.records()?);
+    while let Some(question) = questions.take()? {
+        while records.peek().is_some_and(|(path, _)| walk_order(path, &question.path).is_lt()) {
+            records.take()?;
+        }
+        let sum = match records.peek() {
+            Some((path, Body::Live { stat, .. })) if path == question.path => check(path, stat)?,
+            _ => None,
+        };
+        let mut bytes = [0; 9];
+        bytes[0] = sum.is_some().into();
+        bytes[1..].copy_from_slice(&sum.unwrap_or(0).to_le_bytes());
+        out.write_all(&bytes)?;
+    }
+    out.flush()
+}
+
+/// The answers to questions, by path.
+pub(super) struct Answers<Q: Read, A: Read> {
+    pub(super) questions: Reader<Q>,
+    pub(super) answers: A,
+}
+
+impl<Q: Read, A: Read> Answers<Q, A> {
+    /// The one to `path`, which comes behind those that were asked for before.
+    pub(super) fn to(&mut self, path: &[u8]) -> io::Result<Option<u64>> {
+        while self.questions.peek().is_some_and(|(asked, _)| walk_order(asked, path).is_le()) {
+            let is_it = self.questions.take()?.is_some_and(|question| question.path == path);
+            let mut bytes = [0; 9];
+            self.answers.read_exact(&mut bytes)?;
+            let [is_there, sum @ ..] = bytes;
+            if is_it {
+                return Ok((is_there == 1).then(|| u64::from_le_bytes(sum)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Compares all of a list; what has to be read there is asked for, or answered.
+pub(super) fn compare(
+    list: &List,
+    listing: &mut listing::Listing,
+    mut answer: impl FnMut(&[u8], &mut listing::Listing) -> io::Result<()>,
+) -> io::Result<Totals> {
+    list.each(|path, stat, tar_bytes| if listing.see(path, stat, tar_bytes) { answer(path, listing) } else { Ok(()) })
+}

@@ -1,0 +1,165 @@
+//! A listing under way, beside the index of the last image if that is one of the same source.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+
+use super::compare::Moment;
+use super::list::{self, Answers, List, Questions, Totals};
+use super::listing::{Entries as _, Listing, Tally, Terms};
+use super::record::{Reader, Writer};
+use super::records::Records;
+use super::{Night, Told, Wish, index};
+
+/// After so many nights everything is read and compared once.
+const NIGHTS_MAX: u32 = 30;
+
+/// What is read of a source, so that another reading can be told from the same one.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// In words of its own.
+    pub text: String,
+    /// See [`super::compare::Rule::inodes_last`].
+    pub inodes_last: bool,
+}
+
+/// A source that is listed.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Which one it is, among all that have its name.
+    pub who: String,
+    /// What is read of it and how, down to the form in which entries are written; or why that can't be told.
+    pub identity: Result<Identity, String>,
+    /// When the listing began, by the source's own clock.
+    pub began: Moment,
+}
+
+/// A listing that is to be made.
+pub struct Opening {
+    path: PathBuf,
+    found: Option<FileId>,
+    source: (String, String),
+    terms: Terms,
+    list: File,
+    why_all: Option<String>,
+    listing: Listing,
+}
+
+impl Opening {
+    /// Opens the index at `path`, if it is one of the same source. Temporary files go to `scratch`.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn new(path: &Path, listed: Listed, wish: Wish, scratch: &Path) -> io::Result<Self> {
+        let found = FileId::at(path);
+        let (read, trouble) = match listed.identity {
+            Ok(identity) => (identity, None),
+            Err(trouble) => (Identity { text: String::new(), inodes_last: false }, Some(trouble)),
+        };
+        let (source, began) = ((listed.who, read.text), listed.began);
+        let (before, why_all) = match index::open(path) {
+            _ if trouble.is_some() => (None, trouble.unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (None, "it was not frozen from here before".to_owned())
+            }
+            Err(error) => (None, format!("the index of the last freeze can't be used: {error}")),
+            Ok((head, _)) if head.source.0 != source.0 => (None, "it was made anew since the last freeze".to_owned()),
+            Ok((head, _)) if head.source != source => (None, "what is read, or how, has changed".to_owned()),
+            Ok((head, _)) if head.began >= began => (None, "the clock was set back".to_owned()),
+            Ok(_) if wish.squash => (None, "--squash".to_owned()),
+            Ok(found) => (Some(found), String::new()),
+        };
+        let why_all = Some(why_all).filter(|why| !why.is_empty());
+        let list = tempfile::tempfile_in(scratch)?;
+        let is_old = before.as_ref().is_some_and(|(head, _)| head.nights >= NIGHTS_MAX);
+        let sample_percent = if is_old { 100 } else { wish.reread_percent };
+        let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
+        let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
+        let listing = Listing::new(before, terms, list.try_clone()?)?;
+        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, listing })
+    }
+
+    /// Of a list that was made elsewhere: writes to `questions` which files' content is to be read there. How many those are.
+    ///
+    /// # Errors
+    /// When the list or the index can't be read, or something can't be written.
+    pub fn ask(&self, list: &List, questions: impl io::Write, scratch: &Path) -> io::Result<u64> {
+        let mut questions = Questions::new(questions)?;
+        if self.why_all.is_none() {
+            let (head, reader) = index::open(&self.path)?;
+            let mut listing =
+                Listing::new(Some((head, Box::new(reader))), self.terms, tempfile::tempfile_in(scratch)?)?;
+            list::compare(list, &mut listing, |path, listing| {
+                listing.answer_later();
+                questions.add(path)
+            })?;
+        }
+        questions.end()
+    }
+
+    /// The list, and the `answers` to the `questions` about it.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn hear(&mut self, list: &List, questions: impl Read, answers: impl Read) -> io::Result<Totals> {
+        let mut answers = Answers { questions: Reader::new(questions)?, answers };
+        list::compare(list, &mut self.listing, |path, listing| {
+            listing.answer(answers.to(path)?);
+            Ok(())
+        })
+    }
+
+    /// What the walk is told to.
+    pub fn listing(&mut self) -> &mut Listing {
+        &mut self.listing
+    }
+
+    /// The walk has ended. Temporary files go to `scratch`.
+    ///
+    /// # Errors
+    /// When there is no room for them, or the index can't be read.
+    pub fn end(mut self, scratch: &Path) -> io::Result<Night> {
+        let (before, _, tally) = self.listing.end()?;
+        if tally.alarm.is_some() {
+            // Whatever becomes of this freeze, the next one is not to count on it.
+            std::fs::remove_file(&self.path)?;
+            self.found = None;
+        }
+        let journal = Writer::new(tempfile::tempfile_in(scratch)?)?;
+        let told = Mutex::new(Told::Journal(journal, tempfile::tempfile_in(scratch)?));
+        Ok(Night {
+            path: self.path,
+            found: self.found,
+            source: self.source,
+            before,
+            began: self.terms.began,
+            list: self.list,
+            why_all: self.why_all.or_else(|| alarm(&tally)),
+            is_whole: self.terms.sample_percent >= 100,
+            tally,
+            choice: OnceLock::new(),
+            told,
+        })
+    }
+}
+
+fn alarm(tally: &Tally) -> Option<String> {
+    let path = tally.alarm.as_ref()?;
+    Some(format!("{} has other bytes than it had, and nothing tells so", crate::text::quoted(path)))
+}
+
+/// Which file an index is: each is a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl FileId {
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) })
+    }
+}
