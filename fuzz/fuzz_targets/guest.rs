@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use smolfreeze::source::Selection;
 use smolfreeze::source::machine::{answer, capture, verdict};
+use smolfreeze::source::mounts::Mount;
 
 fuzz_target!(|input: (&[u8], bool, u64, u64)| {
     let (stdout, bare, from, chunk_bytes) = input;
@@ -22,7 +23,7 @@ fuzz_target!(|input: (&[u8], bool, u64, u64)| {
         let _ = verdict::judge(&next.codes, &next.words);
     }
     let look = answer::Look::read(&lines);
-    for mount in look.mounts.iter().filter_map(|line| capture::Mount::read(line)) {
+    for mount in look.mounts.iter().filter_map(|line| Mount::read(line)) {
         assert!(mount.point.starts_with(b"/") && mount.root.starts_with(b"/"));
     }
     if let Ok(capture) = capture::decide(&look, bare, &Selection::default()) {

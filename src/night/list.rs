@@ -230,3 +230,94 @@ pub(super) fn compare(
 ) -> io::Result<Totals> {
     list.each(|path, stat, tar_bytes| if listing.see(path, stat, tar_bytes) { answer(path, listing) } else { Ok(()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head { began: (7, 8), identity: Ok(Identity { text: "it".to_owned(), inodes_last: false }) }
+    }
+
+    fn list(paths: &[&str], stat: Stat, tar_bytes: u64) -> List {
+        let file = tempfile::tempfile().unwrap();
+        let mut lister = Lister::begin(file.try_clone().unwrap(), &head(), true).unwrap();
+        for path in paths {
+            assert!(!lister.see(path.as_bytes(), stat, tar_bytes));
+        }
+        lister.end().unwrap();
+        List::open(file).unwrap()
+    }
+
+    const FILE: Stat = Stat {
+        kind: b'f',
+        mode: 0o644,
+        owner: (0, 0),
+        size_bytes: 5,
+        modified: (1, 2),
+        changed: (3, 4),
+        inode: 9,
+        device: 0,
+        links: 1,
+        number: (0, 0),
+        extra: 0,
+    };
+
+    #[test]
+    fn only_what_a_walk_gives_is_a_list() {
+        let all = ["", "a", "a/b", "a.b"];
+        let good = list(&all, FILE, 1024);
+        let mut paths = Vec::new();
+        let totals = good.each(|path, stat, _| {
+            assert_eq!(stat, FILE);
+            paths.push(String::from_utf8_lossy(path).into_owned());
+            Ok(())
+        });
+        assert_eq!((good.head.clone(), paths), (head(), all.map(str::to_owned).to_vec()));
+        assert_eq!(totals.unwrap(), Totals { entries: 4, tar_bytes: 4096, largest_bytes: 5 });
+        let refused = |list: &List| assert!(list.each(|_, _, _| Ok(())).is_err());
+        for bad in [&["a", ""][..], &["a", "a"], &["b", "a"], &["/a"], &["a//b"], &["a/../b"], &["."], &["a\0b"]] {
+            refused(&list(bad, FILE, 1024));
+        }
+        refused(&list(&["a"], Stat { kind: b's', ..FILE }, 1024));
+        refused(&list(&["a", "b"], FILE, 1 << 50));
+        refused(&list(&["a", "b"], FILE, u64::MAX));
+    }
+
+    #[test]
+    fn a_list_that_is_cut_or_damaged_is_an_error_or_another() {
+        let mut bytes = Vec::new();
+        let mut file = list(&["", "a", "a/b"], FILE, 1024).file;
+        file.rewind().unwrap();
+        io::Read::by_ref(&mut file).take(1 << 20).read_to_end(&mut bytes).unwrap();
+        let opened = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            List::open(file).and_then(|list| list.each(|_, _, _| Ok(())))
+        };
+        assert!(opened(&bytes).is_ok());
+        for at in 0..bytes.len() {
+            assert!(opened(&bytes[..at]).is_err(), "cut at {at}");
+            let mut other = bytes.clone();
+            other[at] ^= 0x55;
+            let _ = opened(&other);
+        }
+    }
+
+    #[test]
+    fn each_answer_belongs_to_its_question() {
+        let list = list(&["a", "b", "c", "d"], FILE, 1024);
+        let mut questions = Questions::new(Vec::new()).unwrap();
+        for path in ["a", "c", "d", "e"] {
+            questions.add(path.as_bytes()).unwrap();
+        }
+        let questions = questions.out.finish().unwrap();
+        let mut answers = Vec::new();
+        let sum = |path: &[u8], _: &Stat| Ok((path != b"c").then(|| u64::from(path[0])));
+        answer(&list, &questions[..], &mut answers, sum).unwrap();
+        let mut answers = Answers { questions: Reader::new(&questions[..]).unwrap(), answers: &answers[..] };
+        // Those that are not asked for any more, or never were, disturb nothing.
+        let found = ["b", "c", "d", "e"].map(|path| answers.to(path.as_bytes()).unwrap());
+        assert_eq!(found, [None, None, Some(100), None]);
+    }
+}
