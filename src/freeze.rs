@@ -20,7 +20,7 @@ use crate::oci::Compression;
 use crate::pipeline::known::KnownStore;
 use crate::pipeline::run::{self, Delivered, Flowed, Journal, Line};
 use crate::pipeline::scratch::Scratch;
-use crate::plan::{OutputSpec, Plan, SourceSpec};
+use crate::plan::{OutputSpec, Plan, SourceSpec, Transfer};
 use crate::progress::processor::Usage;
 use crate::progress::{Meters, NoticeKind, Notices, Observer};
 use crate::record::Recording;
@@ -118,14 +118,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     };
     let frozen = async {
         let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
-        let mut flowed = if has_work {
-            run::run(line).await?
-        } else {
-            if let Some(transfer) = transfer {
-                transfer.release(Arc::clone(&meters)).await;
-            }
-            Flowed::nothing()
-        };
+        let mut flowed = if has_work { run::run(line).await? } else { left_alone(transfer, &meters).await };
         let fresh = flowed.layers.clone();
         let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());
@@ -227,6 +220,14 @@ async fn choose(
         }
     }
     Ok(Some(Chosen { night, choice, nearest }))
+}
+
+/// Nothing has changed: what a machine has under way for the freeze ends before the image is named.
+async fn left_alone(transfer: Option<Arc<Transfer>>, meters: &Arc<Meters>) -> Flowed {
+    if let Some(transfer) = transfer {
+        transfer.release(Arc::clone(meters)).await;
+    }
+    Flowed::nothing()
 }
 
 /// Tells a night what went where.

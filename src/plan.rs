@@ -18,7 +18,8 @@ use crate::pipeline::run::StreamFn;
 use crate::sink::artifact::{AgentRootfs, MachineSettings};
 use crate::sink::registry;
 use crate::source::Survey;
-use crate::source::machine::{Options as MachineOptions, Transfer};
+use crate::source::machine::Options as MachineOptions;
+pub(crate) use crate::source::machine::Transfer;
 use crate::stage::compress::Method;
 use crate::stage::cut::{CutOptions, LayerSize};
 use crate::state::{Id, State};
@@ -213,16 +214,7 @@ impl Plan {
         fill_in(&mut options.image, &options.source)?;
         let survey = opened.survey;
         let layer_size = layer_size(&options, &survey);
-        let wish = Wish {
-            memory_bytes: options.memory_bytes,
-            scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
-            uploads: options.uploads,
-            registries: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Registry(_))).count(),
-            layouts: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Layout { .. })).count(),
-            cores: cores(),
-            method,
-        };
-        let budget = Budget::plan(&wish, &survey, layer_size)?;
+        let budget = Budget::plan(&wish(&options, method), &survey, layer_size)?;
         let cut = CutOptions {
             layer_size,
             exclude: if matches!(options.source, SourceSpec::Archive(_)) { exclude } else { Exclude::default() },
@@ -288,6 +280,18 @@ impl Plan {
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn wish(options: &FreezeOptions, method: Method) -> Wish {
+    Wish {
+        memory_bytes: options.memory_bytes,
+        scratch_bytes: options.scratch_bytes.or_else(|| keeps_layers(&options.outputs, method).then_some(0)),
+        uploads: options.uploads,
+        registries: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Registry(_))).count(),
+        layouts: options.outputs.iter().filter(|output| matches!(output, OutputSpec::Layout { .. })).count(),
+        cores: cores(),
+        method,
+    }
 }
 
 fn layer_size(options: &FreezeOptions, survey: &Survey) -> LayerSize {

@@ -286,10 +286,10 @@ mod tests {
 
     #[test]
     fn a_list_that_is_cut_or_damaged_is_an_error_or_another() {
-        let mut bytes = Vec::new();
         let mut file = list(&["", "a", "a/b"], FILE, 1024).file;
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
         file.rewind().unwrap();
-        io::Read::by_ref(&mut file).take(1 << 20).read_to_end(&mut bytes).unwrap();
+        file.read_exact(&mut bytes).unwrap();
         let opened = |bytes: &[u8]| {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(bytes).unwrap();

@@ -104,7 +104,7 @@ impl Comparison {
                 .because(error);
             error.hint("--guest-reader tar reads all, by the guest's own tools")
         };
-        let identity = list.head.identity.clone().map(|read| self.terms.form_of(read));
+        let identity = list.head.identity.clone().map(|read| self.terms.form_of(&read));
         let listed = Listed { who: self.who.clone(), identity, began: list.head.began };
         let path = self.terms.state.index_path(&self.name);
         let mut opening = Opening::new(&path, listed, self.terms.wish, &scratch).map_err(failed)?;

@@ -91,8 +91,8 @@ impl Terms {
     }
 
     /// What is read, and how its layers are made.
-    pub(super) fn form_of(&self, read: Identity) -> Identity {
-        Identity { text: format!("{}, {}", self.form, read.text), ..read }
+    pub(super) fn form_of(&self, read: &Identity) -> Identity {
+        Identity { text: format!("{}, {}", self.form, read.text), ..*read }
     }
 }
 
@@ -100,7 +100,7 @@ impl Terms {
 fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Opening> {
     let (terms, canonical) = (Terms::new(options)?, options.source.canonical()?);
     let (identity, began) = (directory.identity(), directory.settle()?);
-    let (path, identity) = (terms.state.index_path(&canonical), identity.map(|read| terms.form_of(read)));
+    let (path, identity) = (terms.state.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
     // Without room for it, everything is read.
     Opening::new(&path, Listed { who: canonical, identity, began }, terms.wish, &super::scratch_folder()).ok()
 }

@@ -156,8 +156,13 @@ fn begin(desk: &Desk, words: &[&str]) -> Child {
     let little =
         ["--exclude", "/usr", "--exclude", "/bin", "--exclude", "/etc", "--chunk-size", "1MiB", "--window", "1"];
     let freeze = desk.command(&[words, &little].concat()).spawn().unwrap();
+    // One of what is read: the list comes before.
+    let is_read = |spool: std::path::PathBuf| {
+        let chunk = spool.join("c.0").metadata().map_or(0, |chunk| chunk.len());
+        spool.join("picks").exists() && chunk == 1 << 20
+    };
     until("the spool has a chunk", || {
-        desk.machine.root().join("var/tmp").read_dir().unwrap().flatten().any(|spool| spool.path().join("c.0").exists())
+        desk.machine.root().join("var/tmp").read_dir().unwrap().flatten().any(|spool| is_read(spool.path()))
     });
     freeze
 }

@@ -38,7 +38,7 @@ fn copied(desk: &Desk) -> Vec<PathBuf> {
     let calls = fs::read_to_string(desk.machine.state.path().join("calls")).unwrap();
     let copy = |line: &str| {
         let (from, to) = line.strip_prefix("machine cp ")?.split_once(' ')?;
-        (to.starts_with("m1:") && !to.ends_with("guest.sh")).then(|| PathBuf::from(from))
+        (to.starts_with("m1:") && to.ends_with("reader.new")).then(|| PathBuf::from(from))
     };
     calls.lines().filter_map(copy).collect()
 }

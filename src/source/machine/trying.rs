@@ -21,7 +21,9 @@ const TRIES_MIN: u32 = 3;
 
 /// Who watches a transfer, from the moment on at which there is a freeze that it is of.
 #[derive(Clone, Default)]
-pub(super) struct Watchers(Arc<OnceLock<(Arc<Meters>, Arc<dyn Observer>)>>);
+pub(super) struct Watchers(Arc<OnceLock<Watching>>);
+
+type Watching = (Arc<Meters>, Arc<dyn Observer>);
 
 impl Watchers {
     /// From now on it is these.
