@@ -122,10 +122,7 @@ impl Nearest {
             let is_flat = part.left_out == flat.named(layer.number);
             let Some((diff_id, extent)) = part.layer else { return Ok((None, true)) };
             // One that stays as it is lies at once where it will stay.
-            let side = match is_flat {
-                true => artifact.reserve(vec![extent.size]).await?.into_iter().next(),
-                false => None,
-            };
+            let side = if is_flat { artifact.reserve(vec![extent.size]).await?.into_iter().next() } else { None };
             match copy(last, &extent, side.map_or_else(|| artifact.side(), Ok)?, &self.context.stop).await {
                 Ok(side) => return Ok((Some((side, end_of(diff_id, &extent))), is_flat)),
                 Err(error) => trouble = Some(error),

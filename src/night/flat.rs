@@ -148,7 +148,9 @@ mod tests {
 
     fn flat(records: &[(&str, Body)]) -> Flat {
         let mut writer = Writer::new(Vec::new()).unwrap();
-        records.iter().for_each(|(path, body)| writer.write(path.as_bytes(), body).unwrap());
+        for (path, body) in records {
+            writer.write(path.as_bytes(), body).unwrap();
+        }
         Flat::read(Reader::new(&writer.finish().unwrap()[..]).unwrap(), 5).unwrap()
     }
 

@@ -265,16 +265,17 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
             b"size" => {
                 set(&mut records.size, decimal(value).ok_or(Malformed::Damaged("a PAX size is no number"))?)?;
             }
-            _ => match key.strip_prefix(b"GNU.sparse.") {
-                Some(key) => records.sparse.record(key, value)?,
-                None => {
+            _ => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    records.sparse.record(key, value)?;
+                } else {
                     records.facts.record(key, value);
                     records.overlay_marks |= is_overlay_mark(key);
                     if let Some(name) = attribute(key) {
                         records.extra.attribute(&decoded(name).collect::<Vec<u8>>(), value);
                     }
                 }
-            },
+            }
         }
     }
     Ok(records)

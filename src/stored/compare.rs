@@ -135,7 +135,7 @@ mod tests {
             while let Some(entry) = walk.next().unwrap() {
                 hearing.entry(&entry).unwrap();
                 let mut content = Vec::new();
-                io::Read::read_to_end(&mut walk, &mut content).unwrap();
+                io::copy(&mut walk, &mut content).unwrap();
                 hearing.content(&content);
             }
             hearing.end();
@@ -155,7 +155,9 @@ mod tests {
 
     fn told(layers: &[Vec<u8>], index: &[(&str, Body)]) -> (u64, Vec<String>) {
         let mut writer = Writer::new(Vec::new()).unwrap();
-        index.iter().for_each(|(path, body)| writer.write(path.as_bytes(), body).unwrap());
+        for (path, body) in index {
+            writer.write(path.as_bytes(), body).unwrap();
+        }
         let (seen, index) = (stack(layers), writer.finish().unwrap());
         let mut covers = seen.covers();
         let entries = covers.entries().unwrap();

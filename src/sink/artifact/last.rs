@@ -30,7 +30,8 @@ impl LastArtifact {
     pub(crate) fn open(remembered: &Artifact) -> io::Result<Self> {
         let mut file = File::open(&remembered.path)?;
         let mut end = [0; FOOTER_SIZE];
-        file.seek(SeekFrom::End(-(FOOTER_SIZE as i64)))?;
+        let bytes = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(bytes.saturating_sub(FOOTER_SIZE as u64)))?;
         file.read_exact(&mut end)?;
         let footer = PackFooter::from_bytes(&end).map_err(io::Error::other)?;
         if (footer.checksum, footer.assets_size) != remembered.checksum {
@@ -59,14 +60,14 @@ impl LastArtifact {
     /// # Errors
     /// When its bytes are not those that were written, or the disk fails.
     pub(crate) fn copy(&self, from: &Extent, mut side: SideFile, stop: &Stop) -> io::Result<SideFile> {
-        let (mut step, mut copied, mut digest) = (Vec::new(), 0, DigestHasher::default());
+        let (mut bytes, mut copied, mut digest) = (Vec::new(), 0, DigestHasher::default());
         while copied < from.size {
             stop.check().map_err(io::Error::other)?;
-            step.resize(usize::try_from((from.size - copied).min(STEP_BYTES)).unwrap_or(0), 0);
-            self.file.read_exact_at(&mut step, from.start + copied)?;
-            digest.update(&step);
-            side.write_all(&step)?;
-            copied += step.len() as u64;
+            bytes.resize(usize::try_from((from.size - copied).min(STEP_BYTES)).unwrap_or(0), 0);
+            self.file.read_exact_at(&mut bytes, from.start + copied)?;
+            digest.update(&bytes);
+            side.write_all(&bytes)?;
+            copied += bytes.len() as u64;
         }
         if digest.finish().0 == from.digest {
             return Ok(side);

@@ -72,10 +72,10 @@ impl Made {
 
     pub(crate) fn finish(mut self) -> io::Result<(SideFile, LiveEnd)> {
         self.write_all(&END)?;
-        let Hashed { to: side, digest } = self.tar.finish()?;
+        let Hashed { to: gathered, digest } = self.tar.finish()?;
         let ((digest, size), (diff_id, tar_bytes)) = (digest.finish(), self.diff_id.finish());
         let descriptor = Descriptor { media_type: Compression::Zstd.media_type().to_owned(), digest, size };
-        Ok((side, LiveEnd { descriptor, diff_id, tar_bytes }))
+        Ok((gathered, LiveEnd { descriptor, diff_id, tar_bytes }))
     }
 }
 

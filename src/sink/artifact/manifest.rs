@@ -100,13 +100,12 @@ impl Embedded {
             manifest.smolvm_version.clone_from(version);
         }
         manifest.assets.agent_rootfs = AssetEntry { path: AGENT_NAME.to_owned(), size: self.agent_bytes };
-        manifest.assets.layers = match &self.order {
-            Some(order) => self.layers_bottom_up(order.iter().copied())?,
-            None => {
-                let diff_ids: Result<Vec<DiffId>, _> =
-                    config.rootfs().diff_ids().iter().map(|text| text.parse()).collect();
-                self.layers_bottom_up(diff_ids?.into_iter())?
-            }
+        manifest.assets.layers = if let Some(order) = &self.order {
+            self.layers_bottom_up(order.iter().copied())?
+        } else {
+            let diff_ids = config.rootfs().diff_ids().iter().map(|text| text.parse());
+            let diff_ids: Vec<DiffId> = diff_ids.collect::<Result<_, _>>()?;
+            self.layers_bottom_up(diff_ids.into_iter())?
         };
         manifest.assets.workspace_seed =
             self.seed.map(|seed| AssetEntry { path: WORKSPACE_NAME.to_owned(), size: seed.tar_bytes });

@@ -190,11 +190,11 @@ impl Unfinished {
 
     fn end_workspace(&mut self) -> io::Result<()> {
         let Some(seed) = self.seed.take().filter(|seed| !seed.is_empty()) else { return Ok(()) };
-        let (side, tar_bytes) = seed.finish()?;
+        let (content, tar_bytes) = seed.finish()?;
         let stop = &self.options.stop;
         self.writer.begin(WORKSPACE_NAME, Some(tar_bytes))?;
         let mut hashed = Hashed::new(Frames { writer: &mut self.writer, bytes: 0, stop });
-        let size = io::copy(&mut side.moving(stop), &mut hashed)?;
+        let size = io::copy(&mut content.moving(stop), &mut hashed)?;
         let digest = hashed.digest.finish().0;
         self.writer.end(tar_bytes)?;
         self.embedded.seed = Some(Extent { start: self.writer.last_content().0, size, digest, tar_bytes });
