@@ -56,7 +56,8 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
         (Some(recording), Ok((mut snapshot, made))) => {
             // Before the record, for until that is there nobody sweeps the state folder.
             if let (Some(night), Some(report)) = (night, &mut snapshot.night) {
-                let remembered = night.remember(made.fresh, made.artifacts);
+                let is_replaced = snapshot.notices.count(NoticeKind::Replaced) > 0;
+                let remembered = night.remember(made.fresh, made.artifacts, is_replaced);
                 report.trouble = remembered.err().map(|error| error.to_string());
             }
             recording.complete(snapshot)
@@ -119,6 +120,9 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let frozen = async {
         let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
         let mut flowed = if has_work { run::run(line).await? } else { left_alone(transfer, &meters).await };
+        if let Some(chosen) = chosen.as_ref().filter(|_| !has_work) {
+            flowed.notices = chosen.night.left_out().clone();
+        }
         let fresh = flowed.layers.clone();
         let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());

@@ -24,6 +24,8 @@ pub enum NoticeKind {
     Grew,
     /// The entry was listed but was gone when it was to be read; it is not in the image.
     Vanished,
+    /// Another file has taken the name since it was listed; that one is in the image.
+    Replaced,
     /// A socket; no archive can hold one, and it means nothing without its process.
     Socket,
     /// Another filesystem is mounted here; its mount point is in the image, its contents are not.
@@ -137,7 +139,7 @@ impl Notices {
     /// Files that changed in any way while they were read.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
-        [NoticeKind::Changed, NoticeKind::Shrank, NoticeKind::Grew, NoticeKind::Vanished]
+        [NoticeKind::Changed, NoticeKind::Shrank, NoticeKind::Grew, NoticeKind::Vanished, NoticeKind::Replaced]
             .map(|kind| self.count(kind))
             .iter()
             .sum()

@@ -371,6 +371,7 @@ fn notice_words(kind: NoticeKind) -> &'static str {
         NoticeKind::Shrank => "shrank while being read, filled up with zeros",
         NoticeKind::Grew => "grew while being read, cut at the first size",
         NoticeKind::Vanished => "vanished before being read",
+        NoticeKind::Replaced => "replaced by another file before being read",
         NoticeKind::Socket => "sockets left out",
         NoticeKind::Mount => "mounts left empty",
         NoticeKind::Divided => "copies of files with too many hard links for the guest's tar",

@@ -93,6 +93,9 @@ pub struct Head {
     /// Artifacts that were made of them.
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
+    /// Files in layers from this one on may have the bytes of others that had their names for a moment: they are in doubt.
+    #[serde(default)]
+    pub doubtful_from: Option<u32>,
 }
 
 /// Opens the index at `path` and checks its seal.

@@ -8,6 +8,7 @@ use super::compare::{Moment, Rule};
 use super::index::Head;
 use super::record::{Body, Fate, Home, Record, Stat, Writer, walk_order};
 use super::records::Records;
+use crate::progress::{NoticeKind, Notices};
 
 /// What a listing counted.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct Tally {
     pub sampled: u64,
     /// One of them that was another.
     pub alarm: Option<Vec<u8>>,
+    /// What no image has.
+    pub left_out: Notices,
     /// Inodes with several links of which a name is not unchanged: then none is.
     pub fresh_links: HashSet<(u64, u64)>,
 }
@@ -81,6 +84,9 @@ pub trait Entries {
 
     /// What the checksum of the content is that was asked for; none if it can't be read, or changed meanwhile.
     fn answer(&mut self, found: Option<u64>);
+
+    /// The walk has come to something that is left out.
+    fn left_out(&mut self, _kind: NoticeKind, _path: &[u8]) {}
 }
 
 /// A file up to this size is read where none was compared yet.
@@ -129,6 +135,10 @@ impl Listing {
                 match index.take()?.map(|record| record.body) {
                     Some(Body::Live { stat: before, home, .. }) => {
                         (seen.home, seen.fate, seen.inode_before) = (home, rule.fate(&before, &stat), before.inode);
+                        let is_doubtful = |home: Home| head.doubtful_from.is_some_and(|from| from <= home.layer);
+                        if seen.fate == Fate::Kept && stat.kind == b'f' && home.is_some_and(is_doubtful) {
+                            seen.fate = Fate::Doubtful;
+                        }
                         // What it was is another thing, and its layer has nothing of what it is.
                         let was_folder = before.kind == b'd';
                         if was_folder != (stat.kind == b'd') {
@@ -249,6 +259,10 @@ fn dead(layer: u32, folder: bool) -> Body {
 }
 
 impl Entries for Listing {
+    fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
+        self.tally.left_out.add(kind, path);
+    }
+
     fn asks_for_extra(&mut self, path: &[u8], stat: &Stat) -> bool {
         if self.trouble.is_none()
             && let Err(error) = self.pass(Some(path))

@@ -35,6 +35,7 @@ use std::io::{self, Seek as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::progress::Notices;
 use crate::stage::cut::Placed;
 use crate::stage::facts::Facts;
 use compare::Moment;
@@ -126,6 +127,12 @@ impl Night {
         self.layers().iter().filter(|layer| choice.keeps(layer.number)).cloned().collect()
     }
 
+    /// What is left out of the source.
+    #[must_use]
+    pub fn left_out(&self) -> &Notices {
+        &self.tally.left_out
+    }
+
     /// Whether anything has to be read or deleted.
     #[must_use]
     pub fn has_work(&self, choice: &Choice) -> bool {
@@ -139,16 +146,13 @@ impl Night {
         Ok(list)
     }
 
-    /// What follows the walk that reads; none where that takes everything.
+    /// What follows the walk that reads.
     ///
     /// # Errors
     /// When nothing was chosen yet, or the listing can't be read.
-    pub fn picker(&self) -> io::Result<Option<Picker>> {
+    pub fn picker(&self) -> io::Result<Picker> {
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
-        if choice.all {
-            return Ok(None);
-        }
-        Ok(Some(Picker::new(Box::new(Reader::new(self.list()?)?), Arc::clone(choice))))
+        Ok(Picker::new(Box::new(Reader::new(self.list()?)?), Arc::clone(choice)))
     }
 
     /// Writes what a walk elsewhere has to be told to follow, see [`picks`].
@@ -229,7 +233,9 @@ impl Night {
     /// # Errors
     /// When it can't be written; the one before is still there. So is one that another freeze has written meanwhile, and
     /// none where that one found the index wrong.
-    pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>) -> io::Result<()> {
+    ///
+    /// `is_replaced` says that some of what was read was another file than was listed.
+    pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>, is_replaced: bool) -> io::Result<()> {
         if FileId::at(&self.path) != self.found {
             return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
         }
@@ -242,7 +248,9 @@ impl Night {
         let since = self.before.as_ref().filter(|_| !self.is_whole && self.why_all.is_none());
         let nights = since.map_or(0, |head| head.nights + 1);
         let layers = self.kept(choice).into_iter().chain(fresh).collect();
-        let head = Head { source: self.source.clone(), began: self.began, nights, layers, artifacts };
+        let doubtful_from = is_replaced.then_some(choice.first_fresh);
+        let source = self.source.clone();
+        let head = Head { source, began: self.began, nights, layers, artifacts, doubtful_from };
         index::write(&self.path, &head, &mut records)
     }
 }
@@ -271,14 +279,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
         let [first, late] = [night(&path, 100), night(&path, 101)];
-        first.remember(Vec::new(), Vec::new()).unwrap();
+        first.remember(Vec::new(), Vec::new(), false).unwrap();
         let written = std::fs::read(&path).unwrap();
-        assert!(late.remember(Vec::new(), Vec::new()).is_err());
+        assert!(late.remember(Vec::new(), Vec::new(), false).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), written);
         let late = night(&path, 103);
         std::fs::remove_file(&path).unwrap();
-        assert!(late.remember(Vec::new(), Vec::new()).is_err() && !path.exists());
-        night(&path, 104).remember(Vec::new(), Vec::new()).unwrap();
+        assert!(late.remember(Vec::new(), Vec::new(), false).is_err() && !path.exists());
+        night(&path, 104).remember(Vec::new(), Vec::new(), false).unwrap();
         let next = night(&path, 105);
         assert!(next.why_all.is_none(), "{:?}", next.why_all);
     }
@@ -288,7 +296,7 @@ mod tests {
     fn a_clock_that_was_set_back_has_everything_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
-        night(&path, 100).remember(Vec::new(), Vec::new()).unwrap();
+        night(&path, 100).remember(Vec::new(), Vec::new(), false).unwrap();
         for (second, why) in [(99, Some("the clock was set back")), (100, Some("the clock was set back")), (101, None)]
         {
             assert_eq!(night(&path, second).why_all.as_deref(), why, "{second}");

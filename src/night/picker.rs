@@ -50,6 +50,16 @@ pub enum Gone {
     Vanished(Vec<u8>),
 }
 
+/// What becomes of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// It goes into a fresh layer.
+    pub is_wanted: bool,
+    /// It is another one than was listed: what is known of that one must not be paired with its bytes, for it may come back
+    /// as it was.
+    pub is_replaced: bool,
+}
+
 /// Follows a walk through the listing.
 pub struct Picker {
     list: Box<dyn Records>,
@@ -161,18 +171,20 @@ impl Picker {
         (self.last != gone).then(|| gone.to_vec())
     }
 
-    /// Whether the entry that the walk is at goes into a fresh layer. One that was not listed does, and one that is another
-    /// since; `now` is what it is, but for what [`Stat::extra`] is.
+    /// What becomes of the entry that the walk is at. One that was not listed is wanted, and one that is another since; `now`
+    /// is what it is, but for what [`Stat::extra`] is.
     ///
     /// # Errors
     /// When the listing can't be read.
-    pub fn wants(&mut self, path: &[u8], now: &Stat) -> io::Result<bool> {
-        let mut wanted = true;
+    pub fn verdict(&mut self, path: &[u8], now: &Stat) -> io::Result<Verdict> {
+        let mut verdict = Verdict { is_wanted: true, is_replaced: false };
         if self.list.peek().is_some_and(|(other, _)| other == path) {
             let bodies = self.group()?.map_or_else(Vec::new, |(_, bodies)| bodies);
             if let Some(Body::Live { stat, home, fate }) = bodies.first() {
                 let is_another = Stat { extra: stat.extra, ..*now } != *stat;
-                wanted = is_another || self.choice.is_fresh(stat, home.as_ref(), *fate);
+                verdict.is_wanted = is_another || self.choice.is_fresh(stat, home.as_ref(), *fate);
+                // All there is to a folder is in its header, by which the next index knows it.
+                verdict.is_replaced = stat.inode != now.inode && stat.kind == now.kind && now.kind != b'd';
             }
         }
         while self.folders.last().is_some_and(|bytes| !is_within(path, &self.last[..*bytes])) {
@@ -183,6 +195,6 @@ impl Picker {
         if now.kind == b'd' {
             self.folders.push(path.len());
         }
-        Ok(wanted)
+        Ok(verdict)
     }
 }

@@ -64,20 +64,23 @@ fn told(bodies: &[Body], choice: &Choice) -> Vec<Body> {
     if is_plain && told.len() == 1 { Vec::new() } else { told }
 }
 
-/// What follows the walk in a guest whose list is `list`, told by `picks`; none where that takes everything.
+/// What follows the walk in a guest whose list is `list`, told by `picks`.
 ///
 /// # Errors
 /// When either can't be read.
-pub fn picker(list: &List, mut picks: impl Read + Send + 'static) -> io::Result<Option<Picker>> {
+pub fn picker(list: &List, mut picks: impl Read + Send + 'static) -> io::Result<Picker> {
     let mut kind = [0];
     picks.read_exact(&mut kind)?;
     match kind[0] {
-        ALL => return Ok(None),
+        ALL => {
+            let choice = Choice { all: true, ..Choice::default() };
+            return Ok(Picker::new(Box::new(list.records()?), Arc::new(choice)));
+        }
         PICKED => {}
         _ => return Err(super::framed::damaged()),
     }
     let merged = Merged { list: list.records()?, picks: Reader::new(BufReader::new(picks))? };
-    Ok(Some(Picker::new(Box::new(merged), Arc::new(Choice::default()))))
+    Ok(Picker::new(Box::new(merged), Arc::new(Choice::default())))
 }
 
 /// A list, and what differs from it.

@@ -10,7 +10,9 @@ use super::{FreezeOptions, OutputSpec};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::ImageOptions;
+use crate::night::listing::Entries as _;
 use crate::night::{Listed, Night, Opening};
+use crate::progress::NoticeKind;
 use crate::sink::artifact::MachineSettings;
 use crate::source::machine::{ListOrder, Machine, MachineFacts, Transfer};
 use crate::source::{Selection, Survey};
@@ -115,6 +117,9 @@ impl Comparison {
         };
         std::io::Seek::rewind(&mut questions).map_err(failed)?;
         let totals = opening.hear(&list, &questions, std::io::BufReader::new(answers)).map_err(failed)?;
+        for path in self.transfer.left_mounts() {
+            opening.listing().left_out(NoticeKind::Mount, path);
+        }
         let night = opening.end(&scratch).map_err(failed)?;
         let survey = Survey {
             tar_bytes: Some(totals.tar_bytes),

@@ -149,7 +149,7 @@ pub(super) fn open(
             };
             let picking = night.clone();
             let stream: StreamFn = Box::new(move |outlet| {
-                let picker = picking.as_ref().and_then(|night| night.picker().transpose()).transpose();
+                let picker = picking.as_ref().map(|night| night.picker()).transpose();
                 let picker = picker.map_err(|error| Error::source("reading the listing", "scratch", &error))?;
                 directory.stream_picked(picker, outlet, &stop)
             });

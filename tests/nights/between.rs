@@ -91,3 +91,46 @@ fn kinds_that_change_end_no_night() {
         }
     }
 }
+
+/// Files that have others' names while they are read, and their own again later: nothing of them tells so.
+#[test]
+fn names_that_were_others_for_a_moment_are_read_again() {
+    const SWAP: &str = "cd tree; mv m t; mv m2 m; mv t m2; mv f f2; mv g f; mv f2 g";
+    for is_first in [true, false] {
+        let host = Host::new();
+        host.shell(
+            "cd tree; mkdir m m2; for f in m/f m/g m2/f m2/g f g; do echo $f >$f; done; ln m/f m/linked
+             touch -d 2020-01-01 m/* m2/* f g; ln -s x m/soft; ln -s y m2/soft; touch -h -d 2020-01-01 m/soft m2/soft",
+        );
+        std::thread::sleep(SETTLED);
+        if !is_first {
+            interrupted(&host, "true");
+            host.shell("for f in m/f m/g m2/f m2/g f g; do echo $f.2 >tree/$f; touch -d 2020-01-02 tree/$f; done");
+            std::thread::sleep(SETTLED);
+        }
+        let snapshot = interrupted(&host, SWAP);
+        assert!(snapshot.notices.count(NoticeKind::Replaced) >= 6, "{:?}", snapshot.notices);
+        assert_eq!(host.differences(), Vec::<String>::new(), "as it was while it was read");
+        host.shell(SWAP);
+        std::thread::sleep(SETTLED);
+        interrupted(&host, "true");
+        assert_eq!(host.differences(), Vec::<String>::new(), "{is_first}");
+        let night = interrupted(&host, "true").night.unwrap();
+        assert_eq!((night.doubtful, night.changed), (0, 0), "{is_first}");
+    }
+}
+
+/// What no image has is told each night, whether anything else is read or not.
+#[test]
+fn what_is_left_out_is_told_each_night() {
+    let host = frozen();
+    host.shell("mkdir tree/mounted; mount -t tmpfs none tree/mounted; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"tree/socket\")'");
+    std::thread::sleep(SETTLED);
+    let told = ["true", "true", "echo new >tree/g", "true"].map(|script| {
+        host.shell(script);
+        let snapshot = interrupted(&host, "true");
+        [NoticeKind::Mount, NoticeKind::Socket].map(|kind| snapshot.notices.count(kind))
+    });
+    host.shell("umount tree/mounted");
+    assert_eq!(told, [[1, 1]; 4]);
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
-use super::meta::Meta;
+use super::meta::{Id, Meta};
 use crate::error::Result;
 use crate::pipeline::memory::Buffer;
 use crate::progress::NoticeKind;
@@ -122,6 +122,8 @@ pub(super) struct File {
     pub(super) folder: Arc<OwnedFd>,
     /// Where its path is in the job's text; the name is the end of it.
     pub(super) path: Range<usize>,
+    /// Which file the walk saw there.
+    pub(super) id: Id,
 }
 
 /// A file that is read in several stretches, perhaps by several readers.

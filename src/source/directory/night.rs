@@ -10,7 +10,7 @@ use super::xattrs::Xattrs;
 use super::{last_name, unreadable};
 use crate::error::{Error, Result};
 use crate::exclude;
-use crate::night::picker::{Gone, Picker};
+use crate::night::picker::{Gone, Picker, Verdict};
 use crate::progress::NoticeKind;
 use crate::stage::cut::{WHITEOUT, is_within};
 
@@ -47,8 +47,11 @@ impl Planner<'_> {
         }
         self.place_gone(Some(path))?;
         let Some(night) = self.night.as_mut().filter(|_| !is_mark(meta)) else { return Ok(true) };
-        let is_wanted = night.picker.wants(path, &meta.stat(0)).map_err(unread)?;
+        let Verdict { is_wanted, is_replaced } = night.picker.verdict(path, &meta.stat(0)).map_err(unread)?;
         night.leave_for(path);
+        if is_replaced {
+            self.notice(NoticeKind::Replaced, path)?;
+        }
         if is_wanted {
             self.place_above(path)?;
             if last_name(path).starts_with(WHITEOUT) {

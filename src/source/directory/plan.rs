@@ -103,6 +103,8 @@ impl<'a> Planner<'a> {
         while let Some(seen) = walk.next()? {
             if self.is_picked(walk.path(), &seen)? {
                 self.place(walk.path(), seen)?;
+            } else if let Some(kind) = seen.left_out() {
+                self.notice(kind, walk.path())?;
             }
         }
         drop(walk);
@@ -152,7 +154,7 @@ impl<'a> Planner<'a> {
             draft.last_folder = Some(Arc::clone(&folder));
         }
         let path = from..draft.work.text.len();
-        draft.work.steps.push_back(Step::File(File { folder, path }));
+        draft.work.steps.push_back(Step::File(File { folder, path, id: meta.id }));
         if is_new { self.keeps_one_open() } else { Ok(()) }
     }
 
@@ -160,7 +162,7 @@ impl<'a> Planner<'a> {
     fn place_now(&mut self, path: &[u8], folder: &OwnedFd, meta: &Meta) -> Result<Option<Id>> {
         let name = last_name(path);
         let placed = match meta.kind {
-            Kind::Regular => return self.place_split(path, folder),
+            Kind::Regular => return self.place_split(path, folder, meta.id),
             Kind::Directory | Kind::Socket => Err(Errno::NOENT),
             Kind::Symlink => rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes),
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => Ok(Vec::new()),
@@ -177,7 +179,7 @@ impl<'a> Planner<'a> {
         Ok(Some(meta.id))
     }
 
-    fn place_split(&mut self, path: &[u8], folder: &OwnedFd) -> Result<Option<Id>> {
+    fn place_split(&mut self, path: &[u8], folder: &OwnedFd, id: Id) -> Result<Option<Id>> {
         let failed = |error| unreadable("reading a file", path, error);
         let open = match meta::open(folder, last_name(path), OFlags::empty()) {
             Ok(open) => open,
@@ -187,6 +189,9 @@ impl<'a> Planner<'a> {
         let meta = Meta::of_open(&open).map_err(failed)?;
         if meta.kind != Kind::Regular {
             return self.vanished(path);
+        }
+        if meta.id != id {
+            self.notice(NoticeKind::Replaced, path)?;
         }
         #[cfg(test)]
         self.directory.at(super::Moment::Opened, path);
@@ -284,6 +289,9 @@ impl<'a> Planner<'a> {
                 }
                 (Ok((folder, meta)), _) => {
                     // The first name, or one that another file has taken meanwhile.
+                    if meta.id != file.id {
+                        self.notice(NoticeKind::Replaced, path)?;
+                    }
                     if self.place_now(path, &folder, &meta)? == Some(file.id) {
                         first = Some((file, path));
                     }

@@ -86,6 +86,9 @@ impl Reader {
         let path = work.text[file.path.clone()].to_vec();
         match self.open(&file, &path) {
             Ok((open, meta)) => {
+                if meta.id != file.id {
+                    work.notices.push((NoticeKind::Replaced, path.clone()));
+                }
                 let failed = |error| unreadable("reading a file", &path, error);
                 let content = meta.size_bytes + padding(meta.size_bytes) as u64;
                 if self.header.len() as u64 + content <= buffer.room() as u64 {

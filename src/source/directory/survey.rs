@@ -29,6 +29,9 @@ pub(super) fn survey(directory: &Directory, stop: &Stop, mut entries: Option<&mu
     let mut survey = Survey::default();
     let mut walk = Walk::new(directory, stop);
     while let Some(seen) = walk.next()? {
+        if let (Some(entries), Some(kind)) = (&mut entries, seen.left_out()) {
+            entries.left_out(kind, walk.path());
+        }
         let (Seen::Folder { meta, .. } | Seen::Entry { meta, .. } | Seen::MountedFile { meta }) = seen else {
             continue;
         };

@@ -35,6 +35,18 @@ pub(super) enum Seen {
     LeftOut(NoticeKind),
 }
 
+impl Seen {
+    /// What there is to tell of an entry of which not all is in an image, whatever else becomes of it.
+    pub(super) fn left_out(&self) -> Option<NoticeKind> {
+        match self {
+            Self::LeftOut(kind) => Some(*kind),
+            Self::Folder { is_mount: true, .. } | Self::MountedFile { .. } => Some(NoticeKind::Mount),
+            Self::Entry { meta, .. } if super::night::is_mark(meta) => Some(NoticeKind::Overlay),
+            Self::Folder { .. } | Self::Entry { .. } => None,
+        }
+    }
+}
+
 /// A walk under way.
 pub(super) struct Walk<'a> {
     directory: &'a Directory,

@@ -24,13 +24,8 @@ use crate::stop::Stop;
 /// How long to wait before looking again whether the host has said more.
 const WORD_PAUSE: Duration = Duration::from_millis(8);
 
-/// Lists `directory`, and gives what the host picks of it; none where that is everything.
-pub(super) fn list(
-    directory: &Directory,
-    order: ListOrder,
-    slots: &mut Slots<'_>,
-    stop: &Stop,
-) -> Result<Option<Picker>> {
+/// Lists `directory`, and gives what the host picks of it.
+pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_>, stop: &Stop) -> Result<Picker> {
     let spool = slots.folder();
     let failed = |error: io::Error| Error::source("listing", spool.display(), &error).because(error);
     let began = directory.settle().ok_or_else(|| failed(io::Error::other("the clock is before 1970")))?;

@@ -56,7 +56,7 @@ pub fn fill(root: &Path, order: &str, spool: Spool<'_>, words: &mut dyn io::Writ
     let directory = Directory::open_root(root, wanted)?;
     let stop = Stop::new();
     let mut slots = Slots { spool, index: 0, chunk: None };
-    let picker = list.map_or(Ok(None), |order| listing::list(&directory, order, &mut slots, &stop));
+    let picker = list.map(|order| listing::list(&directory, order, &mut slots, &stop)).transpose();
     let streamed = picker.and_then(|picker| stream(directory, picker, &mut slots, &stop));
     let counted = slots.count();
     let notices = streamed?;

@@ -184,10 +184,15 @@ impl Transfer {
         for (kind, path) in found {
             outlet.notice(kind, &path);
         }
-        for path in &self.session.capture.left_mounts {
+        for path in self.left_mounts() {
             outlet.notice(NoticeKind::Mount, path);
         }
         Ok(outlet.tidied())
+    }
+
+    /// Mounts of which the contents are left out.
+    pub fn left_mounts(&self) -> &[Vec<u8>] {
+        &self.session.capture.left_mounts
     }
 
     /// Nothing of it is read any more: returns when the machine is left. What could not be done there is told to `meters`.
