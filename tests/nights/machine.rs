@@ -36,7 +36,7 @@ impl Desk {
         let desk = Self::new();
         desk.machine.sh(
             "mkdir -p /srv/a/b /srv/d; for f in a/x a/b/y d/one d/two g; do echo $f >/srv/$f; done; ln /srv/d/one /srv/d/linked
-             ln -s x /srv/a/soft; head -c 300000 /dev/urandom >/srv/large; echo w >/workspace/w; echo v >/data/v",
+             ln -s x /srv/a/soft; mknod /srv/d/null c 1 3; head -c 300000 /dev/urandom >/srv/large; echo w >/workspace/w; echo v >/data/v",
         );
         std::thread::sleep(SETTLED);
         let (first, _) = desk.night(&[]);

@@ -18,7 +18,7 @@ pub fn frozen() -> Host {
         "cd tree; mkdir -p a/b/c d e; for f in a/x a/b/y a/b/c/z d/one d/two e/f g; do echo $f >$f; done
          head -c 300000 /dev/urandom >large; ln d/one d/linked; ln -s x a/soft; touch -d 2001-01-01 d/two
          setfattr -n user.b -v two a/x; setfattr -n user.a -v 0x0a00 a/x; setfattr -n user.d -v 1 d d/one large
-         setcap cap_chown+ep g; mkfifo e/pipe; setfattr -h -n trusted.t -v 1 e/pipe
+         setcap cap_chown+ep g; mkfifo e/pipe; mknod e/null c 1 3; mknod e/loop b 7 200; setfattr -h -n trusted.t -v 1 e/pipe
          ln -s $(printf 'long/%.0s' {1..40}) a/far; setfattr -h -n trusted.t -v 1 a/far",
     );
     std::thread::sleep(SETTLED);
