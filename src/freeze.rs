@@ -30,7 +30,7 @@ use crate::sink::layout::LayoutSink;
 use crate::sink::packed::{PackedOptions, PackedSink};
 use crate::sink::registry::{Pace, RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Put, Sink, SinkContext};
-use crate::stage::cut::{CutSummary, Placed};
+use crate::stage::cut::{CutOptions, CutSummary, Placed};
 use crate::stop::Stop;
 
 /// Carries out a plan: streams the source once, packs and sends its layers, and names the image at every output.
@@ -74,6 +74,15 @@ struct Made {
     artifacts: Vec<Artifact>,
 }
 
+impl Made {
+    async fn of(chosen: Option<&Chosen>, sinks: &[Sink], filled: &Filled, fresh: &[Delivered]) -> Self {
+        let Some(chosen) = chosen else { return Self::default() };
+        // The image is there; without this, the next night reads what only an artifact has.
+        let artifacts = flat::remembered(sinks, chosen, filled, fresh).await.unwrap_or_default();
+        Self { fresh: fresh.iter().map(Delivered::to_keep).collect(), artifacts }
+    }
+}
+
 async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<(Snapshot, Made)> {
     let usage = Usage::begin();
     let meters = Arc::new(Meters::default());
@@ -95,9 +104,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let surveyed = report.as_ref().map_or(plan.survey.entries, |night| night.listed - night.kept);
     let (options, method, budget, transfer) = (plan.options, plan.method, plan.budget, plan.transfer);
     let mut cut = plan.cut;
-    let kept_bytes: u64 = kept.iter().map(|layer| layer.entry_bytes).sum();
-    cut.tar_bytes_max = cut.tar_bytes_max.map(|most| most.saturating_sub(kept_bytes));
-    cut.on_top_of = Some(kept.len() as u64).filter(|kept| *kept > 0);
+    lie_on(&mut cut, &kept);
     let line = Line {
         stream: plan.stream,
         leave_timeout: plan.leave_timeout,
@@ -129,36 +136,32 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         if let SourceSpec::Machine(name) = &options.source {
             is_what_was_surveyed(name, surveyed, &flowed)?;
         }
-        let layers: Vec<_> = flowed
-            .layers
-            .iter()
-            .map(|layer| ImageLayer {
-                diff_id: layer.diff_id,
-                descriptor: layer.descriptor.clone(),
-                workspace: layer.workspace,
-            })
-            .collect();
+        let layers: Vec<_> = flowed.layers.iter().map(Delivered::in_image).collect();
         let image = image::build(&options.image, &layers)?;
         let committed = commit_all(&sinks, &image, &stop).await?;
-        let mut made = Made { fresh: fresh.iter().map(Delivered::to_keep).collect(), artifacts: Vec::new() };
-        if let (Some(chosen), Some(report)) = (&chosen, &mut report) {
-            // The image is there; without this, the next night reads what only an artifact has.
-            made.artifacts = flat::remembered(&sinks, chosen, &filled, &fresh).await.unwrap_or_default();
+        if let Some(report) = &mut report {
             report.filled(filled.copied, filled.flattened);
         }
+        let made = Made::of(chosen.as_ref(), &sinks, &filled, &fresh).await;
         Ok::<(Flowed, Vec<Committed>, Made), Error>((flowed, committed, made))
     };
-    match frozen.await {
-        Ok((flowed, committed, made)) => {
-            let snapshot = Snapshot::new(&options, budget, flowed, committed)
-                .stored_as(method.compression)
-                .took(usage.end(), &meters)
-                .in_night(report, plan.in_full)
-                .used_scratch(&scratch);
-            Ok((snapshot, made))
-        }
-        Err(error) => Err(abort_all(&sinks, error).await),
-    }
+    let (flowed, committed, made) = match frozen.await {
+        Ok(frozen) => frozen,
+        Err(error) => return Err(abort_all(&sinks, error).await),
+    };
+    let snapshot = Snapshot::new(&options, budget, flowed, committed)
+        .stored_as(method.compression)
+        .took(usage.end(), &meters)
+        .in_night(report, plan.in_full)
+        .used_scratch(&scratch);
+    Ok((snapshot, made))
+}
+
+/// What is cut lies on top of these layers.
+fn lie_on(cut: &mut CutOptions, kept: &[Kept]) {
+    let kept_bytes: u64 = kept.iter().map(|layer| layer.entry_bytes).sum();
+    cut.tar_bytes_max = cut.tar_bytes_max.map(|most| most.saturating_sub(kept_bytes));
+    cut.on_top_of = Some(kept.len() as u64).filter(|kept| *kept > 0);
 }
 
 /// Puts what is alive in layers that stay into the artifacts.
@@ -245,6 +248,11 @@ fn journal(night: Arc<Night>) -> Journal {
 }
 
 impl Delivered {
+    /// As the image lists it.
+    fn in_image(&self) -> ImageLayer {
+        ImageLayer { diff_id: self.diff_id, descriptor: self.descriptor.clone(), workspace: self.workspace }
+    }
+
     /// As an index remembers it; its number and its entries' bytes are found there.
     fn to_keep(&self) -> Kept {
         let Self { diff_id, tar_bytes, descriptor, workspace, .. } = self;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 
 use super::compare::{Moment, Rule};
 use super::index::Head;
-use super::record::{Body, Fate, Home, Record, Stat, Writer, walk_order};
+use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, walk_order};
 use super::records::Records;
 use crate::progress::{NoticeKind, Notices};
 
@@ -37,6 +37,24 @@ pub struct Tally {
     pub left_out: Notices,
     /// Inodes with several links of which a name is not unchanged: then none is.
     pub fresh_links: HashSet<(u64, u64)>,
+    /// Names of these that are unchanged.
+    pub linked: u64,
+}
+
+impl Tally {
+    /// Unchanged names that are read with another one don't count as such. All that was listed is in `list`.
+    pub(super) fn part_links(&mut self, mut list: Reader<impl Read>) -> io::Result<()> {
+        while let Some(record) = list.take()? {
+            let Body::Live { stat, home: Some(home), fate: Fate::Kept } = record.body else { continue };
+            if stat.links > 1 && self.fresh_links.contains(&(stat.device, stat.inode)) {
+                let (entries, live_bytes) = self.live.entry(home.layer).or_default();
+                (*entries, *live_bytes) = (entries.saturating_sub(1), live_bytes.saturating_sub(home.tar_bytes));
+                self.fresh_bytes += home.tar_bytes;
+                self.linked += 1;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A listing under way.
@@ -220,7 +238,8 @@ impl Listing {
             Fate::Doubtful => tally.doubtful += 1,
         }
         tally.fresh_bytes = tally.fresh_bytes.saturating_add(tar_bytes);
-        if stat.links > 1 {
+        // Where nothing is kept, nothing is asked of them.
+        if stat.links > 1 && self.before.is_some() {
             tally.fresh_links.insert((stat.device, stat.inode));
         }
     }
@@ -289,5 +308,27 @@ impl Entries for Listing {
         if let Err(error) = self.try_answer(seen, found) {
             self.fail(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_read_with_another_one_is_none_that_is_kept() {
+        let link = |inode| Stat { kind: b'f', links: 2, inode, device: 7, ..Stat::default() };
+        let home = Home { layer: 3, tar_bytes: 1_024, check: None };
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        let records = [("a", 1, Fate::Kept), ("b", 1, Fate::Doubtful), ("c", 2, Fate::Kept), ("d", 2, Fate::Kept)];
+        for (path, inode, fate) in records {
+            let body = Body::Live { stat: link(inode), home: Some(home), fate };
+            writer.write(path.as_bytes(), &body).unwrap();
+        }
+        let list = writer.finish().unwrap();
+        let mut tally = Tally { fresh_links: HashSet::from([(7, 1)]), fresh_bytes: 1_024, ..Tally::default() };
+        tally.live.insert(3, (3, 3 * 1_024));
+        tally.part_links(Reader::new(&list[..]).unwrap()).unwrap();
+        assert_eq!((tally.linked, tally.fresh_bytes, tally.live[&3]), (1, 2_048, (2, 2_048)));
     }
 }

@@ -1,7 +1,7 @@
 //! A listing under way, beside the index of the last image if that is one of the same source.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
@@ -121,7 +121,11 @@ impl Opening {
     /// # Errors
     /// When there is no room for them, or the index can't be read.
     pub fn end(mut self, scratch: &Path) -> io::Result<Night> {
-        let (before, _, tally) = self.listing.end()?;
+        let (before, _, mut tally) = self.listing.end()?;
+        if !tally.fresh_links.is_empty() {
+            self.list.rewind()?;
+            tally.part_links(Reader::new(&self.list)?)?;
+        }
         if tally.alarm.is_some() {
             // Whatever becomes of this freeze, the next one is not to count on it.
             std::fs::remove_file(&self.path)?;

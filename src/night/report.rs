@@ -22,6 +22,9 @@ pub struct NightReport {
     pub cleared: u64,
     /// Those that are unchanged and were read again, because their layer was written anew.
     pub rewritten: u64,
+    /// Those that are unchanged and were read again, because another name of the same file is not.
+    #[serde(default)]
+    pub linked: u64,
     /// Those that are unchanged and were read and compared.
     pub sampled: u64,
     /// Those that are gone.
@@ -66,7 +69,7 @@ impl NightReport {
         } else {
             choice.dropped.iter().filter_map(|number| tally.live.get(number)).map(|(entries, _)| entries).sum()
         };
-        let kept = tally.listed - tally.new - tally.changed - tally.doubtful - rewritten;
+        let kept = tally.listed - tally.new - tally.changed - tally.doubtful - tally.linked - rewritten;
         let kept_layers = night.kept(choice);
         let layers_kept = kept_layers.len() as u64;
         let of_layer = |layer: &Kept| tally.live.get(&layer.number).map_or(0, |(_, bytes)| *bytes);
@@ -82,6 +85,7 @@ impl NightReport {
             doubtful: tally.doubtful,
             cleared: tally.cleared,
             rewritten,
+            linked: tally.linked,
             sampled: tally.sampled,
             deleted: tally.gone,
             layers_kept,
@@ -105,7 +109,13 @@ impl std::fmt::Display for NightReport {
             return write!(f, "{} entries, all of them read: {why}", self.listed);
         }
         write!(f, "{} entries, {} kept, {} new, {} changed", self.listed, self.kept, self.new, self.changed)?;
-        for (count, what) in [(self.doubtful, "in doubt"), (self.rewritten, "rewritten"), (self.deleted, "deleted")] {
+        let counts = [
+            (self.doubtful, "in doubt"),
+            (self.linked, "with another name"),
+            (self.rewritten, "rewritten"),
+            (self.deleted, "deleted"),
+        ];
+        for (count, what) in counts {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
