@@ -43,6 +43,9 @@ use crate::stop::Stop;
 /// the error says that the freeze itself is complete.
 pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Result<Snapshot> {
     let (night, transfer) = (plan.night.clone(), plan.transfer.clone());
+    if let Some(night) = &night {
+        night.keep_alarm();
+    }
     let (recording, frozen) =
         match plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose() {
             Ok(recording) => (recording, carry_out(plan, observer, stop).await),
@@ -52,10 +55,10 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
         // What was never read is left, too.
         transfer.release(Arc::default()).await;
     }
-    match (recording, frozen) {
+    let recorded = match (recording, frozen) {
         (Some(recording), Ok((mut snapshot, made))) => {
             // Before the record, for until that is there nobody sweeps the state folder.
-            if let (Some(night), Some(report)) = (night, &mut snapshot.night) {
+            if let (Some(night), Some(report)) = (&night, &mut snapshot.night) {
                 let is_replaced = snapshot.notices.count(NoticeKind::Replaced) > 0;
                 let remembered = night.remember(made.fresh, made.artifacts, is_replaced);
                 report.trouble = remembered.err().map(|error| error.to_string());
@@ -64,7 +67,8 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
         }
         (Some(recording), Err(error)) => Err(recording.abandon(error)),
         (None, frozen) => frozen.map(|(snapshot, _)| snapshot),
-    }
+    };
+    recorded.map_err(|error| night.iter().fold(error, |error, night| night.told(error)))
 }
 
 /// What the next night has to know of this one.

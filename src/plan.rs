@@ -168,12 +168,13 @@ impl Plan {
     /// When a choice can't be carried out, or the source can't be read.
     pub async fn make(options: FreezeOptions, stop: &Stop) -> Result<Self> {
         // What hung up because of a stop is not the cause.
-        let mut transfer = None;
-        let made = Self::decide(options, stop, &mut transfer).await;
-        if let (Err(_), Some(transfer)) = (&made, transfer) {
+        let mut met = Met::default();
+        let made = Self::decide(options, stop, &mut met).await;
+        if let (Err(_), Some(transfer)) = (&made, met.transfer) {
             transfer.release(Arc::default()).await;
         }
-        made.map_err(|error| stop.take_cause().unwrap_or(error))
+        let told = |error| met.night.iter().fold(error, |error, night| night.told(error));
+        made.map_err(|error| told(stop.take_cause().unwrap_or(error)))
     }
 
     /// Leaves a machine that was listed as it was, where the plan is not carried out. A plan that is dropped does so, too,
@@ -184,7 +185,7 @@ impl Plan {
         }
     }
 
-    async fn decide(mut options: FreezeOptions, stop: &Stop, transfer: &mut Option<Arc<Transfer>>) -> Result<Self> {
+    async fn decide(mut options: FreezeOptions, stop: &Stop, met: &mut Met) -> Result<Self> {
         let started = Timestamp::now();
         let exclude = Exclude::new(&options.exclude)?;
         check_bandwidth(options.bandwidth_bytes)?;
@@ -208,7 +209,7 @@ impl Plan {
                 () = stop.stopped() => return Err(Error::interrupted()),
             }
         };
-        transfer.clone_from(&opened.transfer);
+        *met = Met { transfer: opened.transfer.clone(), night: opened.night.clone() };
         names.await.map_err(|_| Error::interrupted())??;
         opened.settings.smolvm_version = opened.settings.smolvm_version.or(smolvm_version);
         fill_in(&mut options.image, &options.source)?;
@@ -249,6 +250,13 @@ impl Plan {
         })
     }
 
+    /// The process's exit code where this is not carried out: 0, or 8 as [`Snapshot::exit_code`](crate::report::Snapshot::exit_code)
+    /// has it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.night.as_ref().is_some_and(|night| night.alarm().is_some()) { 8 } else { 0 }
+    }
+
     /// What was decided though nobody asked for it, for people.
     #[must_use]
     pub fn remark(&self) -> Option<&str> {
@@ -274,6 +282,13 @@ impl Plan {
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
+}
+
+/// What a plan that failed had come to.
+#[derive(Default)]
+struct Met {
+    transfer: Option<Arc<Transfer>>,
+    night: Option<Arc<Night>>,
 }
 
 /// Processor cores that this process may use.
@@ -390,7 +405,9 @@ impl std::fmt::Display for Plan {
         if let Some(night) = &self.night {
             // As if each output still had what it was given.
             let choice = night.choice(BTreeSet::new(), self.layer_bytes());
-            writeln!(f, "night        {}", NightReport::new(night, &choice))?;
+            let report = NightReport::new(night, &choice);
+            writeln!(f, "night        {report}")?;
+            report.alarm_in_words().map_or(Ok(()), |alarm| writeln!(f, "ALARM        {alarm}"))?;
         }
         if let Some(why) = &self.in_full {
             writeln!(f, "night        all of it is read: {why}")?;

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::night::NightReport;
 use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::budget::Budget;
@@ -242,6 +243,19 @@ impl Snapshot {
         }
     }
 
+    /// What is to be said of a file of earlier images that was not what it should have been.
+    #[must_use]
+    pub fn alarm_in_words(&self) -> Option<String> {
+        self.night.as_ref().and_then(NightReport::alarm_in_words)
+    }
+
+    /// A failure behind a complete freeze, with what the freeze found.
+    #[must_use]
+    pub fn told(&self, error: Error) -> Error {
+        let error = error.hint("the freeze itself is complete");
+        self.alarm_in_words().into_iter().fold(error, Error::hint)
+    }
+
     pub(crate) fn in_night(mut self, night: Option<NightReport>, in_full: Option<String>) -> Self {
         self.in_full = in_full;
         if let Some(night) = &night {
@@ -303,11 +317,7 @@ impl Snapshot {
         lines.extend(self.in_full.iter().map(|why| format!("night       all of it was read: {why}")));
         if let Some(night) = &self.night {
             lines.push(format!("night       {night}"));
-            lines.extend(night.alarm.iter().map(|path| {
-                format!(
-                    "ALARM       '{path}' had other bytes than the images since it was read have, and nothing told so"
-                )
-            }));
+            lines.extend(night.alarm_in_words().map(|alarm| format!("ALARM       {alarm}")));
             lines.extend(
                 night
                     .trouble

@@ -219,9 +219,9 @@ impl Freeze {
             // The user's commands are for a freeze.
             (options.machine.pre_exec, options.machine.post_exec) = (None, None);
             let plan = make_plan(options, quiet, &stop).await?;
-            let text = plan.to_string();
+            let (text, code) = (plan.to_string(), plan.exit_code());
             plan.abandon().await;
-            return super::print(&text);
+            return super::print(&text).map(|_| code.into());
         }
         options.own_files = report.iter().chain(&profile).cloned().collect();
         let source = options.source.to_string();
@@ -237,7 +237,7 @@ impl Freeze {
         let (snapshot, is_packed_by_smolvm) = match (frozen.await, report) {
             (Ok(frozen), report) => {
                 let written = report.map_or(Ok(()), |report| report.write(&frozen.0));
-                written.map_err(|error| error.hint("the freeze itself is complete"))?;
+                written.map_err(|error| frozen.0.told(error))?;
                 frozen
             }
             (Err(error), None) => return Err(error),
@@ -249,10 +249,13 @@ impl Freeze {
             }
         };
         if !quiet {
-            super::print(&snapshot.summary())?;
+            super::print(&snapshot.summary()).map_err(|error| snapshot.told(error))?;
             if is_packed_by_smolvm && snapshot.workspace_entries > 0 {
                 super::remark(&hidden(snapshot.workspace_entries));
             }
+        }
+        if let Some(alarm) = snapshot.alarm_in_words().filter(|_| quiet) {
+            super::remark(&alarm);
         }
         for what in &snapshot.undone {
             super::remark(&format!("the image is complete, but {what}"));
@@ -372,7 +375,7 @@ async fn carry_out(
     shown.finish();
     match (frozen, trace.map_or(Ok(()), Trace::finish)) {
         (Ok(snapshot), Ok(())) => Ok(snapshot),
-        (Ok(_), Err(error)) => Err(error.hint("the freeze itself is complete")),
+        (Ok(snapshot), Err(error)) => Err(snapshot.told(error)),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(untraced)) => Err(error.attach(untraced)),
     }

@@ -96,6 +96,10 @@ pub struct Head {
     /// Files in layers from this one on may have the bytes of others that had their names for a moment: they are in doubt.
     #[serde(default)]
     pub doubtful_from: Option<u32>,
+    /// A file that had other bytes than the layers' that were here, where nothing told so: nothing may be counted on until all
+    /// was read, and somebody told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
 }
 
 /// Opens the index at `path` and checks its seal.
@@ -151,7 +155,7 @@ impl Write for Sealing {
 }
 
 /// Writes the index that will be at `path`, which gets its name when it is safe. `records` is the frame with all of them.
-pub(super) fn write(path: &Path, head: &Head, records: &mut File) -> io::Result<()> {
+pub(super) fn write(path: &Path, head: &Head, records: &mut (impl Read + io::Seek)) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;

@@ -262,6 +262,11 @@ impl Listing {
         Ok(())
     }
 
+    /// What was counted so far.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// The walk has ended.
     pub(super) fn end(mut self) -> io::Result<(Option<Head>, File, Tally)> {
         if let Some(trouble) = self.trouble {

@@ -35,6 +35,7 @@ use std::io::{self, Seek as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::error::Error;
 use crate::progress::Notices;
 use crate::stage::cut::Placed;
 use crate::stage::facts::Facts;
@@ -66,14 +67,17 @@ impl Default for Wish {
 /// One source's last image and its listing.
 pub struct Night {
     path: PathBuf,
-    /// What was at `path`.
+    /// What was at `path`, and what is since [`Self::keep_alarm`].
     found: Option<FileId>,
+    noted: OnceLock<Option<FileId>>,
     source: (String, String),
     before: Option<Head>,
     began: Moment,
     list: File,
     tally: Tally,
     why_all: Option<String>,
+    /// What an earlier freeze found and could not report in the end.
+    alarm: Option<String>,
     /// Everything is read, be it to compare it.
     is_whole: bool,
     choice: OnceLock<Arc<Choice>>,
@@ -227,6 +231,33 @@ impl Night {
         self.layers().last().map_or(0, |layer| layer.number + 1)
     }
 
+    /// A file whose content was another than that of earlier images though nothing told so.
+    #[must_use]
+    pub fn alarm(&self) -> Option<String> {
+        alarm(self.alarm.as_deref(), &self.tally)
+    }
+
+    /// A failure of a freeze that found one says so, too.
+    #[must_use]
+    pub fn told(&self, error: Error) -> Error {
+        tell(error, self.alarm())
+    }
+
+    /// If there is an alarm, leaves that in place of the index: whatever becomes of this freeze, each one from here on reads
+    /// everything and tells of it, until one is complete.
+    pub fn keep_alarm(&self) {
+        let Some(path) = &self.tally.alarm else { return };
+        let write = || {
+            let alarm = Some(crate::text::name(path));
+            let (source, layers, artifacts) = (self.source.clone(), Vec::new(), Vec::new());
+            let head = Head { source, began: self.began, nights: 0, layers, artifacts, doubtful_from: None, alarm };
+            index::write(&self.path, &head, &mut io::Cursor::new(Writer::new(Vec::new())?.finish()?))
+        };
+        // Without room for that, everything is read all the same.
+        write().unwrap_or_else(|_| self.forget());
+        let _ = self.noted.set(FileId::at(&self.path));
+    }
+
     /// The next freeze is not to count on the last image.
     pub fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
@@ -241,7 +272,7 @@ impl Night {
     ///
     /// `is_replaced` says that some of what was read was another file than was listed.
     pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>, is_replaced: bool) -> io::Result<()> {
-        if FileId::at(&self.path) != self.found {
+        if FileId::at(&self.path) != self.noted.get().copied().unwrap_or(self.found) {
             return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
         }
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
@@ -254,10 +285,19 @@ impl Night {
         let nights = since.map_or(0, |head| head.nights + 1);
         let layers = self.kept(choice).into_iter().chain(fresh).collect();
         let doubtful_from = is_replaced.then_some(choice.first_fresh);
-        let source = self.source.clone();
-        let head = Head { source, began: self.began, nights, layers, artifacts, doubtful_from };
+        let (source, began, alarm) = (self.source.clone(), self.began, None);
+        let head = Head { source, began, nights, layers, artifacts, doubtful_from, alarm };
         index::write(&self.path, &head, &mut records)
     }
+}
+
+/// What was found before, or else now.
+fn alarm(before: Option<&str>, tally: &Tally) -> Option<String> {
+    before.map(str::to_owned).or_else(|| tally.alarm.as_ref().map(|path| crate::text::name(path)))
+}
+
+fn tell(error: Error, alarm: Option<String>) -> Error {
+    alarm.into_iter().fold(error, |error, path| error.hint(format!("besides, {}", report::in_words(&path))))
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use std::sync::{Mutex, OnceLock};
 
 use super::compare::Moment;
 use super::list::{self, Answers, List, Questions, Totals};
-use super::listing::{Entries as _, Listing, Tally, Terms};
+use super::listing::{Entries as _, Listing, Terms};
 use super::record::{Reader, Writer};
 use super::records::Records;
-use super::{Night, Told, Wish, index};
+use super::{Night, Told, Wish, alarm, index, tell};
+use crate::error::Error;
 
 /// After so many nights everything is read and compared once.
 const NIGHTS_MAX: u32 = 30;
@@ -44,6 +45,7 @@ pub struct Opening {
     terms: Terms,
     list: File,
     why_all: Option<String>,
+    alarm: Option<String>,
     listing: Listing,
 }
 
@@ -59,7 +61,12 @@ impl Opening {
             Err(trouble) => (Identity { text: String::new(), inodes_last: false }, Some(trouble)),
         };
         let (source, began) = ((listed.who, read.text), listed.began);
-        let (before, why_all) = match index::open(path) {
+        let opened = index::open(path);
+        // Whatever else there is against going on from it.
+        let same = opened.as_ref().ok().filter(|(head, _)| head.source.0 == source.0);
+        let alarm = same.and_then(|(head, _)| head.alarm.clone());
+        let (before, why_all) = match opened {
+            _ if alarm.is_some() => (None, alarm.as_deref().map(found_before).unwrap_or_default()),
             _ if trouble.is_some() => (None, trouble.unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (None, "it was not frozen from here before".to_owned())
@@ -78,7 +85,7 @@ impl Opening {
         let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
         let listing = Listing::new(before, terms, list.try_clone()?)?;
-        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, listing })
+        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, listing })
     }
 
     /// Of a list that was made elsewhere: writes to `questions` which files' content is to be read there. How many those are.
@@ -111,6 +118,12 @@ impl Opening {
         })
     }
 
+    /// A failure that cuts the comparison short, with what was found by then; see [`Night::alarm`].
+    #[must_use]
+    pub fn told(&self, error: Error) -> Error {
+        tell(error, alarm(self.alarm.as_deref(), self.listing.tally()))
+    }
+
     /// What the walk is told to.
     pub fn listing(&mut self) -> &mut Listing {
         &mut self.listing
@@ -126,11 +139,6 @@ impl Opening {
             self.list.rewind()?;
             tally.part_links(Reader::new(&self.list)?)?;
         }
-        if tally.alarm.is_some() {
-            // Whatever becomes of this freeze, the next one is not to count on it.
-            std::fs::remove_file(&self.path)?;
-            self.found = None;
-        }
         let journal = Writer::new(tempfile::tempfile_in(scratch)?)?;
         let told = Mutex::new(Told::Journal(journal, tempfile::tempfile_in(scratch)?));
         Ok(Night {
@@ -140,7 +148,9 @@ impl Opening {
             before,
             began: self.terms.began,
             list: self.list,
-            why_all: self.why_all.or_else(|| alarm(&tally)),
+            noted: OnceLock::new(),
+            why_all: self.why_all.or_else(|| tally.alarm.as_deref().map(found_now)),
+            alarm: self.alarm,
             is_whole: self.terms.sample_percent >= 100,
             tally,
             choice: OnceLock::new(),
@@ -149,9 +159,12 @@ impl Opening {
     }
 }
 
-fn alarm(tally: &Tally) -> Option<String> {
-    let path = tally.alarm.as_ref()?;
-    Some(format!("{} has other bytes than it had, and nothing tells so", crate::text::quoted(path)))
+fn found_now(path: &[u8]) -> String {
+    format!("{} has other bytes than it had, and nothing tells so", crate::text::quoted(path))
+}
+
+fn found_before(name: &str) -> String {
+    format!("'{name}' had other bytes than it had, and nothing told so, found by a freeze that did not end")
 }
 
 /// Which file an index is: each is a new one.

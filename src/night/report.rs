@@ -91,16 +91,26 @@ impl NightReport {
             layers_kept,
             layers_dropped: night.layers().len() as u64 - layers_kept,
             why_all: night.why_all.clone(),
-            alarm: tally.alarm.as_ref().map(|path| crate::text::name(path)),
+            alarm: night.alarm(),
             trouble: None,
             ..Self::default()
         }
+    }
+
+    /// What is to be said of an alarm.
+    #[must_use]
+    pub fn alarm_in_words(&self) -> Option<String> {
+        self.alarm.as_deref().map(in_words)
     }
 
     /// So many layers, and bytes of them, were copied into artifacts, and of so many only what is alive.
     pub(crate) fn filled(&mut self, (layers, bytes): (u64, u64), flattened: u64) {
         (self.layers_copied, self.copied_bytes, self.layers_flattened) = (layers, bytes, flattened);
     }
+}
+
+pub(super) fn in_words(path: &str) -> String {
+    format!("'{path}' had other bytes than the images since it was read have, and nothing told so")
 }
 
 impl std::fmt::Display for NightReport {

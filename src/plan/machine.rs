@@ -116,7 +116,8 @@ impl Comparison {
             _ => self.transfer.ask(&questions, &scratch)?,
         };
         std::io::Seek::rewind(&mut questions).map_err(failed)?;
-        let totals = opening.hear(&list, &questions, std::io::BufReader::new(answers)).map_err(failed)?;
+        let heard = opening.hear(&list, &questions, std::io::BufReader::new(answers));
+        let totals = heard.map_err(|error| opening.told(failed(error)))?;
         for path in self.transfer.left_mounts() {
             opening.listing().left_out(NoticeKind::Mount, path);
         }

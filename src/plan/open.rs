@@ -142,7 +142,7 @@ pub(super) fn open(
             let directory = Directory::open(path, &selection)?;
             let (survey, night) = match open_night(options, &directory) {
                 Some(mut opening) => {
-                    let survey = directory.list(opening.listing(), &stop)?;
+                    let survey = directory.list(opening.listing(), &stop).map_err(|error| opening.told(error))?;
                     (survey, opening.end(&super::scratch_folder()).ok().map(Arc::new))
                 }
                 None => (directory.survey(&stop)?, None),

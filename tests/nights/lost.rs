@@ -58,9 +58,9 @@ fn without_its_last_record_a_night_is_right() {
     assert!(report["night"]["why_all"].is_null(), "{report}");
 }
 
-/// The alarm outlasts its freeze, whatever ends that.
+/// The alarm outlasts its freeze, whatever ends that, and each one tells of it until all was read and is in an image.
 #[test]
-fn a_freeze_that_fails_behind_an_alarm_leaves_nothing_to_go_on_from() {
+fn an_alarm_is_told_until_a_freeze_is_complete() {
     let host = Host::new();
     host.shell(
         "truncate -s 24M disk; mkfs.ext4 -q -b 1024 disk; mount -o loop disk tree; rmdir tree/lost+found
@@ -73,15 +73,32 @@ fn a_freeze_that_fails_behind_an_alarm_leaves_nothing_to_go_on_from() {
         "umount tree; at=$(grep -abo '0123456789-what-is-there' disk | head -n 1 | cut -d: -f1)
          printf 9 | dd of=disk bs=1 seek=$at conv=notrunc status=none; mount -o loop disk tree",
     );
-    let (output, _) = host.try_freeze(&["--max-size", "1"]);
-    let is_there = index.exists();
-    let next = host.freeze(&[]);
+    let before = fs::read(&index).unwrap();
+    let mut planned = host.command();
+    planned.arg("freeze").arg(format!("dir:{}", host.tree().display())).args(["--dry-run", "--compression", "gzip"]);
+    let planned = planned.arg("--to").arg(format!("oci:{}:it", host.path("layout").display())).output().unwrap();
+    let is_left_alone = fs::read(&index).unwrap() == before;
+    let failed = [host.try_freeze(&["--max-size", "1"]), host.try_freeze(&["--max-size", "1", "--squash"])];
+    let (told, next) = host.try_freeze(&["--exclude", "nothing"]);
     let differences = host.differences();
+    let after = host.freeze(&["--exclude", "nothing"]);
     host.shell("umount tree");
-    assert_eq!(output.status.code(), Some(3));
-    assert!(!is_there, "a killed freeze would leave the index that is wrong");
-    assert!(next["night"]["why_all"].as_str().unwrap().contains("not frozen from here before"), "{next}");
+    let words = "'file' had other bytes";
+    let said = String::from_utf8_lossy(&planned.stdout);
+    assert!(planned.status.code() == Some(8) && said.contains("ALARM") && said.contains(words), "{planned:?}");
+    assert!(is_left_alone, "a plan writes nothing");
+    for (output, report) in failed {
+        assert!(
+            output.status.code() == Some(3) && String::from_utf8_lossy(&output.stderr).contains(words),
+            "{output:?}"
+        );
+        assert!(report["error"]["message"].as_str().unwrap().contains(words), "{report}");
+    }
+    assert!(told.status.code() == Some(8) && String::from_utf8_lossy(&told.stderr).contains(words), "{told:?}");
+    let why = next["night"]["why_all"].as_str().unwrap();
+    assert!(next["night"]["alarm"] == "file" && why.contains("found by a freeze that did not end"), "{next}");
     assert_eq!(differences, Vec::<String>::new());
+    assert!(after["night"]["alarm"].is_null() && after["night"]["why_all"].is_null(), "{after}");
 }
 
 /// The bound is that of the image, with what is kept in it.
