@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exclude", &["error"]),
     ("oci", &[]),
     ("progress", &[]),
-    ("night", &["oci", "stage"]),
+    ("night", &["oci", "progress", "stage"]),
     ("pipeline/memory", &["error", "stop"]),
     ("stage", &["error", "exclude", "oci", "pipeline/memory", "stop"]),
     ("pipeline/gather", &["error", "oci", "pipeline/memory"]),
@@ -59,8 +59,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "plan",
         &[
-            "error", "exclude", "image", "night", "oci", "pipeline", "sink", "smolvm", "source", "stage", "state",
-            "stop",
+            "error", "exclude", "image", "night", "oci", "pipeline", "progress", "sink", "smolvm", "source", "stage",
+            "state", "stop",
         ],
     ),
     ("report", &["night", "oci", "pipeline", "plan", "progress", "sink", "state"]),
