@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt as _, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::{self, ImageLayer};
 use crate::night::index::{Artifact, Kept};
 use crate::night::picker::Choice;
@@ -172,7 +172,14 @@ fn lie_on(cut: &mut CutOptions, kept: &[Kept]) {
 async fn fill(chosen: Option<&Chosen>, sinks: &[Sink], fresh: &[Delivered], stop: &Stop) -> Result<Filled> {
     let Some(chosen) = chosen else { return Ok(Filled::default()) };
     let filled = tokio::select! {
-        filled = chosen.nearest.fill(sinks, chosen, fresh) => filled,
+        filled = chosen.nearest.fill(sinks, chosen, fresh) => filled.map_err(|error| {
+            if error.kind() != Kind::Corrupt {
+                return error;
+            }
+            // Or the next freeze would fail on the same bytes.
+            chosen.night.forget();
+            error.hint("freeze again: the next one reads everything")
+        }),
         () = stop.stopped() => Err(Error::interrupted()),
     };
     filled.map_err(|error| match stop.take_cause() {

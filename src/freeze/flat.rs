@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use super::Chosen;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::night::flat::Flat;
 use crate::night::index::{self, Extent, Kept, Part};
 use crate::oci::{Compression, Descriptor, DiffId};
@@ -80,11 +80,7 @@ impl Nearest {
                 let stand_in = if layer.workspace {
                     None
                 } else {
-                    let (taken, is_flat) = self.take(artifact, (at, layer), &flat).await.inspect_err(|error| {
-                        if error.kind() == crate::error::Kind::Corrupt {
-                            chosen.night.forget();
-                        }
-                    })?;
+                    let (taken, is_flat) = self.take(artifact, (at, layer), &flat).await?;
                     match taken {
                         None => None,
                         Some((side, end)) => {
@@ -154,8 +150,8 @@ impl Nearest {
                 Err(error) => trouble = Some(error),
             }
         }
-        let error = trouble.unwrap_or_else(|| Error::sink(TAKING, artifact.name(), "no output has it any more"));
-        Err(error.hint("freeze again with --squash"))
+        let gone = || Error::new(Kind::Corrupt, Side::Sink, TAKING, artifact.name(), "no output has it any more");
+        Err(trouble.unwrap_or_else(gone))
     }
 
     /// What is alive below `/workspace`: all of it from the last artifact, or layer by layer, the top one first.
@@ -248,7 +244,6 @@ async fn copy(last: &Arc<LastArtifact>, extent: &Extent, side: SideFile, stop: &
         let failed = |error: std::io::Error| match error.downcast::<Error>() {
             Ok(ours) => ours,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                use crate::error::{Kind, Side};
                 Error::new(Kind::Corrupt, Side::Sink, "reading the last artifact", last.path().display(), error)
             }
             Err(error) => Error::sink("reading the last artifact", last.path().display(), &error).because(error),

@@ -115,31 +115,34 @@ fn a_damaged_artifact_is_not_copied_from() {
         std::thread::sleep(SETTLED);
         host.try_freeze_to(&[&packing, words].concat())
     };
-    let damage = || {
-        let mut bytes = fs::read(host.artifact()).unwrap();
-        // Past the agent, before the end.
-        let at = bytes.len() * 2 / 3;
+    // What can't be compressed is there as it is.
+    host.shell("for f in a/noise workspace/noise; do head -c 100000 /dev/urandom >tree/$f; done");
+    let damage = |name: &str| {
+        let (mut bytes, noise) = (fs::read(host.artifact()).unwrap(), fs::read(host.tree().join(name)).unwrap());
+        let at = bytes.windows(40).position(|window| window == &noise[50_000..50_040]).unwrap();
         bytes[at] ^= 1;
         fs::write(host.artifact(), &bytes).unwrap();
         bytes
     };
     assert!(freeze(&["--to", &layout]).0.status.success());
-    damage();
+    damage("a/noise");
     let (output, report) = freeze(&["--to", &layout]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!((&report["night"]["rewritten"], host.differences_of_artifact()), (&0.into(), Vec::new()), "{report}");
     // Where nothing else has it, nothing is written, and the next one reads everything.
-    assert!(freeze(&[]).0.status.success());
-    let damaged = damage();
-    let (output, _) = freeze(&[]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(6), "{told}");
-    assert!(told.contains("not those that were written") && told.contains("it.smolmachine"), "{told}");
-    assert_eq!(fs::read(host.artifact()).unwrap(), damaged, "what was there is there");
-    assert!(!host.shell("ls -A").contains(".smolfreeze"), "{}", host.shell("ls -A"));
-    let (output, report) = freeze(&[]);
-    assert!(output.status.success());
-    assert_eq!((report["night"]["why_all"].is_null(), host.differences_of_artifact()), (false, Vec::new()));
+    for name in ["a/noise", "workspace/noise"] {
+        assert!(freeze(&[]).0.status.success());
+        let damaged = damage(name);
+        let (output, _) = freeze(&[]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(6), "{name}: {told}");
+        assert!(told.contains("not those that were written") && told.contains("it.smolmachine"), "{name}: {told}");
+        assert_eq!(fs::read(host.artifact()).unwrap(), damaged, "what was there is there");
+        assert!(!host.shell("ls -A").contains(".smolfreeze"), "{}", host.shell("ls -A"));
+        let (output, report) = freeze(&[]);
+        assert!(output.status.success());
+        assert_eq!((report["night"]["why_all"].is_null(), host.differences_of_artifact()), (false, Vec::new()));
+    }
 }
 
 /// One that is gone, and was the only output, costs what a first freeze costs.
