@@ -100,9 +100,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         Err(error) => return Err(abort_all(&sinks, error).await),
     };
     let fresh_bytes = chosen.as_ref().map(|chosen| chosen.night.fresh_bytes(&chosen.choice));
-    if let Some(tar_bytes) = fresh_bytes.or(plan.survey.tar_bytes) {
-        observer.expected(tar_bytes);
-    }
+    fresh_bytes.or(plan.survey.tar_bytes).into_iter().for_each(|tar_bytes| observer.expected(tar_bytes));
     let kept: Vec<_> = chosen.iter().flat_map(|chosen| chosen.night.kept(&chosen.choice)).collect();
     let mut report = chosen.as_ref().map(|chosen| NightReport::new(&chosen.night, &chosen.choice));
     let surveyed = report.as_ref().map_or(plan.survey.entries, |night| night.listed - night.kept);
@@ -130,10 +128,8 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     };
     let frozen = async {
         let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
-        let mut flowed = if has_work { run::run(line).await? } else { left_alone(transfer, &meters).await };
-        if let Some(chosen) = chosen.as_ref().filter(|_| !has_work) {
-            flowed.notices = chosen.night.left_out().clone();
-        }
+        let mut flowed =
+            if has_work { run::run(line).await? } else { left_alone(transfer, &meters, chosen.as_ref()).await };
         let fresh = flowed.layers.clone();
         let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());
@@ -241,11 +237,12 @@ async fn choose(
 }
 
 /// Nothing has changed: what a machine has under way for the freeze ends before the image is named.
-async fn left_alone(transfer: Option<Arc<Transfer>>, meters: &Arc<Meters>) -> Flowed {
+async fn left_alone(transfer: Option<Arc<Transfer>>, meters: &Arc<Meters>, chosen: Option<&Chosen>) -> Flowed {
     if let Some(transfer) = transfer {
         transfer.release(Arc::clone(meters)).await;
     }
-    Flowed::nothing()
+    let notices = chosen.map(|chosen| chosen.night.left_out().clone()).unwrap_or_default();
+    Flowed { notices, ..Flowed::nothing() }
 }
 
 /// Tells a night what went where.
