@@ -48,7 +48,8 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
     }
     let (recording, frozen) =
         match plan.options.records.as_deref().map(|folder| Recording::begin(&plan, folder)).transpose() {
-            Ok(recording) => (recording, carry_out(plan, observer, stop).await),
+            // Or whoever calls this would have all of it on the stack.
+            Ok(recording) => (recording, Box::pin(carry_out(plan, observer, stop)).await),
             Err(error) => (None, Err(error)),
         };
     if let Some(transfer) = transfer {

@@ -47,7 +47,13 @@ else
     artifact busybox busybox --layers 3
     [ -z "$smolfreeze" ] || "$here/stacked.sh" "$rig/roots/busybox.tar" "$share"
 fi
-if [ -n "$smolfreeze" ]; then install -m 755 "$smolfreeze" "$share/smolfreeze"; fi
+if [ -n "$smolfreeze" ]; then
+    # Without names of functions, which would cross the emulated link at every freeze.
+    install -s -m 755 "$smolfreeze" "$share/smolfreeze"
+    # It is looked for beside it.
+    reader=$(dirname "$smolfreeze")/smolfreeze-guest
+    if [ -x "$reader" ]; then install -s -m 755 "$reader" "$share/smolfreeze-guest"; fi
+fi
 
 code=0
 "$here/run.sh" "$share" "bash tools/$script" || code=$?

@@ -1,7 +1,7 @@
 #!/bin/bash
 # In L1: starts the three machines, checks that they are what was asked for, and, with ./smolfreeze there, freezes each
-# to the registry and compares the image entry by entry with what the guest says of itself. Then the images are thawed,
-# and the new machines compared with the images.
+# to the registry, three times with changes between, and compares each image entry by entry with what the guest says of
+# itself. Then the images are thawed, and the new machines compared with the images.
 set -uo pipefail
 # shellcheck source=tests/rig/l1/machines.sh
 . tools/machines.sh
@@ -31,6 +31,7 @@ freeze_and_compare() {
     grep own_reader "out/$machine.report"
     timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
+    rm -rf "/srv/$machine"
     python3 tools/unpack.py "$image" "/srv/$machine" > "out/$machine.config" || code=$?
     check "$machine: the image can be pulled and unpacked" 0 "$code"
     sh tools/list.sh "/srv/$machine" "${not_captured[@]}" > "out/$machine.image"
@@ -40,6 +41,26 @@ freeze_and_compare() {
     check "$machine: the image is what the guest has" 0 "$code"
     head -n 20 "out/$machine.differences"
     check "$machine: nothing left in the guest" '' "$(as_root "$machine" sh -c 'ls -d /var/tmp/.smolfreeze-* 2>/dev/null')"
+}
+
+# A second and a third night of a machine, of which only what changed is read: the same is to be in its image.
+further_nights() {
+    local machine=$1 night
+    for night in 2 3; do
+        # shellcheck disable=SC2016 # the guest's own words
+        as_root "$machine" sh -c 'mkdir -p /srv/nights && cd /srv/nights && case $1 in
+            2) mkdir a b c && echo one > a/one && ln a/one b/link && ln -s one a/soft && echo x > c/x && echo night > /etc/motd ;;
+            3) rm a/one && mv b d && rm -r a && echo file > a && rm -r c && ln -s d c && chmod 600 d/link
+                touch -t 200101010000 /etc/motd ;;
+        esac' sh "$night"
+        sleep 3
+        list_guest "$machine" "out/$machine.guest"
+        [ "$machine" != bare ] || list_guest bare out/bare.workspace /storage/workspace
+        freeze_and_compare "$@"
+        check "$machine: night $night keeps layers" yes \
+            "$(python3 -c 'import json, sys; print("yes" if json.load(open(sys.argv[1]))["night"]["layers_kept"] else "no")' "out/$machine.report")"
+        grep -E '^(night|link)' "out/$machine.freeze"
+    done
 }
 
 # thaw_and_compare MACHINE FROM NEW COMPARE-OPTIONS... - its image has been unpacked and listed
@@ -85,9 +106,11 @@ for machine in bare debian busybox; do timed "list $machine" list_guest "$machin
 list_guest bare out/bare.workspace /storage/workspace
 if [ -x ./smolfreeze ]; then
     # Files of smolvm's own (crun is mounted), and a mount point that is a link in the guest and a folder in the image.
-    freeze_and_compare bare --ignore './.smolvm-ready*' --ignore ./usr/bin/crun --ignore ./workspace --graft workspace=out/bare.workspace
-    freeze_and_compare debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
-    freeze_and_compare busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+    for nights in freeze_and_compare further_nights; do
+        $nights bare --ignore './.smolvm-ready*' --ignore ./usr/bin/crun --ignore ./workspace --graft workspace=out/bare.workspace
+        $nights debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+        $nights busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+    done
     for machine in bare busybox; do smolvm machine stop --name "$machine" > /dev/null 2>&1; done
     export SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs
     kept=(--keep-artifact /srv/kept.smolmachine)
@@ -95,6 +118,9 @@ if [ -x ./smolfreeze ]; then
     kept=()
     thaw_and_compare debian oci:/srv/layout:debian from-layout
     thaw_and_compare debian /srv/kept.smolmachine from-artifact
+    smolvm machine start --name busybox > /dev/null 2>&1
+    thaw_and_compare busybox oci:/srv/layout:busybox from-busybox --without-xattrs
+    smolvm machine stop --name busybox > /dev/null 2>&1
     thaw_stacked
     smolvm machine start --name bare > /dev/null 2>&1
     # A machine with an image finds these as smolvm made them at its start.

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """unpack.py REGISTRY/NAME:TAG FOLDER - pulls an image over plain HTTP, checks every digest and diff_id, and unpacks its
-layers one over the other into FOLDER. Only what Debian has (zstd, GNU tar), nothing of smolfreeze."""
+layers one over the other into FOLDER, as the image specification has it (layer.md): marks of deletions, and entries of
+another kind. Only what Debian has (zstd, GNU tar), nothing of smolfreeze."""
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 
@@ -39,6 +42,24 @@ def blob(registry, name, descriptor, file):
         sys.exit(f"blob {descriptor['digest']} is not what its name says")
 
 
+def remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+def make_way(tar, folder):
+    """Removes what the layer deletes, and what has another kind in it."""
+    with tarfile.open(tar) as layer:
+        for entry in layer:
+            above, name = os.path.split(os.path.join(folder, entry.name))
+            path = os.path.join(above, name.removeprefix(".wh."))
+            is_folder = os.path.isdir(path) and not os.path.islink(path)
+            if path != os.path.join(above, name) or is_folder != entry.isdir():
+                remove(path)
+
+
 def unpack(layer, diff_id, folder):
     form = layer["mediaType"].rsplit("tar", 1)[-1].lstrip("+.") or "tar"
     with tempfile.NamedTemporaryFile() as stored, tempfile.NamedTemporaryFile() as plain:
@@ -48,7 +69,8 @@ def unpack(layer, diff_id, folder):
             actual = hashlib.file_digest(tar, "sha256").hexdigest()
         if f"sha256:{actual}" != diff_id:
             sys.exit(f"layer {layer['digest']}: its tar is sha256:{actual}, the config says {diff_id}")
-        tar = ["tar", "-C", folder, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", plain.name]
+        make_way(plain.name, folder)
+        tar = ["tar", "-C", folder, "--exclude=.wh.*", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", plain.name]
         subprocess.run(tar, check=True)
 
 
