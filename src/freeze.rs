@@ -30,7 +30,7 @@ use crate::sink::layout::LayoutSink;
 use crate::sink::packed::{PackedOptions, PackedSink};
 use crate::sink::registry::{Pace, RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Put, Sink, SinkContext};
-use crate::stage::cut::{CutOptions, CutSummary, Placed};
+use crate::stage::cut::{CutOptions, CutSummary, Placed, check_size};
 use crate::stop::Stop;
 
 /// Carries out a plan: streams the source once, packs and sends its layers, and names the image at every output.
@@ -107,7 +107,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let surveyed = report.as_ref().map_or(plan.survey.entries, |night| night.listed - night.kept);
     let (options, method, budget, transfer) = (plan.options, plan.method, plan.budget, plan.transfer);
     let mut cut = plan.cut;
-    lie_on(&mut cut, &kept);
+    lie_on(&mut cut, chosen.as_ref());
     let line = Line {
         stream: plan.stream,
         leave_timeout: plan.leave_timeout,
@@ -158,11 +158,11 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     Ok((snapshot, made))
 }
 
-/// What is cut lies on top of these layers.
-fn lie_on(cut: &mut CutOptions, kept: &[Kept]) {
-    let kept_bytes: u64 = kept.iter().map(|layer| layer.entry_bytes).sum();
-    cut.tar_bytes_max = cut.tar_bytes_max.map(|most| most.saturating_sub(kept_bytes));
-    cut.on_top_of = Some(kept.len() as u64).filter(|kept| *kept > 0);
+/// What is cut lies on top of the layers that stay.
+fn lie_on(cut: &mut CutOptions, chosen: Option<&Chosen>) {
+    let Some(Chosen { night, choice, .. }) = chosen else { return };
+    cut.tar_bytes_kept = night.kept_bytes(choice);
+    cut.on_top_of = Some(night.kept(choice).len() as u64).filter(|kept| *kept > 0);
 }
 
 /// Puts what is alive in layers that stay into the artifacts.
@@ -229,6 +229,8 @@ async fn choose(
         () = stop.stopped() => return Err(stop.take_cause().unwrap_or_else(Error::interrupted)),
     };
     let choice = night.choose(lost, plan.layer_bytes());
+    // There may be nothing to cut.
+    check_size(plan.options.tar_bytes_max, night.kept_bytes(&choice), 0)?;
     if !night.kept(&choice).is_empty() {
         for artifact in flat::artifacts(sinks) {
             artifact.leave_marks_out().await?;

@@ -220,6 +220,7 @@ impl Plan {
             layer_size,
             exclude: if matches!(options.source, SourceSpec::Archive(_)) { exclude } else { Exclude::default() },
             tar_bytes_max: options.tar_bytes_max,
+            tar_bytes_kept: 0,
             whole_from: opened.whole_from,
             own_layers: opened.own_layers,
             unordered: survey.unordered,

@@ -125,6 +125,13 @@ impl Night {
         self.tally.fresh_bytes + gone.map(|(_, (_, bytes))| bytes).sum::<u64>()
     }
 
+    /// Bytes of tar of what is alive in the layers that stay.
+    #[must_use]
+    pub fn kept_bytes(&self, choice: &Choice) -> u64 {
+        let kept = self.tally.live.iter().filter(|(number, _)| choice.keeps(**number));
+        kept.map(|(_, (_, bytes))| bytes).sum()
+    }
+
     /// The layers that stay.
     #[must_use]
     pub fn kept(&self, choice: &Choice) -> Vec<Kept> {

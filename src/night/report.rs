@@ -1,7 +1,6 @@
 //! What a night did, in words.
 
 use super::Night;
-use super::index::Kept;
 use super::picker::Choice;
 
 /// What a night did, for people and as JSON.
@@ -72,8 +71,7 @@ impl NightReport {
         let kept = tally.listed - tally.new - tally.changed - tally.doubtful - tally.linked - rewritten;
         let kept_layers = night.kept(choice);
         let layers_kept = kept_layers.len() as u64;
-        let of_layer = |layer: &Kept| tally.live.get(&layer.number).map_or(0, |(_, bytes)| *bytes);
-        let kept_bytes: u64 = kept_layers.iter().map(of_layer).sum();
+        let kept_bytes = night.kept_bytes(choice);
         let all_bytes: u64 = kept_layers.iter().map(|layer| layer.entry_bytes).sum();
         Self {
             live_bytes: night.fresh_bytes(choice) + kept_bytes,

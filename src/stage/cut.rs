@@ -47,8 +47,10 @@ pub struct CutOptions {
     pub layer_size: LayerSize,
     /// Entries to leave out.
     pub exclude: Exclude,
-    /// A stream of more bytes than this is refused; none by default.
+    /// A stream of more bytes than this, with those that count besides, is refused; none by default.
     pub tar_bytes_max: Option<u64>,
+    /// Bytes of what is in the image already, and counts.
+    pub tar_bytes_kept: u64,
     /// From this byte of the tar on, everything is one layer, which begins there.
     pub whole_from: Option<u64>,
     /// Folders that get layers of their own, as paths without a slash at either end. No link may cross their border.
@@ -417,20 +419,22 @@ impl Cutter {
 
     fn count(&mut self, bytes: u64) -> Result<()> {
         self.offset += bytes;
-        match self.options.tar_bytes_max {
-            Some(most) if self.offset > most => {
-                let reason = format!("the tar has more than {most} bytes");
-                Err(Error::source("reading the tar", format_args!("byte {most}"), reason)
-                    .hint("raise --max-size if that is right"))
-            }
-            _ => Ok(()),
-        }
+        check_size(self.options.tar_bytes_max, self.options.tar_bytes_kept, self.offset)
     }
 
     /// Names the byte where the entry's headers begin, in whatever chunk they came.
     fn refuse(&self, refusal: &entry::Refusal, cursor: &Cursor) -> Error {
         refusal.error(self.offset + cursor.headers as u64 - self.earlier.len() as u64)
     }
+}
+
+/// Refuses an image of more than `most` bytes of tar, with those that are kept in it.
+pub(crate) fn check_size(most: Option<u64>, kept: u64, tar_bytes: u64) -> Result<()> {
+    let Some(most) = most.filter(|most| kept.saturating_add(tar_bytes) > *most) else { return Ok(()) };
+    let with = if kept > 0 { format!(", with {kept} that the last image has already,") } else { String::new() };
+    let reason = format!("the tar{with} has more than {most} bytes");
+    let error = Error::source("reading the tar", format_args!("byte {}", most.saturating_sub(kept)), reason);
+    Err(error.hint("raise --max-size if that is right"))
 }
 
 fn hand_on(chunk: &Bytes, range: std::ops::Range<usize>, emit: Emit) -> Result<()> {

@@ -110,6 +110,27 @@ fn what_is_kept_counts_for_the_largest_size() {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let (report, _) = night(&host, &["--max-size", "600KiB"]);
     assert!(report["night"]["why_all"].is_null(), "{report}");
+    // Also where nothing has changed; and it is the user's number that is named.
+    let (output, _) = host.try_freeze(&["--max-size", "200KiB"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("more than 204800 bytes"), "{output:?}");
+}
+
+#[test]
+fn what_is_dead_does_not_count_for_the_largest_size() {
+    let host = Host::new();
+    host.shell("head -c 3000000 /dev/urandom >tree/large; head -c 300000 /dev/urandom >tree/file");
+    std::thread::sleep(SETTLED);
+    let words = ["--max-size", "3500000"];
+    host.freeze(&words);
+    for _ in 0..2 {
+        host.shell("head -c 300000 /dev/urandom >tree/file");
+        std::thread::sleep(SETTLED);
+        let (report, _) = night(&host, &words);
+        assert!(report["night"]["dead_bytes"].as_u64().unwrap() >= 300_000, "{report}");
+    }
+    let (output, _) = host.try_freeze(&["--max-size", "3200000"]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// One whose inodes don't last, or change unseen, is read in full, and that is said.
