@@ -124,6 +124,12 @@ impl Opening {
         tell(error, alarm(self.alarm.as_deref(), self.listing.tally()))
     }
 
+    /// Whether [`Self::told`] has anything to add.
+    #[must_use]
+    pub fn is_alarmed(&self) -> bool {
+        alarm(self.alarm.as_deref(), self.listing.tally()).is_some()
+    }
+
     /// What the walk is told to.
     pub fn listing(&mut self) -> &mut Listing {
         &mut self.listing

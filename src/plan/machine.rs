@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::open::{Opened, Terms};
+use super::open::{Opened, Terms, unlisted};
 use super::{FreezeOptions, OutputSpec};
 use crate::error::{Error, Result};
 use crate::exclude::Exclude;
@@ -41,8 +41,10 @@ pub(super) async fn open_machine(
         Some(seconds) => format!("{name}@{seconds}"),
         None => name.to_owned(),
     };
-    let terms = Terms::new(options).filter(|_| tempfile::tempfile_in(super::scratch_folder()).is_ok());
-    let in_full = options.night.map(|_| "the guest's own tools read".to_owned());
+    let no_room = tempfile::tempfile_in(super::scratch_folder()).err().map(|error| unlisted(&error));
+    let terms = Terms::new(options).filter(|_| no_room.is_none());
+    let own_tools = options.night.map(|_| "the guest's own tools read".to_owned());
+    let in_full = if machine.offers_reader() { options.night.and(no_room) } else { own_tools.clone() };
     let opened = |survey, stream| Opened {
         canonical: Some(canonical.clone()),
         survey,
@@ -54,7 +56,7 @@ pub(super) async fn open_machine(
         night: None,
         reader: Some(machine.reader()),
         transfer: None,
-        in_full: in_full.filter(|_| !machine.offers_reader()),
+        in_full,
         stream,
     };
     let (runtime, stop) = (Handle::current(), stop.clone());
@@ -78,7 +80,7 @@ pub(super) async fn open_machine(
         Ok((survey, night)) => {
             let (reading, picking) = (Arc::clone(&transfer), night.clone());
             let opened = opened(survey, Box::new(move |outlet| reading.stream(picking.as_deref(), outlet)));
-            let in_full = opened.in_full.filter(|_| night.is_none());
+            let in_full = own_tools.filter(|_| night.is_none());
             Ok(Opened { night, transfer: Some(transfer), in_full, ..opened })
         }
         Err(error) => {

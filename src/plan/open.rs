@@ -1,6 +1,7 @@
 //! Opening the source: what is to be streamed, and what it says about itself.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,13 +97,31 @@ impl Terms {
     }
 }
 
-/// What compares a folder with its last freeze.
-fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Opening> {
-    let (terms, canonical) = (Terms::new(options)?, options.source.canonical()?);
-    let (identity, began) = (directory.identity(), directory.settle()?);
+/// What compares a folder with its last freeze, where that is wanted; or why nothing does.
+fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Result<Opening, String>> {
+    let terms = Terms::new(options)?;
+    let (Some(canonical), Some(began)) = (options.source.canonical(), directory.settle()) else {
+        return Some(Err("its real path, or this host's time, can't be told".to_owned()));
+    };
+    let identity = directory.identity();
     let (path, identity) = (terms.state.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
-    // Without room for it, everything is read.
-    Opening::new(&path, Listed { who: canonical, identity, began }, terms.wish, &super::scratch_folder()).ok()
+    let listed = Listed { who: canonical, identity, began };
+    Some(Opening::new(&path, listed, terms.wish, &super::scratch_folder()).map_err(|error| unlisted(&error)))
+}
+
+/// Without room for a listing, everything is read.
+pub(super) fn unlisted(error: &io::Error) -> String {
+    format!("what is there could not be listed in {}: {error}", super::scratch_folder().display())
+}
+
+/// A night without a listing is none, unless that had an alarm: then it is a failure that tells of it.
+fn end(opening: Opening) -> Result<Result<Arc<Night>, String>> {
+    let scratch = super::scratch_folder();
+    let alarmed = opening.is_alarmed().then(|| opening.told(Error::source("listing", scratch.display(), "no room")));
+    match (opening.end(&scratch), alarmed) {
+        (Err(_), Some(alarmed)) => Err(alarmed),
+        (ended, _) => Ok(ended.map(Arc::new).map_err(|error| unlisted(&error))),
+    }
 }
 
 /// Opens and surveys a folder or a tar. `run` names the unfinished files of this freeze.
@@ -141,19 +160,24 @@ pub(super) fn open(
             let selection = Selection { exclude, include_mounts, own_outputs, apart };
             let directory = Directory::open(path, &selection)?;
             let (survey, night) = match open_night(options, &directory) {
-                Some(mut opening) => {
+                Some(Ok(mut opening)) => {
                     let survey = directory.list(opening.listing(), &stop).map_err(|error| opening.told(error))?;
-                    (survey, opening.end(&super::scratch_folder()).ok().map(Arc::new))
+                    (survey, Some(end(opening)?))
                 }
+                Some(Err(why)) => (directory.survey(&stop)?, Some(Err(why))),
                 None => (directory.survey(&stop)?, None),
             };
+            let (night, in_full) = night.map_or((None, None), |night| match night {
+                Ok(night) => (Some(night), None),
+                Err(why) => (None, Some(why)),
+            });
             let picking = night.clone();
             let stream: StreamFn = Box::new(move |outlet| {
                 let picker = picking.as_ref().map(|night| night.picker()).transpose();
                 let picker = picker.map_err(|error| Error::source("reading the listing", "scratch", &error))?;
                 directory.stream_picked(picker, outlet, &stop)
             });
-            Ok(Opened { night, ..Opened::new(options, survey, stream) })
+            Ok(Opened { night, in_full, ..Opened::new(options, survey, stream) })
         }
         SourceSpec::Machine(name) => Err(Error::usage(
             "opening the source",

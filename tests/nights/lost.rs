@@ -230,3 +230,21 @@ fn a_file_and_a_folder_trade_places_and_an_inode_gets_a_new_name() {
         assert!(report["night"]["why_all"].is_null() && new + changed >= 1, "{script}: {report}");
     }
 }
+
+#[test]
+fn without_room_for_the_listing_all_is_read_and_that_is_said() {
+    let host = frozen();
+    host.shell(
+        "mkdir -p scratch; for i in $(seq 3000); do echo $i >tree/g$i; done; mount -t tmpfs -o size=4K none scratch",
+    );
+    let (output, report) = host.try_freeze(&[]);
+    let differences = host.differences();
+    host.shell("umount scratch");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        report["night"].is_null() && report["in_full"].as_str().unwrap().contains("could not be listed"),
+        "{report}"
+    );
+    assert_eq!(differences, Vec::<String>::new());
+    assert!(host.freeze(&[])["night"]["why_all"].is_null());
+}
