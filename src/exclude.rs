@@ -11,6 +11,9 @@ mod glob;
 
 use glob::Glob;
 
+/// So much of a pattern is named in an error.
+const NAMED_MAX: usize = 200;
+
 /// A compiled set of patterns. The default set matches nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Exclude {
@@ -27,7 +30,11 @@ impl Exclude {
         let mut globs = Vec::new();
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let refused = |reason: &str| Error::usage("reading --exclude", format!("'{pattern}'"), reason);
+            let refused = |reason: &str| {
+                let more = if pattern.chars().nth(NAMED_MAX).is_some() { "..." } else { "" };
+                let named: String = pattern.chars().take(NAMED_MAX).collect();
+                Error::usage("reading --exclude", format!("'{named}{more}'"), reason)
+            };
             let trimmed = pattern.trim_start_matches("./").trim_end_matches('/');
             let glob = match trimmed.strip_prefix('/') {
                 _ if trimmed.trim_matches('/').is_empty() => return Err(refused("the pattern is empty")),

@@ -5,8 +5,12 @@
 //! A pattern is made of few parts, and each is gone through once for each place where the last star before it may end: no
 //! pattern takes a path apart in exponentially many ways.
 
+/// Bytes of a pattern: one of a path of 4 KiB, which is Linux's longest, has three times as many at most.
+const PATTERN_BYTES_MAX: usize = 16 << 10;
 /// So many patterns may one with alternatives stand for.
 const ALTERNATIVES_MAX: usize = 1000;
+/// Bytes of all of those.
+const WRITTEN_OUT_BYTES_MAX: usize = 256 << 10;
 
 /// A pattern with its alternatives written out.
 #[derive(Debug, Clone)]
@@ -36,9 +40,10 @@ impl Glob {
     /// # Errors
     /// Why this is no pattern.
     pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
-        let mut written_out = Vec::new();
-        alternatives(pattern.as_bytes(), &mut written_out)?;
-        written_out.iter().map(|one| parts(one)).collect::<Result<_, _>>().map(Self)
+        if pattern.len() > PATTERN_BYTES_MAX {
+            return Err("it is longer than 16 KiB");
+        }
+        alternatives(pattern.as_bytes())?.iter().map(|one| parts(one)).collect::<Result<_, _>>().map(Self)
     }
 
     pub(super) fn matches(&self, path: &[u8]) -> bool {
@@ -47,40 +52,54 @@ impl Glob {
 }
 
 /// Writes out the first group of alternatives, and so on in what comes of it.
-fn alternatives(pattern: &[u8], to: &mut Vec<Vec<u8>>) -> Result<(), &'static str> {
-    let (mut depth, mut begin, mut commas) = (0_usize, 0, Vec::new());
-    let mut at = 0;
+fn alternatives(pattern: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
+    const MANY: &str = "it has too many alternatives";
+    let (mut left, mut written_out, mut bytes) = (vec![pattern.to_vec()], Vec::new(), 0);
+    while let Some(one) = left.pop() {
+        let borders = first_group(&one)?;
+        let ([begin, ..], [.., end]) = (&borders[..], &borders[..]) else {
+            bytes += one.len();
+            if bytes > WRITTEN_OUT_BYTES_MAX {
+                return Err(MANY);
+            }
+            written_out.push(one);
+            continue;
+        };
+        if written_out.len() + left.len() + borders.len() - 1 > ALTERNATIVES_MAX {
+            return Err(MANY);
+        }
+        let written =
+            borders.windows(2).map(|pair| [&one[..*begin], &one[pair[0] + 1..pair[1]], &one[end + 1..]].concat());
+        left.extend(written);
+    }
+    Ok(written_out)
+}
+
+/// Where the first group of alternatives begins, its commas are, and it ends; nothing where there is none.
+fn first_group(pattern: &[u8]) -> Result<Vec<usize>, &'static str> {
+    let (mut depth, mut borders, mut at) = (0_usize, Vec::new(), 0);
     while let Some(byte) = pattern.get(at) {
         match byte {
             b'\\' => at += 1,
             b'[' => at = class(pattern, at)?.1 - 1,
             b'{' => {
                 depth += 1;
-                begin = if depth == 1 { at } else { begin };
+                borders.extend((depth == 1).then_some(at));
             }
-            b',' if depth == 1 => commas.push(at),
+            b',' if depth == 1 => borders.push(at),
             b'}' if depth == 0 => return Err("a '}' has no '{' before it"),
             b'}' => {
                 depth -= 1;
                 if depth == 0 {
-                    let ends: Vec<_> = commas.into_iter().chain([at]).collect();
-                    let begins = [begin].into_iter().chain(ends.iter().copied());
-                    return begins.zip(&ends).try_for_each(|(comma, end)| {
-                        let one = [&pattern[..begin], &pattern[comma + 1..*end], &pattern[at + 1..]].concat();
-                        alternatives(&one, to)
-                    });
+                    borders.push(at);
+                    return Ok(borders);
                 }
             }
             _ => {}
         }
         at += 1;
     }
-    match (depth, to.len()) {
-        (0, ..ALTERNATIVES_MAX) => to.push(pattern.to_vec()),
-        (0, _) => return Err("it has too many alternatives"),
-        _ => return Err("a '{' has no '}' behind it"),
-    }
-    Ok(())
+    if depth == 0 { Ok(borders) } else { Err("a '{' has no '}' behind it") }
 }
 
 /// The parts of a pattern without alternatives.
@@ -284,5 +303,15 @@ mod tests {
         let path = ["a".repeat(200).as_str(); 200].join("/");
         assert!(!Glob::new(&("**/".repeat(50) + &"*a".repeat(100) + "b")).unwrap().matches(path.as_bytes()));
         assert!(Glob::new(&"{a,b}".repeat(20)).is_err());
+        let nested = |depth: usize| "{".repeat(depth) + "a" + &"}".repeat(depth);
+        for fits in [nested(5000), "{a}".repeat(5000)] {
+            assert!(!Glob::new(&fits).unwrap().matches(b"b"));
+        }
+        let long = "a".repeat(1000);
+        for large in
+            [nested(20_000), "{a}".repeat(20_000), "a".repeat(17 << 10), "{,".repeat(500) + &long, ",".repeat(5000)]
+        {
+            assert!(Glob::new(&format!("{{{large}}}{long}")).is_err());
+        }
     }
 }
