@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::text;
 
 mod glob;
+mod posix;
 
 use glob::Glob;
 
@@ -51,6 +52,21 @@ impl Exclude {
     #[must_use]
     pub fn patterns(&self) -> &[String] {
         &self.patterns
+    }
+
+    /// The same for a guest's find: one regular expression for each pattern that may match, over whole `./path` names.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] for one that can't be told.
+    pub fn to_posix(&self) -> Result<Vec<String>> {
+        let told = self.patterns.iter().zip(&self.globs).map(|(pattern, glob)| {
+            let refused = |reason| Error::usage("reading --exclude", text::quoted(pattern.as_bytes()), reason);
+            match glob.to_posix() {
+                Ok(Some(regex)) if regex.contains('\n') => Err(refused("a guest's list has no line breaks")),
+                told => told.map_err(refused),
+            }
+        });
+        told.filter_map(Result::transpose).collect()
     }
 
     /// Whether the entry at `path` itself matches. `path` is relative to the root, without `./` and without a slash at

@@ -14,11 +14,11 @@ const WRITTEN_OUT_BYTES_MAX: usize = 256 << 10;
 
 /// A pattern with its alternatives written out.
 #[derive(Debug, Clone)]
-pub(super) struct Glob(Vec<Vec<Part>>);
+pub(super) struct Glob(pub(super) Vec<Vec<Part>>);
 
 /// What stands between slashes.
 #[derive(Debug, Clone)]
-enum Part {
+pub(super) enum Part {
     /// `**`.
     Names,
     /// A name, byte by byte.
@@ -26,7 +26,7 @@ enum Part {
 }
 
 #[derive(Debug, Clone)]
-enum Token {
+pub(super) enum Token {
     Byte(u8),
     /// `?`.
     Any,

@@ -1,81 +1,12 @@
-//! The user's `--exclude` patterns as basic regular expressions (POSIX, plus `\|`), for the guest's find.
-//!
-//! They mean what [`crate::exclude`] says: find's own `-path` can't, because its `*` crosses slashes.
+//! The user's `--exclude` patterns in words of the guest's find: its own `-path` can't mean what [`crate::exclude`] says,
+//! because its `*` crosses slashes.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::exclude::Exclude;
 
-/// One regular expression a pattern, over whole `./path` names.
-///
-/// # Errors
-/// [`crate::error::Kind::Usage`] for a pattern with a line break in it.
+/// One regular expression a pattern, see [`Exclude::to_posix`].
 pub fn to_posix(patterns: &[String]) -> Result<Vec<String>> {
-    patterns.iter().map(|pattern| one(pattern)).collect()
-}
-
-fn one(pattern: &str) -> Result<String> {
-    if pattern.contains('\n') {
-        return Err(Error::usage(
-            "reading --exclude",
-            crate::text::quoted(pattern.as_bytes()),
-            "a guest's list has no line breaks",
-        ));
-    }
-    let trimmed = pattern.trim_start_matches("./").trim_end_matches('/');
-    let (anchored, glob) = match trimmed.strip_prefix('/') {
-        Some(rest) => (true, rest),
-        None => (trimmed.contains('/'), trimmed),
-    };
-    let mut regex = String::from(if anchored { r"\./" } else { r"\./\(.*/\)*" });
-    let mut rest = glob.chars().peekable();
-    let mut depth = 0;
-    while let Some(c) = rest.next() {
-        match c {
-            '*' if rest.peek() == Some(&'*') => {
-                while rest.next_if_eq(&'*').is_some() {}
-                // `**/` also matches no folder at all.
-                if rest.next_if_eq(&'/').is_some() { regex += r"\(.*/\)*" } else { regex += ".*" }
-            }
-            '*' => regex += "[^/]*",
-            '?' => regex += "[^/]",
-            '{' => {
-                depth += 1;
-                regex += r"\(";
-            }
-            '}' if depth > 0 => {
-                depth -= 1;
-                regex += r"\)";
-            }
-            ',' if depth > 0 => regex += r"\|",
-            '[' => class(&mut rest, &mut regex),
-            '\\' => literal(rest.next().unwrap_or('\\'), &mut regex),
-            c => literal(c, &mut regex),
-        }
-    }
-    Ok(regex)
-}
-
-fn class(rest: &mut std::iter::Peekable<std::str::Chars>, regex: &mut String) {
-    regex.push('[');
-    if rest.next_if(|c| matches!(c, '!' | '^')).is_some() {
-        regex.push('^');
-    }
-    // A bracket right at the beginning is one of the class.
-    if rest.next_if_eq(&']').is_some() {
-        regex.push(']');
-    }
-    for c in rest.by_ref() {
-        regex.push(c);
-        if c == ']' {
-            return;
-        }
-    }
-}
-
-fn literal(c: char, regex: &mut String) {
-    if matches!(c, '.' | '[' | ']' | '*' | '^' | '$' | '\\') {
-        regex.push('\\');
-    }
-    regex.push(c);
+    Exclude::new(patterns)?.to_posix()
 }
 
 #[cfg(test)]
@@ -84,7 +15,7 @@ mod tests {
     use std::process::Command;
 
     /// Names on which find and the host's own [`crate::exclude::Exclude`] must agree.
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 20] = [
         "a.pyc",
         "x/y/a.pyc",
         "axpyc",
@@ -97,6 +28,14 @@ mod tests {
         "file1",
         "fileA",
         "x.jpg",
+        "p/x/q",
+        "pxq",
+        "p/q",
+        "file/x",
+        "file-",
+        "file^",
+        "file]",
+        "file[",
     ];
 
     #[test]
@@ -117,9 +56,26 @@ mod tests {
             "*.{jpg,pyc}",
             "?.pyc",
             "x",
+            "p**q",
+            "/p**q",
+            "p/**/q",
+            "p/**",
+            "{p**,file[!0-9]}x",
+            "{p**q,file[!0-9]x,**/end}",
+            "file[!0-9A]",
+            "file[/]x",
+            "p[/]q",
+            "p[+-1]q",
+            "file[]^-]",
+            "file[!]^-]",
+            "file[[]",
+            "file[^^]",
+            "file[-^]",
+            "{[/],x.jpg}",
         ] {
             let exclude = crate::exclude::Exclude::new(&[pattern]).unwrap();
-            let regex = &to_posix(exclude.patterns()).unwrap()[0];
+            let regex = to_posix(exclude.patterns()).unwrap().pop().unwrap_or_default();
+            let regex = &regex;
             for find in [&["find"][..], &["busybox", "find"]] {
                 let mut command = Command::new(find[0]);
                 command.args(&find[1..]).arg(".").current_dir(folder.path());
