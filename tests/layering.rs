@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exclude", &["error"]),
     ("oci", &[]),
     ("progress", &[]),
-    ("night", &["oci", "progress", "stage"]),
+    ("night", &["error", "oci", "progress", "stage"]),
     ("pipeline/memory", &["error", "stop"]),
     ("stage", &["error", "exclude", "oci", "pipeline/memory", "stop"]),
     ("pipeline/gather", &["error", "oci", "pipeline/memory"]),
@@ -63,7 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "state", "stop",
         ],
     ),
-    ("report", &["night", "oci", "pipeline", "plan", "progress", "sink", "state"]),
+    ("report", &["error", "night", "oci", "pipeline", "plan", "progress", "sink", "state"]),
     ("record", &["error", "image", "night", "oci", "plan", "progress", "report", "sink", "state"]),
     (
         "freeze",
