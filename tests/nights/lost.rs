@@ -34,7 +34,7 @@ fn an_index_of_another_format_or_of_another_folder_is_not_gone_by() {
     std::thread::sleep(SETTLED);
     elsewhere.freeze(&[]);
     fs::copy(elsewhere.index(), host.index()).unwrap();
-    reads_all(&host, &[], "what is read, or how, has changed");
+    reads_all(&host, &[], "it was made anew since the last freeze");
 }
 
 /// Records are for `ls` and `prune`; what a night goes on from is the index, and what the output has. (`prune` leaves one.)
