@@ -115,6 +115,12 @@ impl Picker {
         Ok(None)
     }
 
+    /// Whether `path`, to which the walk has come, was listed.
+    #[must_use]
+    pub fn lists(&self, path: &[u8]) -> bool {
+        self.list.peek().is_some_and(|(other, body)| other == path && matches!(body, Body::Live { .. }))
+    }
+
     /// All records of the next path.
     fn group(&mut self) -> io::Result<Option<(Vec<u8>, Vec<Body>)>> {
         let Some(first) = self.list.take()? else { return Ok(None) };

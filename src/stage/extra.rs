@@ -2,16 +2,22 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+/// How the names of attributes begin that overlayfs reads for itself (docs.kernel.org, "overlayfs"): in a mount of root's, or
+/// in one of a user's own.
+pub(super) const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
 /// Such a checksum, CRC-64/NVME of one part after the other; 0 for an entry that has nothing of the kind. The same whether
 /// it is made from the entry itself or from its headers in a tar, where the attributes stand in their names' order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extra(u64);
 
 impl Extra {
-    /// The next attribute, by name.
+    /// The next attribute, by name. Those of overlayfs's own are in no layer, and don't count.
     pub fn attribute(&mut self, name: &[u8], value: &[u8]) {
-        self.part(name);
-        self.part(value);
+        if !OVERLAY_MARKS.iter().any(|mark| name.starts_with(mark)) {
+            self.part(name);
+            self.part(value);
+        }
     }
 
     /// The link's text, after the attributes.

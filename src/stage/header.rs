@@ -3,7 +3,7 @@
 //! Only what the cut has to know is read; the bytes themselves are passed on as they came. What two readers could
 //! understand differently is refused, since a layer must mean the same to everyone.
 
-use super::extra::Extra;
+use super::extra::{Extra, OVERLAY_MARKS};
 use super::facts::{Facts, PaxFacts};
 use super::sparse::{ContentMap, SparseMap, decimal};
 use crate::text;
@@ -281,14 +281,11 @@ pub fn parse_pax(mut content: &[u8]) -> Result<PaxRecords, Malformed> {
     Ok(records)
 }
 
-/// Whether a PAX record is an extended attribute that overlayfs reads for itself (docs.kernel.org, "overlayfs"): in a
-/// mount of root's, or in one of a user's own.
+/// Whether a PAX record is an extended attribute that overlayfs reads for itself.
 #[must_use]
 pub fn is_overlay_mark(key: &[u8]) -> bool {
     let Some(name) = attribute(key) else { return false };
-    [&b"trusted.overlay."[..], b"user.overlay."]
-        .iter()
-        .any(|mark| decoded(name).take(mark.len()).eq(mark.iter().copied()))
+    OVERLAY_MARKS.iter().any(|mark| decoded(name).take(mark.len()).eq(mark.iter().copied()))
 }
 
 /// The name of the extended attribute that a PAX record holds, as it is written there.

@@ -74,7 +74,7 @@ fn layers_that_are_known_are_packed_for_a_new_artifact_and_not_sent_again() {
     let (source, name) = (format!("dir:{}", tree.display()), format!("{}/space/name:tag", registry.address));
     let words = ["--layer-size", "1MiB", "--to", &name, "--pack", &host.text("a"), "--agent-rootfs", &agent];
     let first = host.freeze(&[&[&*source][..], &words].concat());
-    let again = host.freeze(&[&[&*source][..], &words].concat());
+    let again = host.freeze(&[&[&*source, "--squash"][..], &words].concat());
     assert_eq!((again.layers_known, again.layers_packed), (0, first.layers.len() as u64));
     assert!(again.layers.iter().all(|layer| layer.sent_bytes[0] == 0 && layer.sent_bytes[1] > 0));
     assert_whole(&host.path("a.smolmachine"));

@@ -119,7 +119,8 @@ fn with_an_artifact_no_more_is_on_the_disk_than_the_artifact() {
     let (pack, name) = (host.text("a"), format!("{}/space/name:tag", registry.address));
     let report = host.text("report.json");
     for outputs in [vec!["--pack", &*pack], vec!["--pack", &*pack, "--to", &*name]] {
-        let mut words = vec!["freeze", &*source, "--quiet", "--memory", "96MiB", "--agent-rootfs", &*agent];
+        // Nothing is taken from the last artifact.
+        let mut words = vec!["freeze", &*source, "--quiet", "--squash", "--memory", "96MiB", "--agent-rootfs", &*agent];
         words.extend(["--report", &*report]);
         words.extend(&outputs);
         let mut child = host.command(&words).spawn().expect("smolfreeze");

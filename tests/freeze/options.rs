@@ -34,7 +34,6 @@ fn an_option_that_cannot_take_effect_is_refused() {
     cases.extend([
         (["--include-mount", "/x"], &tar, to_layout, &tar),
         (["--reread", "5%"], &tar, to_layout, &tar),
-        (["--reread", "5%"], &dir, to_artifact, &artifact),
         (["--ca-cert", "/nowhere"], &dir, to_layout, &layout),
         (["--bandwidth", "1MiB"], &dir, to_artifact, &artifact),
         (["--agent-rootfs", "/nowhere"], &dir, to_layout, &layout),

@@ -39,6 +39,11 @@ impl Planner<'_> {
     /// Whether the entry at `path` is to be placed; what has to come before it was.
     pub(super) fn is_picked(&mut self, path: &[u8], seen: &Seen) -> Result<bool> {
         let meta = match seen {
+            Seen::LeftOut(NoticeKind::Vanished) => {
+                self.place_gone(Some(path))?;
+                // What was listed is told of when the walk is past it.
+                return Ok(self.night.as_ref().is_none_or(|night| !night.picker.lists(path)));
+            }
             Seen::LeftOut(_) => return Ok(true),
             Seen::Folder { meta, .. } | Seen::Entry { meta, .. } | Seen::MountedFile { meta } => meta,
         };

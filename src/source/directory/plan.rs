@@ -103,7 +103,7 @@ impl<'a> Planner<'a> {
         while let Some(seen) = walk.next()? {
             if self.is_picked(walk.path(), &seen)? {
                 self.place(walk.path(), seen)?;
-            } else if let Some(kind) = seen.left_out() {
+            } else if let Some(kind) = seen.left_out().filter(|kind| *kind != NoticeKind::Vanished) {
                 self.notice(kind, walk.path())?;
             }
         }

@@ -86,18 +86,19 @@ impl Reader {
         let path = work.text[file.path.clone()].to_vec();
         match self.open(&file, &path) {
             Ok((open, meta)) => {
+                let failed = |error| unreadable("reading a file", &path, error);
+                let content = meta.size_bytes + padding(meta.size_bytes) as u64;
+                let is_whole = self.header.len() as u64 + content <= buffer.room() as u64;
+                if !is_whole && !buffer.is_empty() {
+                    return Ok(Some(Step::File(file)));
+                }
                 if meta.id != file.id {
                     work.notices.push((NoticeKind::Replaced, path.clone()));
                 }
-                let failed = |error| unreadable("reading a file", &path, error);
-                let content = meta.size_bytes + padding(meta.size_bytes) as u64;
-                if self.header.len() as u64 + content <= buffer.room() as u64 {
+                if is_whole {
                     let notice = self.write_whole(&open, &meta, buffer.bytes_mut()).map_err(failed)?;
                     work.notices.extend(notice.map(|kind| (kind, path)));
                     return Ok(None);
-                }
-                if !buffer.is_empty() {
-                    return Ok(Some(Step::File(file)));
                 }
                 // It has grown since it was listed, or has large attributes: it goes on in further buffers.
                 buffer.bytes_mut().reserve_exact(self.header.len());

@@ -5,7 +5,7 @@ import sys
 
 report = json.load(open(sys.argv[1]))
 if report["own_reader"]:
-    is_right = (report["night"] or {}).get("layers_kept", 0) > 0
+    is_right = (report.get("night") or {}).get("layers_kept", 0) > 0
 else:
     is_right = "guest's own tools" in (report.get("in_full") or "")
 print("yes" if is_right else report.get("night") or report.get("in_full"))

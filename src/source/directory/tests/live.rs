@@ -92,7 +92,7 @@ fn a_file_that_is_replaced_has_the_header_of_its_content() {
 fn a_group_of_links_survives_the_loss_of_its_first_name() {
     let script = "printf one >a; ln a b; ln a c; touch z";
     let streamed = changed(script, Moment::Looked, "z", "rm a; printf two >.n; mv .n b; ln c d");
-    assert_eq!(streamed.noticed(), [(NoticeKind::Vanished, "a")]);
+    assert_eq!(streamed.noticed(), [(NoticeKind::Vanished, "a"), (NoticeKind::Replaced, "b")]);
     assert_eq!(streamed.names(), ["./", "./z", "./b", "./c"]);
     assert_eq!((streamed.content("./b"), streamed.content("./c")), (b"two".to_vec(), b"one".to_vec()));
     let streamed = changed(script, Moment::Looked, "z", "printf two >.n; mv .n b");
