@@ -18,7 +18,7 @@ pub(super) fn write(mut out: impl Write, magic: &[u8], head: &impl Serialize) ->
     out.write_all(&head)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(super) fn read<T: DeserializeOwned>(mut input: impl Read, magic: &[u8]) -> io::Result<T> {
     let mut found = vec![0; magic.len()];
     input.read_exact(&mut found)?;
