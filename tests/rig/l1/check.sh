@@ -25,9 +25,9 @@ look_at_machines() {
 # freeze_and_compare MACHINE COMPARE-OPTIONS...
 freeze_and_compare() {
     local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
-    timed "freeze $machine" ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" \
-        --report "out/$machine.report" > "out/$machine.freeze" 2>&1
-    tail -n 3 "out/$machine.freeze"
+    timed "freeze $machine" patiently "$machine.freeze" \
+        ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" --report "out/$machine.report"
+    tail -n 3 "out/$machine.freeze.log"
     grep own_reader "out/$machine.report"
     timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
@@ -58,7 +58,7 @@ further_nights() {
         [ "$machine" != bare ] || list_guest bare out/bare.workspace /storage/workspace
         freeze_and_compare "$@"
         check "$machine: night $night keeps layers, or says that it reads all" yes "$(python3 tools/kept.py "out/$machine.report")"
-        grep -E '^(night|link)' "out/$machine.freeze"
+        grep -E '^(night|link)' "out/$machine.freeze.log"
     done
 }
 

@@ -36,12 +36,13 @@ start() {
 }
 
 # patiently MACHINE COMMAND... - its words are in out/MACHINE.log. smolvm gives a guest some time to come up (180 s with an
-# image, less with an artifact), which a host with other work can take away: then it gets a second chance.
+# image, less with an artifact), and smolfreeze a call some (60 s), which a host with other work can take away: then it
+# gets a second chance.
 patiently() {
     local log=out/$1.log
     shift
     "$@" > "$log" 2>&1 && return
-    grep -q 'did not become ready' "$log" || { cat "$log"; return 1; }
+    grep -qE 'did not become ready|no answer within' "$log" || { cat "$log"; return 1; }
     echo "again: $(tail -n 1 "$log")"
     "$@" > "$log" 2>&1 || { cat "$log"; return 1; }
 }
