@@ -271,13 +271,12 @@ impl Night {
     }
 
     /// Writes the index of the image that is complete now. `fresh` are its fresh layers, of which number and entries' bytes
-    /// are filled in here, and `artifacts` were made of it.
+    /// are filled in here, and `artifacts` were made of it. `is_replaced` says that some of what was read was another file
+    /// than was listed.
     ///
     /// # Errors
     /// When it can't be written; the one before is still there. So is one that another freeze has written meanwhile, and
     /// none where that one found the index wrong.
-    ///
-    /// `is_replaced` says that some of what was read was another file than was listed.
     pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>, is_replaced: bool) -> io::Result<()> {
         if FileId::at(&self.path) != self.noted.get().copied().unwrap_or(self.found) {
             return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));

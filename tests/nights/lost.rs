@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::host::Host;
-use crate::rule::{SETTLED, frozen, night, reads_all};
+use crate::rule::{SETTLED, change_behind_the_rules_back, frozen, night, on_a_disk, reads_all};
 
 /// With its seal made anew: all that is wrong is what was changed.
 fn sealed(body: &[u8]) -> Vec<u8> {
@@ -61,18 +61,9 @@ fn without_its_last_record_a_night_is_right() {
 /// The alarm outlasts its freeze, whatever ends that, and each one tells of it until all was read and is in an image.
 #[test]
 fn an_alarm_is_told_until_a_freeze_is_complete() {
-    let host = Host::new();
-    host.shell(
-        "truncate -s 24M disk; mkfs.ext4 -q -b 1024 disk; mount -o loop disk tree; rmdir tree/lost+found
-         echo '0123456789-what-is-there' >tree/file",
-    );
-    std::thread::sleep(SETTLED);
-    host.freeze(&[]);
+    let host = on_a_disk();
     let index = host.index();
-    host.shell(
-        "umount tree; at=$(grep -abo '0123456789-what-is-there' disk | head -n 1 | cut -d: -f1)
-         printf 9 | dd of=disk bs=1 seek=$at conv=notrunc status=none; mount -o loop disk tree",
-    );
+    change_behind_the_rules_back(&host);
     let before = fs::read(&index).unwrap();
     let mut planned = host.command();
     planned.arg("freeze").arg(format!("dir:{}", host.tree().display())).args(["--dry-run", "--compression", "gzip"]);

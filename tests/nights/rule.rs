@@ -242,9 +242,8 @@ fn all_that_is_unchanged_is_compared_if_asked_for_and_stays_where_it_is() {
     assert_eq!(report["night"]["sampled"].to_string(), files.trim());
 }
 
-/// Behind the rule's back: the file's bytes on another way than through its file system.
-#[test]
-fn a_difference_in_the_sample_is_an_alarm() {
+/// A file on a disk of its own, settled and frozen once.
+pub fn on_a_disk() -> Host {
     let host = Host::new();
     host.shell(
         "truncate -s 24M disk; mkfs.ext4 -q -b 1024 disk; mount -o loop disk tree; rmdir tree/lost+found
@@ -252,10 +251,21 @@ fn a_difference_in_the_sample_is_an_alarm() {
     );
     std::thread::sleep(SETTLED);
     host.freeze(&[]);
+    host
+}
+
+/// The file's bytes on another way than through its file system.
+pub fn change_behind_the_rules_back(host: &Host) {
     host.shell(
         "umount tree; at=$(grep -abo '0123456789-what-is-there' disk | head -n 1 | cut -d: -f1)
          printf 9 | dd of=disk bs=1 seek=$at conv=notrunc status=none; mount -o loop disk tree",
     );
+}
+
+#[test]
+fn a_difference_in_the_sample_is_an_alarm() {
+    let host = on_a_disk();
+    change_behind_the_rules_back(&host);
     let (output, report) = host.try_freeze(&[]);
     let differences = host.differences();
     let again = host.freeze(&[]);
