@@ -1,5 +1,6 @@
-//! Our own reader in the guest: `smolfreeze-guest`, or a copy of the whole program, that does what the guest's find, sort, tar, dd and cksum would do,
-//! on the same spool, in a fraction of their time and with everything that a folder's stream keeps.
+//! Our own reader in the guest: `smolfreeze-guest`, or a copy of the whole program, that does what the guest's find, sort,
+//! tar, dd and cksum would do, on the same spool, in a fraction of their time and with everything that a folder's stream
+//! keeps.
 //!
 //! It runs under `guest.sh`, which keeps the lease and cleans up; all it does is fill slots as `cut_up` there does.
 //! The host trusts what it writes no more than what a tar writes.
