@@ -21,10 +21,12 @@
 //! 6. [`image`], [`stored`]: what is written around the layers, and reading it back; [`thaw`](mod@thaw): a machine of it.
 //! 7. [`record`], [`state`]: what is remembered of freezes, and where.
 //! 8. [`serve`]: a registry over a layout folder.
-//! 9. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data; [`text`]: how text of others is printed.
+//! 9. [`fleet`]: every machine of a host, night by night: the file that says which, and what became of them.
+//! 10. [`oci`], [`progress`], [`error`], [`stop`], [`exclude`]: data; [`text`]: how text of others is printed.
 //!
 //! # What is not here
-//! No printing, no configuration files, no global state: all of that is the binary's. No reading of tars beyond what a
+//! No printing, no global state: all of that is the binary's. One file of configuration is read, a fleet's, and only what it
+//! is given; a freeze, a thaw and the like are told everything by who calls them. No reading of tars beyond what a
 //! cut has to know. No deltas: an image is always full, and layers that did not change are simply the same.
 //!
 //! # Use
@@ -67,6 +69,8 @@ pub mod thaw;
 
 pub mod record;
 pub mod state;
+
+pub mod fleet;
 
 pub mod error;
 pub mod exclude;

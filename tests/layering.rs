@@ -95,6 +95,30 @@ const ROOMS: &[(&str, &[&str])] = &[
             "stored",
         ],
     ),
+    (
+        "fleet",
+        &[
+            "error",
+            "exclude",
+            "freeze",
+            "image",
+            "night",
+            "oci",
+            "pipeline/budget",
+            "place",
+            "plan",
+            "progress",
+            "record",
+            "report",
+            "sink",
+            "smolvm",
+            "source",
+            "state",
+            "stop",
+            "stored",
+            "thaw",
+        ],
+    ),
 ];
 
 /// Names that a room must not hold, whatever brings them.

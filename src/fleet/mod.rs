@@ -1,0 +1,13 @@
+//! A fleet: every machine of a host that a file selects, frozen night by night.
+//!
+//! ```text
+//! fleet.toml ─▶ file ─▶ select (machines × policies) ─▶ run ─▶ night ─▶ what is read of nights: status, history, retention
+//! ```
+//!
+//! # Words
+//! A *policy* says which machines it is for, where their images go and how. A *destination* is a place with limits of its
+//! own, and a name with placeholders. A *night* is a name, by default a date: what was done in it is not done again. An
+//! *outcome* is what became of one machine at one destination.
+
+pub mod file;
+pub mod night;
