@@ -1,7 +1,7 @@
 //! The index of a source's last image: which layers it has, and entry by entry what is in them.
 //!
 //! ```text
-//! "smolfreeze index 1\n"    the format
+//! "smolfreeze index 2\n"    the format
 //! length of the head        4 bytes, little-endian
 //! head                      JSON, see [`Head`]
 //! records                   one frame of zstd, see [`super::record`]
@@ -22,7 +22,7 @@ use super::record::Reader;
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::stage::digest::DigestHasher;
 
-const MAGIC: &[u8] = b"smolfreeze index 1\n";
+const MAGIC: &[u8] = b"smolfreeze index 2\n";
 const SEAL_BYTES: usize = 64;
 
 /// One layer of the image.

@@ -1,7 +1,7 @@
 //! A listing that is made in a guest, where the source is: written there, read here, where it is untrusted.
 //!
 //! ```text
-//! "smolfreeze list 1\n"    the format
+//! "smolfreeze list 2\n"    the format
 //! length of the head       4 bytes, little-endian
 //! head                     JSON, see [`Head`]
 //! records                  one frame of zstd, see [`super::record`]; of a home, the bytes of tar alone
@@ -21,7 +21,7 @@ use super::record::{Body, Fate, Home, Reader, Stat, Writer, walk_order};
 use super::{Identity, listing};
 
 /// What a list begins with.
-pub const MAGIC: &[u8] = b"smolfreeze list 1\n";
+pub const MAGIC: &[u8] = b"smolfreeze list 2\n";
 
 /// More than this no disk holds, so that no sum of such numbers is too large for its own.
 const TAR_BYTES_MAX: u64 = 1 << 50;

@@ -44,7 +44,7 @@ pub struct Home {
     pub layer: u32,
     /// Bytes of tar: headers, content and padding.
     pub tar_bytes: u64,
-    /// CRC-64/NVME of the content, if it has any.
+    /// The checksum of the content, if it has any.
     pub check: Option<u64>,
 }
 

@@ -1,12 +1,12 @@
 //! A checksum of what an entry has besides numbers and content: its extended attributes and a symbolic link's text.
 
-use crc_fast::{CrcAlgorithm, Digest};
+use super::sum::Sum;
 
 /// How the names of attributes begin that overlayfs reads for itself (docs.kernel.org, "overlayfs"): in a mount of root's, or
 /// in one of a user's own.
 pub(super) const OVERLAY_MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
-/// Such a checksum, CRC-64/NVME of one part after the other; 0 for an entry that has nothing of the kind. The same whether
+/// Such a checksum, made of one part after the other; 0 for an entry that has nothing of the kind. The same whether
 /// it is made from the entry itself or from its headers in a tar, where the attributes stand in their names' order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extra(u64);
@@ -32,10 +32,10 @@ impl Extra {
     }
 
     fn part(&mut self, bytes: &[u8]) {
-        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-        digest.update(&self.0.to_le_bytes());
-        digest.update(&(bytes.len() as u64).to_le_bytes());
-        digest.update(bytes);
-        self.0 = digest.finalize();
+        let mut sum = Sum::new();
+        sum.update(&self.0.to_le_bytes());
+        sum.update(&(bytes.len() as u64).to_le_bytes());
+        sum.update(bytes);
+        self.0 = sum.finish();
     }
 }

@@ -11,4 +11,5 @@ mod renamed;
 pub mod scan;
 mod sparse;
 pub(crate) mod stack;
+pub mod sum;
 pub(crate) mod walk;

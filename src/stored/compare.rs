@@ -2,11 +2,10 @@
 
 use std::io;
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use super::seen::{Covers, Found};
 use crate::night::record::{Body, Reader, Stat};
 use crate::stage::header::Kind;
+use crate::stage::sum::Sum;
 use crate::stage::walk::Entry;
 use crate::text;
 
@@ -90,13 +89,13 @@ impl Found {
 }
 
 fn meta(stat: &Stat) -> u32 {
-    let mut sum = Digest::new(CrcAlgorithm::Crc64Nvme);
+    let mut sum = Sum::new();
     sum.update(&[stat.kind]);
     for number in [stat.mode, stat.owner.0, stat.owner.1, stat.modified.1, stat.number.0, stat.number.1] {
         sum.update(&number.to_le_bytes());
     }
     sum.update(&stat.modified.0.to_le_bytes());
-    short(sum.finalize())
+    short(sum.finish())
 }
 
 fn short(sum: u64) -> u32 {
@@ -144,9 +143,9 @@ mod tests {
     }
 
     fn live(kind: u8, content: &str) -> Body {
-        let mut sum = Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut sum = Sum::new();
         sum.update(content.as_bytes());
-        let check = (!content.is_empty()).then(|| sum.finalize());
+        let check = (!content.is_empty()).then(|| sum.finish());
         let stat = Stat { kind, mode: 0o640, links: 1, inode: 1, ..Stat::default() };
         Body::Live { stat, home: Some(Home { check, ..Home::default() }), fate: Fate::Kept }
     }

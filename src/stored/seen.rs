@@ -8,11 +8,10 @@ use std::collections::hash_map::RandomState;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use super::layer::Listen;
 use crate::stage::header::Kind;
 use crate::stage::stack::{Meaning, hashes, meaning};
+use crate::stage::sum::Sum;
 use crate::stage::walk::Entry;
 
 /// Names of an image, folders above them counted: about 110 MiB.
@@ -46,7 +45,7 @@ pub(super) struct Found {
     pub(super) meta: u32,
     /// Of attributes and a symbolic link's text.
     pub(super) extra: u32,
-    /// CRC-64/NVME of the content, if that was asked for and there is any.
+    /// The checksum of the content, if that was asked for and there is any.
     pub(super) check: Option<u64>,
 }
 
@@ -162,7 +161,7 @@ pub(super) struct Hearing {
     layer: u16,
     /// Whether contents are to be summed.
     sums: bool,
-    content: Option<(u64, Digest)>,
+    content: Option<(u64, Sum)>,
 }
 
 impl Hearing {
@@ -173,9 +172,9 @@ impl Hearing {
 
     /// The layer has ended.
     pub(super) fn end(&mut self) {
-        if let Some((place, digest)) = self.content.take() {
+        if let Some((place, sum)) = self.content.take() {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.content(place, self.layer, digest.finalize());
+            seen.content(place, self.layer, sum.finish());
         }
     }
 }
@@ -186,7 +185,7 @@ impl Listen for Hearing {
         let found = if self.sums { Found::of(entry) } else { Found::default() };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let place = seen.take(self.layer, entry, found)?;
-        self.content = place.filter(|_| self.sums).map(|place| (place, Digest::new(CrcAlgorithm::Crc64Nvme)));
+        self.content = place.filter(|_| self.sums).map(|place| (place, Sum::new()));
         Ok(())
     }
 
@@ -195,8 +194,8 @@ impl Listen for Hearing {
     }
 
     fn content(&mut self, bytes: &[u8]) {
-        if let Some((_, digest)) = &mut self.content {
-            digest.update(bytes);
+        if let Some((_, sum)) = &mut self.content {
+            sum.update(bytes);
         }
     }
 }

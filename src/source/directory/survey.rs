@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use crc_fast::{CrcAlgorithm, Digest};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -19,6 +18,7 @@ use crate::night::listing::Entries;
 use crate::night::record::Stat;
 use crate::source::Survey;
 use crate::stage::extra::Extra;
+use crate::stage::sum::Sum;
 use crate::stop::Stop;
 
 /// Walks through `directory` and adds up. Exact on a folder that rests, but for attributes and links' long texts.
@@ -154,7 +154,7 @@ const READ_BYTES: usize = 256 << 10;
 /// The checksum of a file's content, as an index has it; none if it can't be read, or changes meanwhile.
 fn content(folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Option<u64>> {
     let Ok(open) = meta::open(folder, name, OFlags::empty()) else { return Ok(None) };
-    let (mut digest, mut buffer) = (Digest::new(CrcAlgorithm::Crc64Nvme), vec![0; READ_BYTES]);
+    let (mut sum, mut buffer) = (Sum::new(), vec![0; READ_BYTES]);
     let mut left = meta.size_bytes;
     while left > 0 {
         stop.check()?;
@@ -162,7 +162,7 @@ fn content(folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Op
         match rustix::io::read(&open, &mut buffer[..most]) {
             Ok(0) => break,
             Ok(bytes) => {
-                digest.update(&buffer[..bytes]);
+                sum.update(&buffer[..bytes]);
                 left -= bytes as u64;
             }
             Err(Errno::INTR) => {}
@@ -170,5 +170,5 @@ fn content(folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Op
         }
     }
     let is_settled = Meta::of_open(&open).is_ok_and(|later| meta.is_settled(&later));
-    Ok(is_settled.then(|| digest.finalize()))
+    Ok(is_settled.then(|| sum.finish()))
 }

@@ -1,12 +1,12 @@
 //! Small files from the host to our reader in a guest: such as may still be on their way there say when they are whole.
 //!
-//! Behind the content stand its length and its CRC-64/NVME, of eight bytes each, little-endian.
+//! Behind the content stand its length and its checksum, of eight bytes each, little-endian.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use crc_fast::{CrcAlgorithm, Digest};
+use crate::stage::sum::Sum;
 
 const SEAL_BYTES: u64 = 16;
 
@@ -39,12 +39,12 @@ pub(super) fn open(path: &Path) -> io::Result<Option<BufReader<io::Take<File>>>>
 
 fn sum(mut file: &File, length: u64) -> io::Result<u64> {
     file.rewind()?;
-    let (mut digest, mut buffer) = (Digest::new(CrcAlgorithm::Crc64Nvme), vec![0; 64 << 10]);
+    let (mut sum, mut buffer) = (Sum::new(), vec![0; 64 << 10]);
     let mut content = file.take(length);
     loop {
         match content.read(&mut buffer)? {
-            0 => return Ok(digest.finalize()),
-            bytes => digest.update(&buffer[..bytes]),
+            0 => return Ok(sum.finish()),
+            bytes => sum.update(&buffer[..bytes]),
         }
     }
 }

@@ -1,9 +1,8 @@
 //! What went where: each entry's layer, and a checksum of its content.
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use super::entry::Resolved;
 use crate::stage::facts::Facts;
+use crate::stage::sum::Sum;
 
 /// Where an entry went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub struct Placed {
     pub layer: u64,
     /// Bytes of its headers, content and padding.
     pub tar_bytes: u64,
-    /// CRC-64/NVME of its content, if it has any.
+    /// The checksum of its content, if it has any.
     pub check: Option<u64>,
 }
 
@@ -29,7 +28,7 @@ pub struct Placed {
 pub(super) struct Journal {
     placed: Vec<Placed>,
     /// Of the content at hand, which is that of the last entry, and its bytes that are to come.
-    content: Option<(Digest, u64)>,
+    content: Option<(Sum, u64)>,
 }
 
 impl Journal {
@@ -41,21 +40,21 @@ impl Journal {
 
     /// Its content comes, of `size` bytes and what fills up the last block.
     pub(super) fn begin_content(&mut self, size: u64) {
-        self.content = Some((Digest::new(CrcAlgorithm::Crc64Nvme), size));
+        self.content = Some((Sum::new(), size));
     }
 
     /// The next bytes of content.
     pub(super) fn take(&mut self, bytes: &[u8]) {
-        let Some((digest, unread)) = &mut self.content else { return };
+        let Some((sum, unread)) = &mut self.content else { return };
         let now = bytes.len().min(usize::try_from(*unread).unwrap_or(usize::MAX));
-        digest.update(&bytes[..now]);
+        sum.update(&bytes[..now]);
         *unread -= now as u64;
     }
 
     /// The content has ended.
     pub(super) fn end_content(&mut self) {
-        if let (Some((digest, _)), Some(placed)) = (self.content.take(), self.placed.last_mut()) {
-            placed.check = Some(digest.finalize());
+        if let (Some((sum, _)), Some(placed)) = (self.content.take(), self.placed.last_mut()) {
+            placed.check = Some(sum.finish());
         }
     }
 
