@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! records/ID.json                     one freeze, see `record`
-//! indexes/DIGEST                      what the last image of a source holds, see `night`
+//! indexes/DIGEST-DIGEST               what the last image of a source that was made in one way holds, see `night`
+//! indexes/DIGEST-alarm                that an image of the source was found wrong
 //! artifacts/NAME/ID.smolmachine       the artifact of that freeze, where the user named no other place
 //! lock                                held shared by every freeze that is under way
 //! ```
@@ -144,13 +145,14 @@ impl State {
         self.folder.join("records")
     }
 
-    /// The index of a source's last image.
+    /// The index of a source's last image that was made in this way.
     #[must_use]
-    pub fn index_path(&self, canonical: &str) -> PathBuf {
-        self.indexes().join(&DigestHasher::of(canonical.as_bytes()).hex()[..32])
+    pub fn index_path(&self, canonical: &str, way: &str) -> PathBuf {
+        let [source, way] = [canonical, way].map(|text| DigestHasher::of(text.as_bytes()).hex());
+        self.indexes().join(format!("{}-{}", &source[..32], &way[..16]))
     }
 
-    /// Where what was in each source's last image is.
+    /// Where what was in each source's last images is.
     #[must_use]
     pub fn indexes(&self) -> PathBuf {
         self.folder.join("indexes")

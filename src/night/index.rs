@@ -5,25 +5,22 @@
 //! length of the head        4 bytes, little-endian
 //! head                      JSON, see [`Head`]
 //! records                   one frame of zstd, see [`super::record`]
-//! seal                      SHA-256 of all before it, in hexadecimal
+//! seal                      see [`super::sealed`]
 //! ```
 //! It is this host's own and never leaves it: whoever could write it elsewhere could make us pass over a file. One that is
 //! lost, damaged or of another format costs one whole reading.
 
-use std::fs::File;
-use std::io::{self, Read, Seek as _, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::compare::Moment;
-use super::framed::{self, damaged};
 use super::record::Reader;
+use super::{framed, sealed};
 use crate::oci::{Descriptor, DiffId, Digest};
-use crate::stage::digest::DigestHasher;
 
 const MAGIC: &[u8] = b"smolfreeze index 2\n";
-const SEAL_BYTES: usize = 64;
 
 /// One layer of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,10 +93,6 @@ pub struct Head {
     /// Files in layers from this one on may have the bytes of others that had their names for a moment: they are in doubt.
     #[serde(default)]
     pub doubtful_from: Option<u32>,
-    /// A file that had other bytes than the layers' that were here, where nothing told so: nothing may be counted on until all
-    /// was read, and somebody told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alarm: Option<String>,
 }
 
 /// Opens the index at `path` and checks its seal.
@@ -107,24 +100,7 @@ pub struct Head {
 /// # Errors
 /// When it is not there, damaged, or of another format.
 pub(super) fn open(path: &Path) -> io::Result<(Head, Reader<impl Read + Send + use<>>)> {
-    let mut file = File::open(path)?;
-    let sealed_bytes = file.metadata()?.len().checked_sub(SEAL_BYTES as u64).ok_or_else(damaged)?;
-    let mut hasher = DigestHasher::default();
-    let mut buffer = vec![0; 256 << 10];
-    let mut left = Read::by_ref(&mut file).take(sealed_bytes);
-    loop {
-        match left.read(&mut buffer)? {
-            0 => break,
-            bytes => hasher.update(&buffer[..bytes]),
-        }
-    }
-    let mut seal = [0; SEAL_BYTES];
-    file.read_exact(&mut seal)?;
-    if hasher.finish().0.hex().as_bytes() != seal {
-        return Err(damaged());
-    }
-    file.rewind()?;
-    let mut file = file.take(sealed_bytes);
+    let mut file = sealed::open(path)?;
     let head = framed::read(&mut file, MAGIC)?;
     Ok((head, Reader::new(file)?))
 }
@@ -136,36 +112,11 @@ pub(crate) fn of_image(folder: &Path, layers: &[Digest]) -> Option<Reader<impl R
     indexes.into_iter().find(|(head, _)| is_of_it(head)).map(|(_, records)| records)
 }
 
-/// Hashes what it hands on.
-struct Sealing {
-    file: File,
-    hasher: DigestHasher,
-}
-
-impl Write for Sealing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 /// Writes the index that will be at `path`, which gets its name when it is safe. `records` is the frame with all of them.
 pub(super) fn write(path: &Path, head: &Head, records: &mut (impl Read + io::Seek)) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;
-    let mut sealing = Sealing { file: file.reopen()?, hasher: DigestHasher::default() };
-    framed::write(&mut sealing, MAGIC, head)?;
-    records.rewind()?;
-    io::copy(records, &mut sealing)?;
-    let Sealing { file: mut sealed, hasher } = sealing;
-    sealed.write_all(hasher.finish().0.hex().as_bytes())?;
-    sealed.sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
+    sealed::write(path, |out| {
+        framed::write(&mut *out, MAGIC, head)?;
+        records.rewind()?;
+        io::copy(records, out).map(drop)
+    })
 }

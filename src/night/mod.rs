@@ -28,6 +28,8 @@ pub mod picks;
 pub mod record;
 mod records;
 mod report;
+mod sealed;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -67,17 +69,20 @@ impl Default for Wish {
 /// One source's last image and its listing.
 pub struct Night {
     path: PathBuf,
-    /// What was at `path`, and what is since [`Self::keep_alarm`].
+    /// What was at `path`; nothing is since [`Self::forget`].
     found: Option<FileId>,
-    noted: OnceLock<Option<FileId>>,
+    forgotten: OnceLock<()>,
     source: (String, String),
     before: Option<Head>,
     began: Moment,
     list: File,
     tally: Tally,
     why_all: Option<String>,
-    /// What an earlier freeze found and could not report in the end.
+    /// What an earlier freeze found and could not report in the end, or not in this way; and the number of the source's alarm,
+    /// be it about this way or not, and since [`Self::keep_alarm`].
     alarm: Option<String>,
+    alarm_number: Option<u64>,
+    raised: OnceLock<u64>,
     /// Everything is read, be it to compare it.
     is_whole: bool,
     choice: OnceLock<Arc<Choice>>,
@@ -250,24 +255,24 @@ impl Night {
         tell(error, self.alarm())
     }
 
-    /// If there is an alarm, leaves that in place of the index: whatever becomes of this freeze, each one from here on reads
-    /// everything and tells of it, until one is complete.
+    /// If something was found, that is an alarm for the source in whatever way it is frozen: whatever becomes of this freeze,
+    /// each one from here on reads everything and tells of it, until one of its way is complete.
     pub fn keep_alarm(&self) {
         let Some(path) = &self.tally.alarm else { return };
-        let write = || {
-            let alarm = Some(crate::text::name(path));
-            let (source, layers, artifacts) = (self.source.clone(), Vec::new(), Vec::new());
-            let head = Head { source, began: self.began, nights: 0, layers, artifacts, doubtful_from: None, alarm };
-            index::write(&self.path, &head, &mut io::Cursor::new(Writer::new(Vec::new())?.finish()?))
-        };
-        // Without room for that, everything is read all the same.
-        write().unwrap_or_else(|_| self.forget());
-        let _ = self.noted.set(FileId::at(&self.path));
+        match ways::raise(&self.path, &self.source.0, crate::text::name(path)) {
+            Ok(number) => drop(self.raised.set(number)),
+            // Without room for that, everything is read all the same.
+            Err(_) => {
+                ways::forget(&self.path);
+                self.forget();
+            }
+        }
     }
 
     /// The next freeze is not to count on the last image.
     pub fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = self.forgotten.set(());
     }
 
     /// Writes the index of the image that is complete now. `fresh` are its fresh layers, of which number and entries' bytes
@@ -278,9 +283,6 @@ impl Night {
     /// When it can't be written; the one before is still there. So is one that another freeze has written meanwhile, and
     /// none where that one found the index wrong.
     pub fn remember(&self, mut fresh: Vec<Kept>, artifacts: Vec<Artifact>, is_replaced: bool) -> io::Result<()> {
-        if FileId::at(&self.path) != self.noted.get().copied().unwrap_or(self.found) {
-            return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
-        }
         let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
         let (mut records, entry_bytes) = self.joined()?;
         for (number, layer) in (0..).zip(&mut fresh) {
@@ -291,9 +293,21 @@ impl Night {
         let nights = since.map_or(0, |head| head.nights + 1);
         let layers = self.kept(choice).into_iter().chain(fresh).collect();
         let doubtful_from = is_replaced.then_some(choice.first_fresh);
-        let (source, began, alarm) = (self.source.clone(), self.began, None);
-        let head = Head { source, began, nights, layers, artifacts, doubtful_from, alarm };
-        index::write(&self.path, &head, &mut records)
+        let (source, began) = (self.source.clone(), self.began);
+        let head = Head { source, began, nights, layers, artifacts, doubtful_from };
+        let _lock = ways::lock(&self.path);
+        if FileId::at(&self.path) != self.found.filter(|_| self.forgotten.get().is_none()) {
+            return Err(io::Error::other("another freeze of the same has written or removed one meanwhile"));
+        }
+        let alarm = ways::alarm(&self.path, &self.source.0);
+        let known = self.raised.get().copied().or(self.alarm_number);
+        if alarm.as_ref().is_some_and(|alarm| Some(alarm.number) != known) {
+            return Err(io::Error::other("another freeze of the same has found an earlier image wrong meanwhile"));
+        }
+        index::write(&self.path, &head, &mut records)?;
+        alarm.into_iter().for_each(|alarm| ways::settle(&self.path, alarm));
+        ways::make_room(&self.path);
+        Ok(())
     }
 }
 

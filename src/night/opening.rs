@@ -11,7 +11,7 @@ use super::list::{self, Answers, List, Questions, Totals};
 use super::listing::{Entries as _, Listing, Terms};
 use super::record::{Reader, Writer};
 use super::records::Records;
-use super::{Night, Told, Wish, alarm, index, tell};
+use super::{Night, Told, Wish, alarm, tell, ways};
 use crate::error::Error;
 
 /// After so many nights everything is read and compared once.
@@ -46,6 +46,7 @@ pub struct Opening {
     list: File,
     why_all: Option<String>,
     alarm: Option<String>,
+    alarm_number: Option<u64>,
     listing: Listing,
 }
 
@@ -61,13 +62,16 @@ impl Opening {
             Err(trouble) => (Identity { text: String::new(), inodes_last: false }, Some(trouble)),
         };
         let (source, began) = ((listed.who, read.text), listed.began);
-        let opened = index::open(path);
-        // Whatever else there is against going on from it.
-        let same = opened.as_ref().ok().filter(|(head, _)| head.source.0 == source.0);
-        let alarm = same.and_then(|(head, _)| head.alarm.clone());
-        let (before, why_all) = match opened {
+        let raised = ways::alarm(path, &source.0);
+        let alarm_number = raised.as_ref().map(|alarm| alarm.number);
+        // Whatever else there is against going on from an index.
+        let alarm = raised.filter(|alarm| alarm.is_about(path)).map(|alarm| alarm.file);
+        let (before, why_all) = match ways::open(path, &source) {
             _ if alarm.is_some() => (None, alarm.as_deref().map(found_before).unwrap_or_default()),
             _ if trouble.is_some() => (None, trouble.unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && ways::is_awaited(path) => {
+                (None, "it was not frozen in this way before".to_owned())
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (None, "it was not frozen from here before".to_owned())
             }
@@ -85,7 +89,13 @@ impl Opening {
         let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
         let listing = Listing::new(before, terms, list.try_clone()?)?;
-        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, listing })
+        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, alarm_number, listing })
+    }
+
+    /// Whether an index for `path` may be gone on from.
+    #[must_use]
+    pub fn is_awaited(path: &Path) -> bool {
+        ways::is_awaited(path)
     }
 
     /// Of a list that was made elsewhere: writes to `questions` which files' content is to be read there. How many those are.
@@ -95,7 +105,7 @@ impl Opening {
     pub fn ask(&self, list: &List, questions: impl io::Write, scratch: &Path) -> io::Result<u64> {
         let mut questions = Questions::new(questions)?;
         if self.why_all.is_none() {
-            let (head, reader) = index::open(&self.path)?;
+            let (head, reader) = ways::open(&self.path, &self.source)?;
             let mut listing =
                 Listing::new(Some((head, Box::new(reader))), self.terms, tempfile::tempfile_in(scratch)?)?;
             list::compare(list, &mut listing, |path, listing| {
@@ -154,9 +164,11 @@ impl Opening {
             before,
             began: self.terms.began,
             list: self.list,
-            noted: OnceLock::new(),
+            forgotten: OnceLock::new(),
+            raised: OnceLock::new(),
             why_all: self.why_all.or_else(|| tally.alarm.as_deref().map(found_now)),
             alarm: self.alarm,
+            alarm_number: self.alarm_number,
             is_whole: self.terms.sample_percent >= 100,
             tally,
             choice: OnceLock::new(),

@@ -65,8 +65,7 @@ pub(super) async fn open_machine(
         let reading = machine.clone();
         return Ok(opened(survey, Box::new(move |outlet| reading.stream(&selection, outlet, &stop, &runtime))));
     };
-    let path = terms.state.index_path(name);
-    let order = ListOrder { with_extra: path.exists() };
+    let order = ListOrder { with_extra: Opening::is_awaited(&terms.index_path(name)) };
     let transfer = Arc::new(Transfer::begin(&machine, &selection, Some(order), &stop, &runtime)?);
     let comparison =
         Comparison { transfer: Arc::clone(&transfer), terms, name: name.to_owned(), who: canonical.clone() };
@@ -110,7 +109,7 @@ impl Comparison {
         };
         let identity = list.head.identity.clone().map(|read| self.terms.form_of(&read));
         let listed = Listed { who: self.who.clone(), identity, began: list.head.began };
-        let path = self.terms.state.index_path(&self.name);
+        let path = self.terms.index_path(&self.name);
         let mut opening = Opening::new(&path, listed, self.terms.wish, &scratch).map_err(failed)?;
         let mut questions = tempfile::tempfile_in(&scratch).map_err(failed)?;
         let answers = match opening.ask(&list, &questions, &scratch).map_err(failed)? {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,9 +78,11 @@ fn own_layers(options: &FreezeOptions) -> Vec<Vec<u8>> {
 /// How a source is compared with its last freeze.
 pub(super) struct Terms {
     pub(super) wish: Wish,
-    pub(super) state: State,
+    state: State,
     /// How layers are made: such as were made in another way can't be gone on from.
     form: String,
+    /// That, what is left out and taken in, and where it goes: each way has an index of its own, so that they can take turns.
+    way: String,
 }
 
 impl Terms {
@@ -88,7 +91,16 @@ impl Terms {
         let wish = options.night.filter(|_| !options.outputs.iter().any(OutputSpec::is_packed))?;
         let state = State::at(options.records.as_deref()?).ok()?;
         let method = Method::new(super::packing::compression(options), options.level).ok()?;
-        Some(Self { wish, state, form: format!("{method:?}, {:?}", options.layer_bytes) })
+        let form = format!("{method:?}, {:?}", options.layer_bytes);
+        let mut places: Vec<_> = options.outputs.iter().map(OutputSpec::place).collect();
+        places.sort();
+        let way = format!("{form}, {:?}, {:?}, {places:?}", options.exclude, options.include_mounts);
+        Some(Self { wish, state, form, way })
+    }
+
+    /// Where the index of the last image of this source is that was made in this way.
+    pub(super) fn index_path(&self, name: &str) -> PathBuf {
+        self.state.index_path(name, &self.way)
     }
 
     /// What is read, and how its layers are made.
@@ -104,7 +116,7 @@ fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Result<O
         return Some(Err("its real path, or this host's time, can't be told".to_owned()));
     };
     let identity = directory.identity();
-    let (path, identity) = (terms.state.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
+    let (path, identity) = (terms.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
     let listed = Listed { who: canonical, identity, began };
     Some(Opening::new(&path, listed, terms.wish, &super::scratch_folder()).map_err(|error| unlisted(&error)))
 }

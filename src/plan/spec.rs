@@ -102,6 +102,22 @@ impl OutputSpec {
         }
     }
 
+    /// Where its layers are, whatever the image is called there. What an artifact keeps of layers comes from the last one,
+    /// wherever that was.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Layout { folder, .. } => {
+                format!("oci:{}", std::path::absolute(folder).as_ref().unwrap_or(folder).display())
+            }
+            Self::Registry(reference) => {
+                let name = reference.rfind('/').map_or(0, |slash| slash + 1);
+                let end = reference[name..].find([':', '@']).map_or(reference.len(), |end| name + end);
+                reference[..end].to_owned()
+            }
+            Self::Artifact(_) | Self::Packed { .. } => "an artifact".to_owned(),
+        }
+    }
+
     /// An artifact, named as smolvm names what it packs: of its `-o PATH` the sidecar is `PATH.smolmachine`. A path that
     /// ends so is taken as it is.
     ///

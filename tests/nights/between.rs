@@ -15,6 +15,11 @@ use crate::rule::SETTLED;
 
 /// A night with `script` run between its walks.
 fn interrupted(host: &Host, script: &str) -> Snapshot {
+    interrupted_by(host, || drop(host.shell(script)))
+}
+
+/// A night with something else between its walks.
+pub fn interrupted_by(host: &Host, between: impl FnOnce()) -> Snapshot {
     let output = OutputSpec::Layout { folder: host.path("layout"), tag: "it".to_owned() };
     let options = FreezeOptions {
         records: Some(host.path("home/.local/state/smolfreeze")),
@@ -26,7 +31,7 @@ fn interrupted(host: &Host, script: &str) -> Snapshot {
     runtime.block_on(async {
         let stop = Stop::new();
         let plan = Plan::make(options, &stop).await.unwrap();
-        host.shell(script);
+        between();
         Box::pin(freeze(plan, Arc::new(Silent), stop)).await.unwrap()
     })
 }

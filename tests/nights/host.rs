@@ -153,10 +153,11 @@ impl Host {
         differences(wanted, &found).iter().map(|difference| format!("under overlayfs: {difference}")).collect()
     }
 
+    /// What is remembered of the last image.
     pub fn index(&self) -> PathBuf {
         let folder = self.path("home/.local/state/smolfreeze/indexes");
-        let mut entries = std::fs::read_dir(folder).unwrap();
-        entries.next().unwrap().unwrap().path()
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.max_by_key(|path| path.metadata().unwrap().modified().unwrap()).unwrap()
     }
 }
 

@@ -225,7 +225,7 @@ fn whatever_is_another_machine_is_read_whole() {
     };
     desk.machine.restart(&json!({"created_at": 1_770_000_000}));
     reads_all(&[], "made anew");
-    reads_all(&["--exclude", "nothing-is-called-so"], "what is read, or how");
+    reads_all(&["--exclude", "nothing-is-called-so"], "not frozen in this way");
     reads_all(&["--exclude", "nothing-is-called-so", "--squash"], "--squash");
     let (report, _) = desk.night(&["--exclude", "nothing-is-called-so", "--reread", "all"]);
     assert!(report["night"]["sampled"].as_u64().unwrap() > 300, "{report}");

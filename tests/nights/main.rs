@@ -26,6 +26,7 @@ mod host;
 mod lost;
 mod machine;
 mod rule;
+mod ways;
 
 use edits::Editor;
 use host::Host;

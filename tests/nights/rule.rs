@@ -172,9 +172,9 @@ pub fn reads_all(host: &Host, words: &[&str], why: &str) {
 #[test]
 fn what_is_read_in_another_way_is_read_whole() {
     let host = frozen();
-    reads_all(&host, &["--exclude", "nothing-is-called-so"], "what is read, or how");
-    reads_all(&host, &["--layer-size", "1MiB"], "what is read, or how");
-    reads_all(&host, &["--level", "2"], "what is read, or how");
+    reads_all(&host, &["--exclude", "nothing-is-called-so"], "not frozen in this way");
+    reads_all(&host, &["--layer-size", "1MiB"], "not frozen in this way");
+    reads_all(&host, &["--level", "2"], "not frozen in this way");
     reads_all(&host, &["--level", "2", "--squash"], "--squash");
 }
 
