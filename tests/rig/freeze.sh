@@ -53,6 +53,9 @@ if [ -n "$smolfreeze" ]; then
     # It is looked for beside it.
     reader=$(dirname "$smolfreeze")/smolfreeze-guest
     if [ -x "$reader" ]; then install -s -m 755 "$reader" "$share/smolfreeze-guest"; fi
+    # For guests without its C library, the one of the README.
+    cargo rustc -q --locked --release --bin smolfreeze-guest -- -C target-feature=+crt-static
+    install -m 755 "${CARGO_TARGET_DIR:-target}/release/smolfreeze-guest" "$share/smolfreeze-guest-static"
 fi
 
 code=0

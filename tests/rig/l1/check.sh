@@ -24,11 +24,13 @@ look_at_machines() {
 
 # freeze_and_compare MACHINE COMPARE-OPTIONS...
 freeze_and_compare() {
-    local machine=$1 image=127.0.0.1:5000/frozen/$1:latest
+    local machine=$1 image=127.0.0.1:5000/frozen/$1:latest reader=()
+    # The others have no C library that the one beside smolfreeze could run with.
+    [ "$machine" = debian ] || reader=(--guest-reader ./smolfreeze-guest-static)
     timed "freeze $machine" patiently "$machine.freeze" \
-        ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" --report "out/$machine.report"
+        ./smolfreeze freeze "$machine" --to "$image" --to "oci:/srv/layout:$machine" --report "out/$machine.report" "${reader[@]}"
     tail -n 3 "out/$machine.freeze.log"
-    grep own_reader "out/$machine.report"
+    check "$machine: our own reader reads" 1 "$(grep -c '"own_reader": true' "out/$machine.report")"
     timed "verify $machine" ./smolfreeze verify "$image"
     local code=0
     rm -rf "/srv/$machine"
@@ -57,7 +59,7 @@ further_nights() {
         list_guest "$machine" "out/$machine.guest"
         [ "$machine" != bare ] || list_guest bare out/bare.workspace /storage/workspace
         freeze_and_compare "$@"
-        check "$machine: night $night keeps layers, or says that it reads all" yes "$(python3 tools/kept.py "out/$machine.report")"
+        check "$machine: night $night reads what has changed" yes "$(python3 tools/kept.py "out/$machine.report")"
         grep -E '^(night|link)' "out/$machine.freeze.log"
     done
 }
