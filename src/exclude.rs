@@ -15,6 +15,30 @@ use glob::Glob;
 /// So much of a pattern is named in an error.
 const NAMED_MAX: usize = 200;
 
+/// A pattern of words that are no paths: names of machines, values of labels. A slash is a byte like any other.
+#[derive(Debug, Clone)]
+pub(crate) struct Word(Glob);
+
+impl Word {
+    /// # Errors
+    /// Why this is no pattern.
+    pub(crate) fn new(pattern: &str) -> Result<Self, &'static str> {
+        if pattern.is_empty() {
+            return Err("the pattern is empty");
+        }
+        Glob::new(&Self::as_name(pattern)).map(Self)
+    }
+
+    pub(crate) fn matches(&self, word: &str) -> bool {
+        self.0.matches(Self::as_name(word).as_bytes())
+    }
+
+    /// One name of a path: never empty, and without slashes.
+    fn as_name(word: &str) -> String {
+        format!("={}", word.replace('/', "\u{1}"))
+    }
+}
+
 /// A compiled set of patterns. The default set matches nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Exclude {

@@ -19,6 +19,7 @@ use smolfreeze::stop::Stop;
 use smolfreeze::stored::{StoredName, Wanted};
 use smolfreeze::text;
 
+mod fleet;
 mod freeze;
 mod gc;
 mod given;
@@ -60,6 +61,7 @@ enum Command {
     Rm(rm::Rm),
     Prune(prune::Prune),
     Gc(gc::Gc),
+    Fleet(fleet::Fleet),
     /// Print shell completions.
     Completions {
         /// The shell to complete in.
@@ -134,6 +136,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<ExitCode> {
         Command::Rm(rm) => rm.run(),
         Command::Prune(prune) => prune.run(),
         Command::Gc(gc) => gc.run(),
+        Command::Fleet(fleet) => fleet.run(stop).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "smolfreeze", &mut script);

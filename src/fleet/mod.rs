@@ -11,3 +11,5 @@
 
 pub mod file;
 pub mod night;
+pub mod place;
+pub mod select;

@@ -95,7 +95,7 @@ pub enum OutputSpec {
 
 impl OutputSpec {
     /// Whether its name can be one; registries have a grammar for them.
-    pub(super) fn check_name(&self) -> Result<()> {
+    pub(crate) fn check_name(&self) -> Result<()> {
         match self {
             Self::Registry(reference) => registry::check_name(reference),
             Self::Layout { .. } | Self::Artifact(_) | Self::Packed { .. } => Ok(()),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
 use super::{Keep, KeepWithin, Part, Period};
 use crate::record::retention;
@@ -79,8 +78,7 @@ pub struct Drill {
     /// Also after a run, where the last drill of the machine is so long ago.
     pub every: Option<Period>,
     /// The destination whose snapshot is taken; by default the policy's first.
-    #[schemars(with = "Option<String>")]
-    pub from: Option<Spanned<String>>,
+    pub from: Option<String>,
     /// How long it may take, with thawing and deleting.
     pub limit: Period,
 }
@@ -103,11 +101,9 @@ impl Default for Drill {
 pub struct Notify {
     /// This URL is asked after a success, `URL/start` at the start and `URL/fail` after a failure, with the log's tail as
     /// body: as healthchecks.io does, and what speaks as it does.
-    #[schemars(with = "Option<String>")]
-    pub ping: Option<Spanned<String>>,
+    pub ping: Option<String>,
     /// This URL is sent the run's outcomes as JSON (POST).
-    #[schemars(with = "Option<String>")]
-    pub webhook: Option<Spanned<String>>,
+    pub webhook: Option<String>,
     /// Run by `sh -c` on this host, with a summary on its standard input.
     pub command: Option<String>,
     /// When `webhook` and `command` are told.

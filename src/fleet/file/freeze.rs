@@ -5,25 +5,24 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
 use super::{Part, Period, Size};
+use crate::oci::Compression;
+use crate::plan::PackWith;
 
 /// The options of `smolfreeze freeze`, where they are not said elsewhere (destinations, memory, commands in the guest).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FreezeKeys {
     /// Leave out entries that match: a name anywhere (`*.pyc`), or a path from the root (`/var/cache`).
-    #[schemars(with = "Vec<String>")]
-    pub exclude: Vec<Spanned<String>>,
+    pub exclude: Vec<String>,
     /// Take in the contents of what is mounted at these paths of the machine.
     pub include_mounts: Vec<PathBuf>,
     /// Bytes of tar in a layer, about; 0 for one layer. By default 32MiB, doubled with the machine's size.
     pub layer_size: Option<Size>,
     /// Blobs that one freeze sends at a time; a destination may have a limit of its own.
     #[schemars(range(min = 1, max = 64))]
-    #[schemars(with = "u16")]
-    pub uploads: Spanned<u16>,
+    pub uploads: u16,
     /// Most scratch space in TMPDIR that one freeze takes; by default what its plan says.
     pub scratch: Option<Size>,
     /// How layers are stored; by default zstd.
@@ -105,13 +104,33 @@ pub enum PackWithKey {
     Smolvm,
 }
 
+impl From<CompressionKey> for Compression {
+    fn from(key: CompressionKey) -> Self {
+        match key {
+            CompressionKey::Zstd => Self::Zstd,
+            CompressionKey::Gzip => Self::Gzip,
+            CompressionKey::None => Self::None,
+        }
+    }
+}
+
+impl From<PackWithKey> for PackWith {
+    fn from(key: PackWithKey) -> Self {
+        match key {
+            PackWithKey::Auto => Self::Auto,
+            PackWithKey::Own => Self::Own,
+            PackWithKey::Smolvm => Self::Smolvm,
+        }
+    }
+}
+
 impl Default for FreezeKeys {
     fn default() -> Self {
         Self {
             exclude: Vec::new(),
             include_mounts: Vec::new(),
             layer_size: None,
-            uploads: super::unplaced(4),
+            uploads: 4,
             scratch: None,
             compression: None,
             level: None,

@@ -1,23 +1,31 @@
 //! `fleet.toml`: what it may say. Every key's comment is its documentation: the schema and docs/fleet.md have them from here.
 
 mod after;
+mod check;
 mod freeze;
+mod mistake;
+mod outputs;
 mod policy;
 mod value;
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
+
+use crate::error::{Error, Result};
 
 pub use after::{Drill, Metrics, Notify, NotifyWhen, Retention, Verify};
 pub use freeze::{CompressionKey, FreezeKeys, ImageKeys, PackWithKey};
+pub use mistake::Mistake;
 pub use policy::{Defaults, GuestHooks, Policy, Retries, Stopped, Terms};
 pub use value::{Keep, KeepWithin, Part, Period, Size, TimeOfDay};
+
+/// A commented file to begin with; `fleet init` writes it.
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// A fleet: which machines of this host are frozen, how, and where to.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -25,14 +33,12 @@ pub use value::{Keep, KeepWithin, Part, Period, Size, TimeOfDay};
 pub struct File {
     /// The fleet's name: its nights are remembered under it, and two files with the same name are the same fleet. Letters,
     /// digits, '-', '_' and '.'.
-    #[schemars(with = "String")]
-    pub name: Spanned<String>,
+    pub name: String,
     /// How many machines are frozen at a time.
     pub concurrency: NonZero<usize>,
     /// Most resident memory of all running freezes together. By default what one `freeze` takes, for each that may run:
     /// 256 MiB with two cores.
-    #[schemars(with = "Option<Size>")]
-    pub memory: Option<Spanned<Size>>,
+    pub memory: Option<Size>,
     /// A night begins at this time of day: until then the date of the day before is its name.
     pub night_begins: TimeOfDay,
     /// A run waits a random part of this before it begins, so that many hosts don't come to a registry at once; `--now` and
@@ -43,8 +49,7 @@ pub struct File {
     /// What it means that a machine is selected by no policy and by no pattern of `ignore`.
     pub unselected: Unselected,
     /// Patterns of machines that need no policy.
-    #[schemars(with = "Vec<String>")]
-    pub ignore: Vec<Spanned<String>>,
+    pub ignore: Vec<String>,
     /// smolvm.
     pub smolvm: SmolvmKeys,
     /// When `fleet install` has it run.
@@ -113,18 +118,14 @@ pub struct Hooks {
 #[serde(deny_unknown_fields, default)]
 pub struct Destination {
     /// A reference (`registry.example/{machine}:{date}`) or a layout folder (`oci:/srv/images/{machine}:{date}`).
-    #[schemars(with = "Option<String>")]
-    pub to: Option<Spanned<String>>,
+    pub to: Option<String>,
     /// An artifact that `smolvm machine create --from` takes (`/srv/artifacts/{machine}-{date}.smolmachine`).
-    #[schemars(with = "Option<String>")]
-    pub pack: Option<Spanned<String>>,
+    pub pack: Option<String>,
     /// Most blobs sent there at a time, by all running freezes together.
     #[schemars(range(min = 1, max = 64))]
-    #[schemars(with = "Option<u16>")]
-    pub uploads: Option<Spanned<u16>>,
+    pub uploads: Option<u16>,
     /// Most bytes a second that it is sent, by all running freezes together; for registries, at least 64KiB.
-    #[schemars(with = "Option<Size>")]
-    pub bandwidth: Option<Spanned<Size>>,
+    pub bandwidth: Option<Size>,
     /// Trust the certificates in this PEM file, besides the system's.
     pub ca_cert: Option<PathBuf>,
     /// Speak plain http; without this it is only spoken to loopback addresses.
@@ -133,10 +134,49 @@ pub struct Destination {
     pub patience: Option<Period>,
 }
 
+impl File {
+    /// Reads what a file says, and whether it makes sense.
+    ///
+    /// # Errors
+    /// All mistakes that were found, in the order of the file. A key that is none, and a value of another kind, end the
+    /// search.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        let file: Self = toml::from_str(text).map_err(|error| vec![Mistake::of(text, &error)])?;
+        let mistakes = check::check(&file, text);
+        if mistakes.is_empty() { Ok(file) } else { Err(mistakes) }
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] with the first mistake in it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let subject = format!("'{}'", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "write one with 'smolfreeze fleet init'";
+            Error::usage("reading the fleet's file", &subject, &error).hint(hint).because(error)
+        })?;
+        Self::parse(&text).map_err(|mistakes| {
+            let more = match mistakes.len() {
+                0 | 1 => String::new(),
+                count => format!(" (and {} more mistakes: see 'smolfreeze fleet check')", count - 1),
+            };
+            let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
+            Error::usage("reading the fleet's file", subject, first + &more)
+        })
+    }
+
+    /// The schema of the file, for editors.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(File).to_value()
+    }
+}
+
 impl Default for File {
     fn default() -> Self {
         Self {
-            name: unplaced("fleet".to_owned()),
+            name: "fleet".to_owned(),
             concurrency: NonZero::<usize>::MIN.saturating_add(1),
             memory: None,
             night_begins: TimeOfDay(jiff::civil::Time::midnight()),
@@ -168,7 +208,5 @@ impl Default for Hooks {
     }
 }
 
-/// A value that stands nowhere in the file.
-fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned::new(0..0, value)
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
 use super::{Drill, File, FreezeKeys, Period, Retention, Verify};
 
@@ -15,22 +14,17 @@ use super::{Drill, File, FreezeKeys, Period, Retention, Verify};
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// Its name, for people and for `{policy}`.
-    #[schemars(with = "String")]
-    pub name: Option<Spanned<String>>,
+    pub name: Option<String>,
     /// Patterns of machines' names (`db-*`, `{web,api}-[0-9]`): one has to fit. Without any, all names do.
-    #[schemars(with = "Vec<String>")]
-    pub machines: Vec<Spanned<String>>,
+    pub machines: Vec<String>,
     /// Patterns of machines' names that it is not for, whatever else fits.
-    #[schemars(with = "Vec<String>")]
-    pub except: Vec<Spanned<String>>,
+    pub except: Vec<String>,
     /// Labels (`smolvm machine create --label`) and patterns of their values: all have to fit. `"*"` is any value.
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub labels: BTreeMap<String, Spanned<String>>,
+    pub labels: BTreeMap<String, String>,
     /// The states in which it is for a machine, in smolvm's words (`running`, `stopped`). Without any, all are.
     pub states: Vec<String>,
     /// The destinations that images go to, by their names.
-    #[schemars(with = "Option<Vec<String>>")]
-    pub to: Option<Vec<Spanned<String>>>,
+    pub to: Option<Vec<String>>,
     /// What becomes of a machine that does not run.
     pub stopped: Option<Stopped>,
     /// How long one machine may take, with all tries.
@@ -56,8 +50,7 @@ pub struct Policy {
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     /// See `policies.to`.
-    #[schemars(with = "Vec<String>")]
-    pub to: Vec<Spanned<String>>,
+    pub to: Vec<String>,
     /// See `policies.stopped`.
     pub stopped: Stopped,
     /// See `policies.deadline`.
@@ -144,7 +137,7 @@ impl Policy {
     /// Its name; one without a name is called by its number, from 1.
     #[must_use]
     pub fn name(&self, index: usize) -> String {
-        self.name.as_ref().map_or_else(|| format!("policy-{}", index + 1), |name| name.get_ref().clone())
+        self.name.as_ref().map_or_else(|| format!("policy-{}", index + 1), |name| name.clone())
     }
 
     /// With the defaults filled in.
@@ -154,7 +147,7 @@ impl Policy {
             &file.defaults;
         Terms {
             policy: self.name(index),
-            to: self.to.as_ref().unwrap_or(to).iter().map(|name| name.get_ref().clone()).collect(),
+            to: self.to.as_ref().unwrap_or(to).clone(),
             stopped: self.stopped.unwrap_or(*stopped),
             deadline: self.deadline.or(*deadline).map(|period| period.0),
             max_age: self.max_age.or(*max_age).map(|period| period.0),

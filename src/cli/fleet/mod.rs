@@ -1,0 +1,67 @@
+//! `smolfreeze fleet`: one file a subcommand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use smolfreeze::error::Result;
+use smolfreeze::stop::Stop;
+
+mod check;
+mod init;
+
+/// Freeze every machine of this host that a file selects, night by night.
+///
+/// The file is --file, else fleet.toml in the user's configuration folder (~/.config/smolfreeze), else
+/// /etc/smolfreeze/fleet.toml.
+#[derive(Args)]
+pub struct Fleet {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Init),
+    Check(check::Check),
+    /// Print the JSON schema of the file, for editors.
+    Schema,
+}
+
+/// Which fleet.
+#[derive(Args)]
+pub struct FleetFile {
+    /// The fleet's file.
+    #[arg(long, short, value_name = "FILE", env = "SMOLFREEZE_FLEET_FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Where it is for all users.
+const OF_THE_HOST: &str = "/etc/smolfreeze/fleet.toml";
+
+impl FleetFile {
+    /// Where the file is.
+    fn path(&self) -> PathBuf {
+        let of_the_host = PathBuf::from(OF_THE_HOST);
+        let found = || match super::xdg_folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("fleet.toml")) {
+            Some(own) if own.exists() || !of_the_host.exists() => own,
+            _ => of_the_host,
+        };
+        self.file.clone().unwrap_or_else(found)
+    }
+}
+
+impl Fleet {
+    /// Runs one subcommand.
+    #[expect(clippy::unused_async, reason = "a run is awaited")]
+    pub async fn run(self, _stop: Stop) -> Result<ExitCode> {
+        match self.command {
+            Command::Init(init) => init.run(),
+            Command::Check(check) => check.run(),
+            Command::Schema => {
+                let schema = smolfreeze::fleet::file::File::schema();
+                super::print(&serde_json::to_string_pretty(&schema).unwrap_or_default())
+            }
+        }
+    }
+}

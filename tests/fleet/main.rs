@@ -1,0 +1,5 @@
+//! The fleet: its file, its runs, and what they leave.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is missing")]
+
+mod file;
