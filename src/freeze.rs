@@ -54,7 +54,7 @@ pub async fn freeze(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resu
         };
     if let Some(transfer) = transfer {
         // What was never read is left, too.
-        transfer.release(Arc::default()).await;
+        transfer.release().await;
     }
     let recorded = match (recording, frozen) {
         (Some(recording), Ok((mut snapshot, made))) => {
@@ -130,7 +130,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let frozen = async {
         let has_work = chosen.as_ref().is_none_or(|chosen| chosen.night.has_work(&chosen.choice));
         let mut flowed =
-            if has_work { run::run(line).await? } else { left_alone(transfer, &meters, chosen.as_ref()).await };
+            if has_work { run::run(line).await? } else { left_alone(transfer.as_deref(), &meters, chosen.as_ref()) };
         let fresh = flowed.layers.clone();
         let filled = fill(chosen.as_ref(), &sinks, &fresh, &stop).await?;
         flowed.put_below(kept, sinks.len());
@@ -144,6 +144,9 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
             report.filled(filled.copied, filled.flattened);
         }
         let made = Made::of(chosen.as_ref(), &sinks, &filled, &fresh).await;
+        if let Some(transfer) = &transfer {
+            transfer.left().await;
+        }
         Ok::<(Flowed, Vec<Committed>, Made), Error>((flowed, committed, made))
     };
     let (flowed, committed, made) = match frozen.await {
@@ -239,10 +242,10 @@ async fn choose(
     Ok(Some(Chosen { night, choice, nearest }))
 }
 
-/// Nothing has changed: what a machine has under way for the freeze ends before the image is named.
-async fn left_alone(transfer: Option<Arc<Transfer>>, meters: &Arc<Meters>, chosen: Option<&Chosen>) -> Flowed {
+/// Nothing has changed: the machine is left while the image is named.
+fn left_alone(transfer: Option<&Transfer>, meters: &Arc<Meters>, chosen: Option<&Chosen>) -> Flowed {
     if let Some(transfer) = transfer {
-        transfer.release(Arc::clone(meters)).await;
+        transfer.let_go(Arc::clone(meters));
     }
     let notices = chosen.map(|chosen| chosen.night.left_out().clone()).unwrap_or_default();
     Flowed { notices, ..Flowed::nothing() }

@@ -171,7 +171,7 @@ impl Plan {
         let mut met = Met::default();
         let made = Self::decide(options, stop, &mut met).await;
         if let (Err(_), Some(transfer)) = (&made, met.transfer) {
-            transfer.release(Arc::default()).await;
+            transfer.release().await;
         }
         let told = |error| met.night.iter().fold(error, |error, night| night.told(error));
         made.map_err(|error| told(stop.take_cause().unwrap_or(error)))
@@ -181,7 +181,7 @@ impl Plan {
     /// but nobody hears when.
     pub async fn abandon(self) {
         if let Some(transfer) = self.transfer {
-            transfer.release(Arc::default()).await;
+            transfer.release().await;
         }
     }
 

@@ -83,7 +83,7 @@ pub(super) async fn open_machine(
             Ok(Opened { night, transfer: Some(transfer), in_full, ..opened })
         }
         Err(error) => {
-            transfer.release(Arc::default()).await;
+            transfer.release().await;
             Err(error)
         }
     }

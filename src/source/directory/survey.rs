@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
+use crossbeam_channel::{Sender, bounded};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -21,48 +22,110 @@ use crate::stage::extra::Extra;
 use crate::stage::sum::Sum;
 use crate::stop::Stop;
 
+/// Entries that travel together from the walk, and how many such batches wait. Each entry may keep a folder open.
+const BATCH_ENTRIES: usize = 64;
+/// See [`BATCH_ENTRIES`].
+const BATCHES: usize = 2;
+
+/// Entries of a walk, and where each one's path ends.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<(Seen, usize)>,
+    paths: Vec<u8>,
+}
+
+impl Batch {
+    fn push(&mut self, path: &[u8], seen: Seen) {
+        self.paths.extend_from_slice(path);
+        self.entries.push((seen, self.paths.len()));
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() == BATCH_ENTRIES
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &Seen)> {
+        let mut begin = 0;
+        self.entries.iter().map(move |(seen, end)| (&self.paths[std::mem::replace(&mut begin, *end)..*end], seen))
+    }
+}
+
 /// Walks through `directory` and adds up. Exact on a folder that rests, but for attributes and links' long texts.
-/// What is there is told to `entries`.
+/// What is there is told to `entries`. A thread of its own walks, for that is half of the work.
 pub(super) fn survey(directory: &Directory, stop: &Stop, mut entries: Option<&mut dyn Entries>) -> Result<Survey> {
-    let mut totals = Totals::default();
-    let mut tar_bytes = 2 * BLOCK_BYTES as u64;
-    let mut survey = Survey::default();
-    let mut walk = Walk::new(directory, stop);
+    let (out, batches) = bounded(BATCHES);
+    std::thread::scope(|scope| {
+        let walking = scope.spawn(move || walk(directory, stop, &out));
+        let mut adding = Adding { directory, stop, totals: Totals::default(), survey: Survey::default() };
+        let mut tar_bytes = 2 * BLOCK_BYTES as u64;
+        let added = batches.into_iter().try_for_each(|batch: Batch| {
+            batch.iter().try_for_each(|(path, seen)| {
+                tar_bytes += adding.add(path, seen, entries.as_deref_mut())?;
+                Ok(())
+            })
+        });
+        // Whoever is not listened to any more has met no error.
+        let walked = walking.join().unwrap_or_else(|_| Err(super::panicked()));
+        added.and(walked)?;
+        Ok(Survey { tar_bytes: Some(tar_bytes), ..adding.survey })
+    })
+}
+
+fn walk(directory: &Directory, stop: &Stop, out: &Sender<Batch>) -> Result<()> {
+    let (mut walk, mut batch) = (Walk::new(directory, stop), Batch::default());
     while let Some(seen) = walk.next()? {
+        batch.push(walk.path(), seen);
+        if batch.is_full() && out.send(std::mem::take(&mut batch)).is_err() {
+            return Ok(());
+        }
+    }
+    let _ = out.send(batch);
+    Ok(())
+}
+
+/// A survey under way.
+struct Adding<'a> {
+    directory: &'a Directory,
+    stop: &'a Stop,
+    totals: Totals,
+    survey: Survey,
+}
+
+impl Adding<'_> {
+    /// One entry; its bytes of tar.
+    fn add<'e>(&mut self, path: &[u8], seen: &Seen, mut entries: Option<&mut (dyn Entries + 'e)>) -> Result<u64> {
         if let (Some(entries), Some(kind)) = (&mut entries, seen.left_out()) {
-            entries.left_out(kind, walk.path());
+            entries.left_out(kind, path);
         }
         let (Seen::Folder { meta, .. } | Seen::Entry { meta, .. } | Seen::MountedFile { meta }) = seen else {
-            continue;
+            return Ok(0);
         };
-        survey.entries += 1;
+        self.survey.entries += 1;
         let stat = match &mut entries {
-            Some(_) if super::night::is_mark(&meta) => None,
-            Some(entries) => match totals.stat(&seen, walk.path(), *entries) {
+            Some(_) if super::night::is_mark(meta) => None,
+            Some(entries) => match self.totals.stat(seen, path, *entries) {
                 Ok(stat) => Some(stat),
                 // As if it had gone before: whatever there is then is new.
                 Err(error) if meta::is_gone(error) => None,
-                Err(error) => return Err(unreadable("reading an entry's attributes", walk.path(), error)),
+                Err(error) => return Err(unreadable("reading an entry's attributes", path, error)),
             },
             None => None,
         };
-        let file = directory.rules.file(meta.id, walk.path());
-        let content_bytes = totals.content_bytes(&meta, file, walk.path());
-        survey.largest_entry_bytes = survey.largest_entry_bytes.max(content_bytes);
-        let entry_bytes = totals.header_bytes(&meta, walk.path()) + content_bytes + padding(content_bytes) as u64;
-        tar_bytes += entry_bytes;
+        let file = self.directory.rules.file(meta.id, path);
+        let content_bytes = self.totals.content_bytes(meta, file, path);
+        self.survey.largest_entry_bytes = self.survey.largest_entry_bytes.max(content_bytes);
+        let entry_bytes = self.totals.header_bytes(meta, path) + content_bytes + padding(content_bytes) as u64;
         if let (Some(entries), Some(stat)) = (&mut entries, stat)
-            && entries.see(walk.path(), stat, entry_bytes)
+            && entries.see(path, stat, entry_bytes)
         {
-            let found = match &seen {
-                Seen::Entry { folder, meta } => content(folder, last_name(walk.path()), meta, stop)?,
+            let found = match seen {
+                Seen::Entry { folder, meta } => content(folder, last_name(path), meta, self.stop)?,
                 _ => None,
             };
             entries.answer(found);
         }
+        Ok(entry_bytes)
     }
-    survey.tar_bytes = Some(tar_bytes);
-    Ok(survey)
 }
 
 #[derive(Default)]

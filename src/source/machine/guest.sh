@@ -17,7 +17,7 @@
 #
 # In a spool (0700): guest.sh (this file; in lines that start with `#: `, the plan; in the line that starts with `#= `,
 # what our own reader is to read), reader.new (a program that may be our reader), reader (one that was tried; does the
-# work of find, tar, dd and cksum, and waits for what `next` waits for), said (what one answered that was tried), c.S (a chunk;
+# work of find, tar, dd and cksum, and waits where a shell would start a `sleep` for each look), said (what one answered that was tried), c.S (a chunk;
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
 # producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files
@@ -314,7 +314,9 @@ try_reader() {
 	begin
 	if cd "$spool" 2>/dev/null && [ ! -e reader ]; then
 		chmod 700 reader.new
-		{
+		# Not `{ … } 2>/dev/null`: a shell keeps what it will turn back to, the call's own pipe here, and so would the one
+		# that watches, which outlives the trial.
+		(
 			./reader.new --version >said 2>&1 &
 			trial=$!
 			(
@@ -323,10 +325,14 @@ try_reader() {
 					kill -0 "$trial" || exit
 				done
 				kill -KILL "$trial"
-			) </dev/null >/dev/null &
+			) &
+			watcher=$!
 			wait "$trial"
 			code=$?
-		} 2>/dev/null
+			kill "$watcher"
+			exit "$code"
+		) </dev/null >/dev/null 2>&1
+		code=$?
 		if [ "$code" -eq 0 ] && [ "$(cat said)" = "$1" ]; then
 			mv reader.new reader
 		else
@@ -439,7 +445,8 @@ keep_watch() {
 	tick=1 ticks_max=$1 beat=0 quiet=0 seen='' now=''
 	if [ "$short" != 1 ]; then tick=0.2 ticks_max=$(($1 * 5)); fi
 	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ ! -L "$lock$id" ] && [ -d "$spool" ]; do
-		sleep "$tick"
+		# A process either way; our own is over as soon as there is a stop.
+		{ [ -e reader ] && ./reader guest-pause . "$tick"; } 2>/dev/null || sleep "$tick"
 		beat=$((beat + 1))
 		{ over beat "$beat" && read -r now <sign; } 2>/dev/null || break
 		if [ "$now" = "$seen" ]; then quiet=$((quiet + 1)); else quiet=0 seen=$now; fi
@@ -463,7 +470,7 @@ produce() {
 	pace
 	echo "$short $long" >pace
 	# What is to be said on a full disk has its room from here on.
-	dd if=/dev/zero of=words bs=1024 count="$words_kib" 2>/dev/null
+	dd if=/dev/zero of=words bs="${words_kib}k" count=1 2>/dev/null
 	echo >verdict
 	for file in going $hold; do : >"$file"; done
 	for file in index sign beat; do over "$file" 0; done

@@ -30,8 +30,8 @@ use crate::stop::Stop;
 const MEMORY_BUFFERS: u64 = 16;
 /// How long to wait before looking again whether a slot is free.
 const SLOT_PAUSE: Duration = Duration::from_millis(8);
-/// How long to wait before looking again whether there is a new item.
-const ITEM_PAUSE: Duration = Duration::from_millis(8);
+/// How long to wait before looking again whether there is something new.
+const LOOK_PAUSE: Duration = Duration::from_millis(8);
 /// The first chunk is no larger: the host has something to do while the second one is filled.
 const FIRST_CHUNK_BYTES: u64 = 4 << 20;
 
@@ -101,11 +101,22 @@ fn unwritten(spool: Spool<'_>, error: &io::Error) -> Error {
 /// Returns when there is an item `index` in `spool`, when nothing makes one any more, or after `limit`. For `guest.sh
 /// next`, which needs a process for each look by itself.
 pub fn wait(spool: &Path, index: u64, limit: Duration) {
-    let (began, item, state) = (Instant::now(), spool.join(format!("m.{index}")), spool.join("state"));
+    let (item, state) = (spool.join(format!("m.{index}")), spool.join("state"));
     // Before the producer has a state, it starts.
     let goes_on = || std::fs::read(&state).map_or_else(|_| spool.exists(), |state| state.starts_with(b"running"));
-    while !item.exists() && goes_on() && began.elapsed() < limit {
-        std::thread::sleep(ITEM_PAUSE);
+    wait_while(limit, || !item.exists() && goes_on());
+}
+
+/// Returns when `guest.sh` is asked to end, or after `limit`.
+pub fn pause(spool: &Path, limit: Duration) {
+    let stop = spool.join("stop");
+    wait_while(limit, || !stop.exists() && spool.exists());
+}
+
+fn wait_while(limit: Duration, goes_on: impl Fn() -> bool) {
+    let began = Instant::now();
+    while goes_on() && began.elapsed() < limit {
+        std::thread::sleep(LOOK_PAUSE);
     }
 }
 

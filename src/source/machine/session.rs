@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::Sender;
+use tokio::sync::{mpsc::Sender, oneshot};
 
 use super::answer;
 use super::capture::Capture;
@@ -126,8 +126,14 @@ impl Session {
         Ok(())
     }
 
-    /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more.
-    pub(super) async fn run(&self, sender: Sender<Arrived>, stop: &Stop) -> Result<Found> {
+    /// Everything that runs on the runtime. Dropping `sender` tells the delivering thread that there will be no more;
+    /// `carried` hears when all is here, before the machine is left.
+    pub(super) async fn run(
+        &self,
+        sender: Sender<Arrived>,
+        carried: oneshot::Sender<Found>,
+        stop: &Stop,
+    ) -> Result<()> {
         let options = &self.machine.options;
         // The user's commands run around what has the machine: with another freeze in it, they would disturb that one.
         let taken = self.to_its_end(stop, self.prepare(stop)).await;
@@ -137,25 +143,26 @@ impl Session {
             Err(error) => Err(error),
         };
         drop(sender);
-        // Where nobody waits for us, the command has its own limit, and may have to be begun again.
-        let unhurried = [CLEANUP, options.exec_limit + CLEANUP + options.patience];
-        let [cleanup, exec] = if stop.is_stopped() { [CLEANUP_STOPPED; 2] } else { unhurried };
+        // Whoever does not listen any more has been told of something worse.
+        let result = result.map(|found| drop(carried.send(found)));
+        // The command has its own limit, and may have to be begun again.
+        let exec = options.exec_limit + CLEANUP + options.patience;
         let (cleaned, after) = tokio::join!(
-            tokio::time::timeout(cleanup, self.clean_up()),
-            tokio::time::timeout(exec, self.user_command("post-exec", post_exec)),
+            in_time(CLEANUP, stop, self.clean_up()),
+            in_time(exec, stop, self.user_command("post-exec", post_exec)),
         );
         let late = |doing, limit| Err(Error::source(doing, self.machine.subject(), Trouble::TimedOut(limit)));
         let steps = [
-            cleaned.unwrap_or_else(|_| late("cleaning up", cleanup)),
-            after.unwrap_or_else(|_| late("post-exec", exec)),
+            cleaned.unwrap_or_else(|limit| late("cleaning up", limit)),
+            after.unwrap_or_else(|limit| late("post-exec", limit)),
         ];
         steps.into_iter().filter_map(Result::err).fold(result, |result, error| match result {
             // All of it was carried over before: the image is whole, and the user hears of what was not done after it.
-            Ok(found) => {
+            Ok(()) => {
                 if let Some(meters) = self.watchers.meters() {
                     meters.left_undone(error.to_string());
                 }
-                Ok(found)
+                Ok(())
             }
             Err(cause) => Err(cause.attach(error)),
         })
@@ -350,5 +357,17 @@ impl Session {
             let error = Error::source(doing, self.machine.subject(), &trouble);
             if matches!(trouble, Trouble::TimedOut(_)) { error.hint("--exec-timeout gives it longer") } else { error }
         })
+    }
+}
+
+/// The result of `work`, or the limit that it did not keep: `limit`, or that of one who waits for us to stop.
+async fn in_time<T>(limit: Duration, stop: &Stop, work: impl Future<Output = T>) -> std::result::Result<T, Duration> {
+    let hurried = async {
+        stop.stopped().await;
+        tokio::time::sleep(CLEANUP_STOPPED).await;
+    };
+    tokio::select! {
+        done = tokio::time::timeout(limit, work) => done.map_err(|_| limit),
+        () = hurried => Err(CLEANUP_STOPPED),
     }
 }

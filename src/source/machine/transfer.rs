@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::channel;
+use tokio::sync::{mpsc::channel, oneshot};
 
 use super::Machine;
 use super::capture;
@@ -34,11 +34,14 @@ pub struct Transfer {
     runtime: Handle,
     stop: Stop,
     under_way: Mutex<Option<UnderWay>>,
+    /// Of a session that has all, and leaves the machine.
+    leaving: Mutex<Option<JoinHandle<Result<()>>>>,
 }
 
 struct UnderWay {
     archive: Archive,
-    thread: JoinHandle<Result<Found>>,
+    carried: oneshot::Receiver<Found>,
+    thread: JoinHandle<Result<()>>,
     /// Its reader waits to hear what is to be read.
     is_listed: bool,
 }
@@ -68,9 +71,12 @@ impl Transfer {
         // end, the relay never waits for it: it has to go on telling the guest that it lives.
         let (sender, receiver) = channel(HOST_CHUNKS_MAX + SEAMS_MAX + 1);
         let (carrying, stopped, driver) = (Arc::clone(&session), stop.clone(), runtime.clone());
-        let thread = std::thread::spawn(move || carrying.on_thread(|| driver.block_on(carrying.run(sender, &stopped))));
-        let under_way = Mutex::new(Some(UnderWay { archive: Archive::new(receiver), thread, is_listed: false }));
-        Ok(Self { session, runtime: runtime.clone(), stop: stop.clone(), under_way })
+        let (told, carried) = oneshot::channel();
+        let thread =
+            std::thread::spawn(move || carrying.on_thread(|| driver.block_on(carrying.run(sender, told, &stopped))));
+        let under_way = UnderWay { archive: Archive::new(receiver), carried, thread, is_listed: false };
+        let (runtime, stop) = (runtime.clone(), stop.clone());
+        Ok(Self { session, runtime, stop, under_way: Mutex::new(Some(under_way)), leaving: Mutex::default() })
     }
 
     /// The list of what is there, in a file in `scratch`; none where the guest's own tools read, which make none. Blocks.
@@ -139,7 +145,7 @@ impl Transfer {
         drop(archive);
         match self.joined(thread) {
             Err(session) => Error::first_cause(session, error),
-            Ok(_) => error,
+            Ok(()) => error,
         }
     }
 
@@ -147,15 +153,15 @@ impl Transfer {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn joined(&self, thread: JoinHandle<Result<Found>>) -> Result<Found> {
+    fn joined(&self, thread: JoinHandle<Result<()>>) -> Result<()> {
         let subject = || self.session.machine.subject();
         thread
             .join()
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, Side::Source, "the relay", subject(), "it panicked")))
     }
 
-    /// Carries the files over as one tar, into `outlet`: those that `night` has picked, or all. For a plain thread: it blocks
-    /// while the edge is full.
+    /// Carries the files over as one tar, into `outlet`: those that `night` has picked, or all. The machine is left
+    /// meanwhile, see [`Transfer::left`]. For a plain thread: it blocks while the edge is full.
     ///
     /// # Errors
     /// The first cause; what could not be cleaned up is attached to it.
@@ -168,13 +174,19 @@ impl Transfer {
                 None => std::io::Write::write_all(&mut out, &crate::night::picks::EVERYTHING),
             })?;
         }
-        let Some(UnderWay { archive, thread, .. }) = self.lock().take() else {
+        let Some(UnderWay { archive, carried, thread, .. }) = self.lock().take() else {
             return Err(Error::hung_up("the transfer"));
         };
         let compression = self.session.machine.options.guest_compression;
         let delivered = deliver(archive, &mut outlet, compression, &self.session.machine.subject())
             .and_then(|()| outlet.complete());
-        let carried = self.joined(thread);
+        let carried = match carried.blocking_recv() {
+            Ok(found) => {
+                *self.leaving.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+                Ok(found)
+            }
+            Err(_) => Err(self.joined(thread).err().unwrap_or_else(|| Error::hung_up("the relay"))),
+        };
         self.session.told_to(&meters);
         let found = match (carried, delivered) {
             (Ok(found), Ok(())) => found,
@@ -195,18 +207,33 @@ impl Transfer {
         &self.session.capture.left_mounts
     }
 
-    /// Nothing of it is read any more: returns when the machine is left. What could not be done there is told to `meters`.
-    pub async fn release(&self, meters: Arc<Meters>) {
-        let Some(UnderWay { archive, thread, is_listed }) = self.lock().take() else { return };
+    /// Nothing of it is read any more: the machine is left meanwhile. What could not be done there is told to `meters`.
+    pub fn let_go(&self, meters: Arc<Meters>) {
+        let Some(UnderWay { archive, thread, is_listed, .. }) = self.lock().take() else { return };
         meters.own_reader.store(is_listed, Ordering::Relaxed);
-        self.session.watchers.set(Arc::clone(&meters), Arc::new(Silent));
+        self.session.watchers.set(meters, Arc::new(Silent));
         self.session.is_released.store(true, Ordering::Relaxed);
         drop(archive);
+        *self.leaving.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Returns when the machine is left, after a stream or [`Transfer::let_go`].
+    pub async fn left(&self) {
+        let thread = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
         let left = tokio::task::spawn_blocking(move || thread.join()).await;
-        self.session.told_to(&meters);
-        if let Ok(Ok(Err(error))) = left {
-            meters.left_undone(error.to_string());
+        if let Some(meters) = self.session.watchers.meters() {
+            self.session.told_to(meters);
+            if let Ok(Ok(Err(error))) = left {
+                meters.left_undone(error.to_string());
+            }
         }
+    }
+
+    /// Lets it go, where it still goes on, and returns when the machine is left.
+    pub async fn release(&self) {
+        self.let_go(Arc::default());
+        self.left().await;
     }
 }
 
@@ -216,7 +243,10 @@ impl Machine {
     /// # Errors
     /// Those of [`Transfer::begin`] and [`Transfer::stream`].
     pub fn stream(&self, selection: &Selection, outlet: Outlet, stop: &Stop, runtime: &Handle) -> Result<Notices> {
-        Transfer::begin(self, selection, None, stop, runtime)?.stream(None, outlet)
+        let transfer = Transfer::begin(self, selection, None, stop, runtime)?;
+        let streamed = transfer.stream(None, outlet);
+        runtime.block_on(transfer.left());
+        streamed
     }
 
     /// For tests: the whole stream into `writer`, without a pipeline.
