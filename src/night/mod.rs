@@ -95,8 +95,8 @@ enum Told {
     Journal(Writer<File>, File),
     /// Those records, and the bytes of entries of each fresh layer.
     Joined(File, BTreeMap<u32, u64>),
-    /// It could not be read.
-    Lost,
+    /// They could not be put together, and why.
+    Lost(String),
 }
 
 impl Night {
@@ -201,17 +201,12 @@ impl Night {
 
     /// Puts together what was listed and what the cut told, once: the next index's records, and the bytes of entries of
     /// each fresh layer.
-    fn joined(&self) -> io::Result<(File, BTreeMap<u32, u64>)> {
+    pub(crate) fn joined(&self) -> io::Result<(File, BTreeMap<u32, u64>)> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if let Told::Journal(..) = &*told
-            && let Told::Journal(journal, records) = std::mem::replace(&mut *told, Told::Lost)
+            && let Told::Journal(journal, records) = std::mem::replace(&mut *told, Told::Lost(String::new()))
         {
-            let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
-            let journal = join::Journal::read(journal.finish()?)?;
-            let entry_bytes = journal.entry_bytes.clone();
-            let mut writer = Writer::new(records)?;
-            join::Join::new(choice, journal, &mut writer).run(Reader::new(self.list()?)?)?;
-            *told = Told::Joined(writer.finish()?, entry_bytes);
+            *told = self.join(journal, records).unwrap_or_else(|error| Told::Lost(error.to_string()));
         }
         match &*told {
             Told::Joined(records, entry_bytes) => {
@@ -219,8 +214,18 @@ impl Night {
                 records.rewind()?;
                 Ok((records, entry_bytes.clone()))
             }
-            Told::Journal(..) | Told::Lost => Err(io::Error::other("what was read can't be told")),
+            Told::Lost(why) => Err(io::Error::other(format!("what was read can't be told: {why}"))),
+            Told::Journal(..) => Err(io::Error::other("what was read was not told")),
         }
+    }
+
+    fn join(&self, journal: Writer<File>, records: File) -> io::Result<Told> {
+        let choice = self.choice.get().ok_or_else(|| io::Error::other("nothing was chosen"))?;
+        let journal = join::Journal::read(journal.finish()?)?;
+        let entry_bytes = journal.entry_bytes.clone();
+        let mut writer = Writer::new(records)?;
+        join::Join::new(choice, journal, &mut writer).run(Reader::new(self.list()?)?)?;
+        Ok(Told::Joined(writer.finish()?, entry_bytes))
     }
 
     /// What readers that know no marks must not see of each layer. All fresh layers have been cut.

@@ -20,8 +20,8 @@ use crate::stage::cut::{CutPiece, CutSummary, Cutter, Placed};
 /// Pieces of one layer between cut and packer; their bytes are counted against the memory bound.
 const LAYER_PIECES: usize = 1024;
 
-/// Who is told what went where.
-pub(crate) type Journal = Box<dyn Fn(&Placed) -> Result<()> + Send>;
+/// Who is told what went where; nothing, once, when all of it was told, while the last layers are still packed and sent.
+pub(crate) type Journal = Box<dyn Fn(Option<&Placed>) -> Result<()> + Send>;
 
 /// The thread between source and packers.
 pub(super) struct Feed {
@@ -63,6 +63,7 @@ impl Feed {
                 }
                 Ok(Piece::End) => {
                     let summary = cutter.finish(&mut |piece| self.take(&mut layers, None, piece))?;
+                    self.journal.as_ref().map_or(Ok(()), |journal| journal(None))?;
                     return Ok((summary, notices));
                 }
                 Err(_) => return Err(Error::hung_up("the source")),
@@ -71,7 +72,7 @@ impl Feed {
     }
 
     fn tell(&self, cutter: &mut Cutter) -> Result<()> {
-        self.journal.as_ref().map_or(Ok(()), |journal| cutter.journal().try_for_each(|placed| journal(&placed)))
+        self.journal.as_ref().map_or(Ok(()), |journal| cutter.journal().try_for_each(|placed| journal(Some(&placed))))
     }
 
     fn take(&self, layers: &mut Layers, chunk: Option<&Slice>, piece: CutPiece) -> Result<()> {
