@@ -13,6 +13,7 @@ use crate::support::docker_registry::DockerRegistry;
 /// What begins so is not run here.
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo run ", ".ci/run runs it"),
+    ("cargo rustc ", ".ci/run runs it"),
     ("cargo bench", ".ci/run runs it"),
     ("tests/run", "it is what runs this"),
     ("tests/nights/run", "tests/nights runs as a test, and takes minutes with 60"),
