@@ -1,13 +1,15 @@
 //! The story: a [`Plan`] becomes a [`Snapshot`].
 
 mod flat;
+mod outputs;
 
 use flat::{Filled, Nearest};
+use outputs::{Registries, abort_all, commit_all};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
 use crate::error::{Error, Kind, Result};
@@ -16,19 +18,14 @@ use crate::night::index::{Artifact, Kept};
 use crate::night::picker::Choice;
 use crate::night::record::Home;
 use crate::night::{Night, NightReport};
-use crate::oci::Compression;
 use crate::pipeline::known::KnownStore;
 use crate::pipeline::run::{self, Delivered, Flowed, Journal, Line};
 use crate::pipeline::scratch::Scratch;
-use crate::plan::{OutputSpec, Plan, SourceSpec, Transfer};
+use crate::plan::{Plan, SourceSpec, Transfer};
 use crate::progress::processor::Usage;
 use crate::progress::{Meters, NoticeKind, Notices, Observer};
 use crate::record::Recording;
 use crate::report::Snapshot;
-use crate::sink::artifact::{ArtifactOptions, ArtifactSink};
-use crate::sink::layout::LayoutSink;
-use crate::sink::packed::{PackedOptions, PackedSink};
-use crate::sink::registry::{Pace, RegistryOptions, RegistrySink};
 use crate::sink::{Committed, Put, Sink, SinkContext};
 use crate::stage::cut::{CutOptions, CutSummary, Placed, check_size};
 use crate::stop::Stop;
@@ -94,9 +91,10 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let scratch = Scratch::new(&plan.scratch_folder, plan.budget.scratch_bytes_max);
     let known = Arc::new(plan.options.known.as_deref().map_or_else(KnownStore::in_memory, KnownStore::open));
     let context = SinkContext { observer: Arc::clone(&observer), meters: Arc::clone(&meters), stop: stop.clone() };
-    let registry = registry_options(&plan, &known, &context);
-    let sinks = Arc::new(open_sinks(&plan, &registry, &context).await?);
-    let chosen = match choose(&plan, &sinks, registry, context).await {
+    let registries = Registries::new(&plan, &known, &stop);
+    let mut opened = outputs::open(&plan, &registries, &context).await?;
+    let sinks = Arc::new(std::mem::take(&mut opened.sinks));
+    let chosen = match choose(&plan, &sinks, registries, context).await {
         Ok(chosen) => chosen,
         Err(error) => return Err(abort_all(&sinks, error).await),
     };
@@ -149,14 +147,17 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         }
         Ok::<(Flowed, Vec<Committed>, Made), Error>((flowed, committed, made))
     };
-    let (flowed, committed, made) = match frozen.await {
+    let (mut flowed, committed, made) = match frozen.await {
         Ok(frozen) => frozen,
         Err(error) => return Err(abort_all(&sinks, error).await),
     };
+    outputs::leave_lost(&sinks).await;
+    let lost = opened.lost(&sinks, &options.outputs, &mut flowed);
     let snapshot = Snapshot::new(&options, budget, flowed, committed)
         .stored_as(method.compression)
         .took(usage.end(), &meters)
         .in_night(report, plan.in_full)
+        .without(lost)
         .used_scratch(&scratch);
     Ok((snapshot, made))
 }
@@ -205,15 +206,10 @@ impl Chosen {
     }
 }
 
-async fn choose(
-    plan: &Plan,
-    sinks: &[Sink],
-    registry: RegistryOptions,
-    context: SinkContext,
-) -> Result<Option<Chosen>> {
+async fn choose(plan: &Plan, sinks: &[Sink], registries: Registries, context: SinkContext) -> Result<Option<Chosen>> {
     let Some(night) = &plan.night else { return Ok(None) };
     let (night, stop) = (Arc::clone(night), context.stop.clone());
-    let nearest = Nearest::new(night.artifacts(), &plan.options.outputs, registry, context);
+    let nearest = Nearest::new(night.artifacts(), &plan.options.outputs, registries, context);
     let stores: Vec<_> = sinks.iter().filter(|sink| !sink.is_always_new()).collect();
     let layers: Vec<_> = night.layers().iter().cloned().enumerate().collect();
     let lost = stream::iter(layers)
@@ -311,109 +307,4 @@ fn is_what_was_surveyed(machine: &str, surveyed: u64, flowed: &Flowed) -> Result
     let reason = format!("{there} entries came, and the survey had counted {surveyed}");
     let error = Error::source("archiving in the guest", format!("machine '{machine}'"), reason);
     Err(error.hint("if that many were removed meanwhile, freeze again"))
-}
-
-fn registry_options(plan: &Plan, known: &Arc<KnownStore>, context: &SinkContext) -> RegistryOptions {
-    RegistryOptions {
-        ca_cert: plan.options.ca_cert.clone(),
-        plain_http: plan.options.plain_http,
-        pace: plan.options.bandwidth_bytes.map(|bytes| Pace::new(bytes, context.stop.clone())),
-        known: Some(Arc::clone(known)),
-        ..RegistryOptions::default().with_patience(plan.options.patience)
-    }
-}
-
-async fn open_sinks(plan: &Plan, registry: &RegistryOptions, context: &SinkContext) -> Result<Vec<Sink>> {
-    let mut sinks = Vec::new();
-    for output in &plan.options.outputs {
-        match open_sink(plan, output, context, registry).await {
-            Ok(sink) => sinks.push(sink),
-            Err(error) => {
-                let error = context.stop.take_cause().unwrap_or(error);
-                return Err(abort_all(&sinks, error).await);
-            }
-        }
-    }
-    Ok(sinks)
-}
-
-async fn open_sink(
-    plan: &Plan,
-    output: &OutputSpec,
-    context: &SinkContext,
-    registry: &RegistryOptions,
-) -> Result<Sink> {
-    match output {
-        OutputSpec::Layout { folder, tag } => {
-            Ok(Sink::Layout(LayoutSink::open(folder, tag, Arc::clone(&context.observer))?))
-        }
-        OutputSpec::Registry(reference) => {
-            tokio::select! {
-                connected = RegistrySink::connect(reference, registry.clone(), context.clone()) => connected.map(Sink::Registry),
-                () = context.stop.stopped() => Err(Error::interrupted()),
-            }
-        }
-        OutputSpec::Artifact(path) => {
-            let agent = plan.agent.clone().ok_or_else(|| Error::hung_up("the plan"))?;
-            let options = ArtifactOptions { stop: context.stop.clone(), run: plan.run, ..ArtifactOptions::new(agent) };
-            // Not left half-way: it ends by itself when stopped, and has removed its file by then.
-            let artifact = ArtifactSink::create(path, options).await?;
-            Ok(Sink::Artifact { artifact, machine: plan.settings.clone() })
-        }
-        OutputSpec::Packed { launcher, sidecar } => {
-            let is_plain = plan.method.compression == Compression::None;
-            let options = PackedOptions {
-                launcher: launcher.clone(),
-                sidecar: sidecar.clone(),
-                smolvm: plan.options.machine.smolvm.clone(),
-                source: plan.options.source.to_string(),
-                run: plan.run,
-                image_bytes: plan.survey.tar_bytes.filter(|_| is_plain),
-            };
-            PackedSink::open(options, context).map(|packed| Sink::Packed(Box::new(packed)))
-        }
-    }
-}
-
-/// First all that can fail without showing, so that no name is given where another output has no room. Then the names,
-/// one after the other: if the second refuses the image, the first is the only one to have it, and the error says so.
-/// Artifacts come last, so one is named once all registries have the image, and there is nothing to be taken back.
-/// A stop is not heeded while a name is given, which each output does in a moment or gives up: nobody could tell else
-/// whether it was.
-async fn commit_all(sinks: &[Sink], image: &crate::sink::Image, stop: &Stop) -> Result<Vec<Committed>> {
-    // What hung up because of a stop is not the cause.
-    let cause_of = |error| match stop.take_cause() {
-        Some(cause) => Error::first_cause(error, cause),
-        None => error,
-    };
-    let prepared = tokio::select! {
-        prepared = try_join_all(sinks.iter().map(|sink| sink.prepare(image))) => prepared.map(drop),
-        () = stop.stopped() => Err(Error::interrupted()),
-    };
-    prepared.map_err(cause_of)?;
-    let mut committed: Vec<Committed> = Vec::new();
-    for sink in sinks {
-        let outcome = match stop.check() {
-            Ok(()) => sink.commit(image).await,
-            Err(stopped) => Err(stopped),
-        };
-        match outcome {
-            Ok(done) => committed.push(done),
-            Err(error) if committed.is_empty() => return Err(cause_of(error)),
-            Err(error) => {
-                let names: Vec<_> = committed.iter().map(|done| done.name.as_str()).collect();
-                return Err(cause_of(error).hint(format!("the image is complete at {}", names.join(", "))));
-            }
-        }
-    }
-    Ok(committed)
-}
-
-async fn abort_all(sinks: &[Sink], mut error: Error) -> Error {
-    for sink in sinks {
-        if let Err(cleanup) = sink.abort().await {
-            error = error.attach(cleanup);
-        }
-    }
-    error
 }

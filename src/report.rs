@@ -10,7 +10,7 @@ use crate::oci::{Compression, Descriptor, DiffId};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::run::Flowed;
 use crate::pipeline::scratch::Scratch;
-use crate::plan::FreezeOptions;
+use crate::plan::{FreezeOptions, OutputSpec};
 use crate::progress::processor::Used;
 use crate::progress::{Measured, Meters, NoticeKind, Notices};
 use crate::sink::{Committed, Put};
@@ -35,6 +35,9 @@ pub struct Snapshot {
     pub record: Option<Id>,
     /// Where the image is, in the order the outputs were given.
     pub outputs: Vec<Committed>,
+    /// Outputs that the freeze went on without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
     /// The layers, in order.
     pub layers: Vec<LayerReport>,
     /// Layers that were neither compressed nor sent, since every output had them.
@@ -108,6 +111,23 @@ pub struct Snapshot {
     threads: (usize, usize),
 }
 
+/// An output that failed, and that the freeze went on without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The output, as it was given.
+    pub output: String,
+    /// [`Kind::name`](crate::error::Kind::name).
+    pub kind: String,
+    /// Why.
+    pub message: String,
+}
+
+impl Lost {
+    pub(crate) fn new(output: &OutputSpec, error: &Error) -> Self {
+        Self { output: output.to_string(), kind: error.kind().name().to_owned(), message: error.to_string() }
+    }
+}
+
 /// One layer of a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LayerReport {
@@ -175,6 +195,7 @@ impl Snapshot {
             record: None,
             created: options.image.created.clone(),
             outputs,
+            lost: Vec::new(),
             layers_known: count(|layer| layer.known),
             layers_packed: count(|layer| !layer.known),
             layers_sent: count(|layer| layer.sent_bytes.iter().any(|bytes| *bytes > 0)),
@@ -265,6 +286,10 @@ impl Snapshot {
         self
     }
 
+    pub(crate) fn without(self, lost: Vec<Lost>) -> Self {
+        Self { lost, ..self }
+    }
+
     pub(crate) fn stored_as(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self
@@ -307,6 +332,7 @@ impl Snapshot {
     pub fn summary(&self) -> String {
         let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
         let mut lines: Vec<_> = self.outputs.iter().flat_map(output_lines).collect();
+        lines.extend(self.lost.iter().map(|lost| format!("NOT THERE   {}: {}", lost.output, lost.message)));
         lines.push(format!(
             "bytes       {} of tar in, {} packed, {} stored, {} sent",
             size(self.tar_bytes),

@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
@@ -21,6 +22,28 @@ const WORDS_BYTES_MAX: usize = 64 << 10;
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// What asking for smolvm's release may take; it starts nothing.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
+
+/// smolvm on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The executable.
+    pub executable: PathBuf,
+    /// The folder where it keeps its machines, where that is not its usual one (`--state-dir`).
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for Program {
+    /// `$SMOLFREEZE_SMOLVM`, else `smolvm` on the `PATH`.
+    fn default() -> Self {
+        std::env::var_os("SMOLFREEZE_SMOLVM").unwrap_or_else(|| "smolvm".into()).into()
+    }
+}
+
+impl<T: Into<PathBuf>> From<T> for Program {
+    fn from(executable: T) -> Self {
+        Self { executable: executable.into(), state_dir: None }
+    }
+}
 
 /// A call that did not work.
 #[derive(Debug, Clone)]
@@ -75,8 +98,8 @@ impl Answer {
 }
 
 /// Makes one call to its end. Dropping the future kills it.
-pub(crate) async fn call(executable: &Path, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
-    Call::start(executable, arguments, &[])?.answer(limit).await
+pub(crate) async fn call(program: &Program, arguments: Vec<OsString>, limit: Duration) -> Result<Answer, Trouble> {
+    Call::start(program, arguments, &[])?.answer(limit).await
 }
 
 /// A call under way. Dropped, it is killed; [`Call::terminate`] lets it tidy up.
@@ -90,11 +113,14 @@ pub(crate) struct Call {
 impl Call {
     /// `environment` adds to our own.
     pub(crate) fn start(
-        executable: &Path,
+        program: &Program,
         arguments: Vec<OsString>,
         environment: &[(&str, OsString)],
     ) -> Result<Self, Trouble> {
-        let mut command = Command::new(executable);
+        let mut command = Command::new(&program.executable);
+        if let Some(folder) = &program.state_dir {
+            command.arg("--state-dir").arg(folder);
+        }
         command
             .args(arguments)
             .envs(environment.iter().cloned())
@@ -105,7 +131,8 @@ impl Call {
         // A group of its own: a Ctrl-C at the terminal is for us, and we end the call in our own order.
         command.process_group(0);
         let spawned = command.spawn();
-        let mut child = spawned.map_err(|error| Trouble::NotStarted(format!("{}: {error}", executable.display())))?;
+        let mut child =
+            spawned.map_err(|error| Trouble::NotStarted(format!("{}: {error}", program.executable.display())))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Self { child, stdout, stderr })
     }
@@ -144,8 +171,8 @@ impl Call {
 }
 
 /// smolvm's release (`1.32.2`), where it says one.
-pub(crate) async fn version(executable: &Path) -> Result<Option<String>, Trouble> {
-    let answer = call(executable, vec!["--version".into()], VERSION_LIMIT).await?;
+pub(crate) async fn version(program: &Program) -> Result<Option<String>, Trouble> {
+    let answer = call(program, vec!["--version".into()], VERSION_LIMIT).await?;
     answer.done()?;
     let text = String::from_utf8_lossy(&answer.stdout);
     let is_number = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
@@ -153,12 +180,17 @@ pub(crate) async fn version(executable: &Path) -> Result<Option<String>, Trouble
 }
 
 /// What the list of machines says about `machine`; `None` when it is not in there.
-pub(crate) async fn listed(executable: &Path, machine: &str) -> Result<Option<serde_json::Value>, Trouble> {
-    let answer = call(executable, ["machine", "ls", "--json"].map(OsString::from).into(), LIST_LIMIT).await?;
-    answer.done()?;
-    let list: Vec<serde_json::Value> = serde_json::from_slice(&answer.stdout)
-        .map_err(|error| Trouble::Damaged(format!("`machine ls --json` printed something else: {error}")))?;
+pub(crate) async fn listed(program: &Program, machine: &str) -> Result<Option<serde_json::Value>, Trouble> {
+    let list: Vec<serde_json::Value> = list(program).await?;
     Ok(list.into_iter().find(|listed| listed["name"] == machine))
+}
+
+/// All machines.
+pub(crate) async fn list<T: DeserializeOwned>(program: &Program) -> Result<Vec<T>, Trouble> {
+    let answer = call(program, ["machine", "ls", "--json"].map(OsString::from).into(), LIST_LIMIT).await?;
+    answer.done()?;
+    let list = serde_json::from_slice(&answer.stdout);
+    list.map_err(|error| Trouble::Damaged(format!("`machine ls --json` printed something else: {error}")))
 }
 
 /// Reads to the end and keeps at most `bytes_max`; the rest is read and dropped, so that the writer can end.

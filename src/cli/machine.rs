@@ -62,7 +62,7 @@ impl MachineArguments {
     /// What the library is told.
     pub fn options(self) -> machine::Options {
         machine::Options {
-            smolvm: self.smolvm,
+            smolvm: self.smolvm.into(),
             chunk_bytes: self.chunk_size,
             window_chunks: self.window,
             reader: match self.guest_reader {

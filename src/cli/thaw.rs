@@ -113,7 +113,7 @@ impl Thaw {
             from: resolve(&self.from, super::state_folder().as_deref())?,
             name: self.name,
             start: !self.no_start,
-            smolvm: self.smolvm,
+            smolvm: self.smolvm.into(),
             agent_rootfs: self.agent_rootfs,
             keep_artifact,
             cache: super::xdg_folder("XDG_CACHE_HOME", ".cache").ok_or_else(missing)?.join("thaw"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use super::Chosen;
+use super::outputs::Registries;
 use crate::error::{Error, Kind, Result, Side};
 use crate::night::flat::Flat;
 use crate::night::index::{self, Extent, Kept, Part};
@@ -14,7 +15,6 @@ use crate::pipeline::gather::LiveEnd;
 use crate::pipeline::run::Delivered;
 use crate::plan::{LayoutName, OutputSpec};
 use crate::sink::artifact::{ArtifactSink, LastArtifact, SideFile};
-use crate::sink::registry::RegistryOptions;
 use crate::sink::{Sink, SinkContext};
 use crate::stop::Stop;
 use crate::stored::{self, EndOnDrop, Listen, Stored, StoredImage, StoredName, Wanted};
@@ -23,7 +23,7 @@ use crate::stored::{self, EndOnDrop, Listen, Stored, StoredImage, StoredName, Wa
 pub(super) struct Nearest {
     last: Option<Arc<LastArtifact>>,
     outputs: Vec<OutputSpec>,
-    registry: RegistryOptions,
+    registries: Registries,
     context: SinkContext,
     /// The outputs that have them, those of this host first.
     images: OnceCell<Vec<StoredImage>>,
@@ -43,7 +43,7 @@ pub(super) struct Filled {
 pub(super) fn artifacts(sinks: &[Sink]) -> impl Iterator<Item = &ArtifactSink> {
     sinks.iter().filter_map(|sink| match sink {
         Sink::Artifact { artifact, .. } => Some(artifact),
-        Sink::Layout(_) | Sink::Registry(_) | Sink::Packed(_) => None,
+        Sink::Layout(_) | Sink::Registry(_) | Sink::Packed(_) | Sink::Spare(_) => None,
     })
 }
 
@@ -52,13 +52,13 @@ impl Nearest {
     pub(super) fn new(
         remembered: &[index::Artifact],
         outputs: &[OutputSpec],
-        registry: RegistryOptions,
+        registries: Registries,
         context: SinkContext,
     ) -> Self {
         let is_wanted = outputs.iter().any(|output| matches!(output, OutputSpec::Artifact(_)));
         let mut there = remembered.iter().filter(|_| is_wanted).filter_map(|one| LastArtifact::open(one).ok());
         let last = there.next().map(Arc::new);
-        Self { last, outputs: outputs.to_vec(), registry, context, images: OnceCell::new() }
+        Self { last, outputs: outputs.to_vec(), registries, context, images: OnceCell::new() }
     }
 
     /// Whether the last artifact has what is alive in the layer at this place of the last image.
@@ -180,21 +180,21 @@ impl Nearest {
     }
 
     async fn open_images(&self) -> Vec<StoredImage> {
-        let layouts = self.outputs.iter().filter_map(|output| match output {
+        let named = |output: &OutputSpec| match output {
             OutputSpec::Layout { folder, tag } => {
                 let (folder, tag) = (folder.clone(), Some(tag.clone()));
                 Some(StoredName::Layout(LayoutName { folder, tag, digest: None }))
             }
-            OutputSpec::Registry(_) | OutputSpec::Artifact(_) | OutputSpec::Packed { .. } => None,
-        });
-        let registries = self.outputs.iter().filter_map(|output| match output {
             OutputSpec::Registry(reference) => Some(StoredName::Registry(reference.clone())),
-            OutputSpec::Layout { .. } | OutputSpec::Artifact(_) | OutputSpec::Packed { .. } => None,
-        });
+            OutputSpec::Artifact(_) | OutputSpec::Packed { .. } => None,
+        };
+        let mut named: Vec<_> = self.outputs.iter().filter_map(|output| Some((output, named(output)?))).collect();
+        named.sort_by_key(|(output, _)| matches!(output, OutputSpec::Registry(_)));
         let mut images = Vec::new();
-        for name in layouts.chain(registries) {
+        for (output, name) in named {
             let wanted = Wanted { name: &name, platform: None, tar_bytes_max: None };
-            if let Ok(Stored::Image(image)) = Stored::open(wanted, self.registry.clone(), self.context.clone()).await {
+            let registry = self.registries.of(output);
+            if let Ok(Stored::Image(image)) = Stored::open(wanted, registry, self.context.clone()).await {
                 images.push(image);
             }
         }

@@ -41,7 +41,7 @@ pub(super) async fn decide(options: &mut FreezeOptions) -> Result<Packing> {
     if options.pack_with == PackWith::Smolvm {
         options.outputs.iter_mut().for_each(OutputSpec::leave_to_smolvm);
     } else if options.outputs.iter().any(|output| matches!(output, OutputSpec::Artifact(_))) {
-        let lookup = Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.machine.smolvm));
+        let lookup = Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.machine.smolvm.executable));
         match lookup.find() {
             Ok(agent) => packing.agent = Some(agent),
             // Without smolvm, the agent's own error tells more.
@@ -56,7 +56,7 @@ pub(super) async fn decide(options: &mut FreezeOptions) -> Result<Packing> {
     if options.outputs.iter().any(OutputSpec::is_packed) {
         let asked = smolvm::version(&options.machine.smolvm).await;
         packing.smolvm_version = asked.map_err(|trouble| {
-            let subject = format!("'{}'", options.machine.smolvm.display());
+            let subject = format!("'{}'", options.machine.smolvm.executable.display());
             Error::sink("asking smolvm to pack", subject, trouble).hint("is smolvm installed? --smolvm names it")
         })?;
     }

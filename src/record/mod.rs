@@ -139,7 +139,8 @@ pub struct Output {
 impl Record {
     fn of(recording: &Recording, snapshot: &Snapshot) -> Self {
         let Recording { id, started, options, canonical, smolvm, .. } = recording;
-        let outputs = options.outputs.iter().zip(&snapshot.outputs);
+        let is_there = |spec: &&OutputSpec| !snapshot.lost.iter().any(|lost| lost.output == spec.to_string());
+        let outputs = options.outputs.iter().filter(is_there).zip(&snapshot.outputs);
         Self {
             version: FORMAT,
             id: id.clone(),

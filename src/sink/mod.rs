@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod layout;
 pub mod packed;
 pub mod registry;
+mod spare;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ use crate::pipeline::gather::{Layer, LiveLayer};
 use crate::pipeline::memory::{Memory, Reserved};
 use crate::progress::{Meters, Observer};
 use crate::stop::Stop;
+
+pub(crate) use spare::Spare;
 
 /// What a sink shares with the freeze it is part of.
 #[derive(Clone)]
@@ -100,6 +103,8 @@ pub enum Sink {
     },
     /// A `.smolmachine` artifact that smolvm packs.
     Packed(Box<packed::PackedSink>),
+    /// One of these that the others go on without, once it fails.
+    Spare(Box<Spare>),
 }
 
 impl Sink {
@@ -111,6 +116,7 @@ impl Sink {
             Self::Registry(registry) => registry.name(),
             Self::Artifact { artifact, .. } => artifact.name(),
             Self::Packed(packed) => packed.name(),
+            Self::Spare(spare) => spare.sink().name(),
         }
     }
 
@@ -118,6 +124,15 @@ impl Sink {
     #[must_use]
     pub fn is_always_new(&self) -> bool {
         matches!(self, Self::Artifact { .. } | Self::Packed(_))
+    }
+
+    /// Why the others go on without it, if they do.
+    #[must_use]
+    pub fn lost(&self) -> Option<&Error> {
+        match self {
+            Self::Spare(spare) => spare.lost(),
+            Self::Layout(_) | Self::Registry(_) | Self::Artifact { .. } | Self::Packed(_) => None,
+        }
     }
 
     /// Whether the sink has this blob.
@@ -129,6 +144,7 @@ impl Sink {
             Self::Layout(layout) => Ok(layout.has(blob).await),
             Self::Registry(registry) => registry.has(blob).await,
             Self::Artifact { .. } | Self::Packed(_) => Ok(false),
+            Self::Spare(spare) => spare.has(blob).await,
         }
     }
 
@@ -137,6 +153,7 @@ impl Sink {
     pub fn mounting(&self) -> Option<&str> {
         match self {
             Self::Registry(registry) => registry.mounting(),
+            Self::Spare(spare) => spare.sink().mounting().filter(|_| spare.lost().is_none()),
             Self::Layout(_) | Self::Artifact { .. } | Self::Packed(_) => None,
         }
     }
@@ -152,6 +169,7 @@ impl Sink {
             Self::Artifact { artifact, .. } if layer.workspace => artifact.put_workspace(layer).await,
             Self::Artifact { artifact, .. } => artifact.put(layer).await,
             Self::Packed(packed) => packed.put(layer).await,
+            Self::Spare(spare) => spare.put(layer).await,
         }
     }
 
@@ -165,6 +183,7 @@ impl Sink {
             Self::Registry(registry) => registry.put_live(layer).await,
             Self::Artifact { artifact, .. } => artifact.put_live(layer).await,
             Self::Packed(packed) => packed.put_live(layer).await,
+            Self::Spare(spare) => spare.put_live(layer).await,
         }
     }
 
@@ -209,22 +228,23 @@ impl Sink {
     /// When the sink can't take the image.
     pub async fn prepare(&self, image: &Image) -> Result<()> {
         match self {
-            Self::Layout(_) | Self::Registry(_) => Ok(()),
+            Self::Layout(_) | Self::Registry(_) | Self::Spare(_) => Ok(()),
             Self::Artifact { artifact, machine } => artifact.prepare(image, machine).await,
             Self::Packed(packed) => packed.prepare(image).await,
         }
     }
 
-    /// Writes config, manifest and, last, the name: the image exists from then on.
+    /// Writes config, manifest and, last, the name: the image exists from then on. None where the others go on without it.
     ///
     /// # Errors
     /// When the sink does not take them.
-    pub async fn commit(&self, image: &Image) -> Result<Committed> {
+    pub async fn commit(&self, image: &Image) -> Result<Option<Committed>> {
         match self {
-            Self::Layout(layout) => layout.commit(image).await,
-            Self::Registry(registry) => registry.commit(image).await,
-            Self::Artifact { artifact, .. } => artifact.publish(image),
-            Self::Packed(packed) => packed.publish(image),
+            Self::Layout(layout) => layout.commit(image).await.map(Some),
+            Self::Registry(registry) => registry.commit(image).await.map(Some),
+            Self::Artifact { artifact, .. } => artifact.publish(image).map(Some),
+            Self::Packed(packed) => packed.publish(image).map(Some),
+            Self::Spare(spare) => spare.commit(image).await,
         }
     }
 
@@ -238,6 +258,7 @@ impl Sink {
             Self::Registry(registry) => registry.abort().await,
             Self::Artifact { artifact, .. } => artifact.abort().await,
             Self::Packed(packed) => packed.abort().await,
+            Self::Spare(spare) => Box::pin(spare.sink().abort()).await,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::oci::Descriptor;
 use crate::pipeline::gather::{Layer, LiveLayer};
 use crate::place::{Place, free_bytes, place_of};
 use crate::serve::{Access, ServeOptions, Server};
-use crate::smolvm::{Call, Trouble};
+use crate::smolvm::{Call, Program, Trouble};
 use crate::stop::Stop;
 
 /// What all temporary folders begin with.
@@ -47,7 +47,7 @@ pub struct PackedOptions {
     /// Where the sidecar goes.
     pub sidecar: PathBuf,
     /// The smolvm executable.
-    pub smolvm: PathBuf,
+    pub smolvm: Program,
     /// What was frozen; smolvm shows its name in that of the machine's image.
     pub source: String,
     /// What tells the temporary folder of this run from those of others, see [`temporary_folder`].

@@ -1,12 +1,12 @@
 //! A machine on its way: created and started by smolvm, deleted again when it never came to run.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Wishes;
 use crate::error::{Error, Result};
-use crate::smolvm::{self, Answer, Trouble};
+use crate::smolvm::{self, Answer, Program, Trouble};
 use crate::stop::Stop;
 
 /// What creating may take: smolvm unpacks the whole artifact in it.
@@ -28,7 +28,7 @@ const LOCKED_WAIT: Duration = Duration::from_secs(1);
 /// The new machine, by its name.
 #[derive(Debug)]
 pub(super) struct NewMachine {
-    pub(super) smolvm: PathBuf,
+    pub(super) smolvm: Program,
     pub(super) name: String,
 }
 

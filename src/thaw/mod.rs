@@ -25,6 +25,7 @@ use crate::progress::{Meters, Observer};
 use crate::sink::SinkContext;
 use crate::sink::artifact::{AgentRootfs, Lookup};
 use crate::sink::registry::RegistryOptions;
+use crate::smolvm::Program;
 use crate::stop::Stop;
 use crate::stored::{Outline, Stored, StoredArtifact, StoredImage, StoredName, Wanted};
 use crate::text;
@@ -45,8 +46,8 @@ pub struct ThawOptions {
     pub name: String,
     /// Whether to start it.
     pub start: bool,
-    /// The smolvm executable.
-    pub smolvm: PathBuf,
+    /// smolvm.
+    pub smolvm: Program,
     /// The root filesystem of smolvm's guest agent, for an image; found where smolvm finds it by default.
     pub agent_rootfs: Option<PathBuf>,
     /// Where the artifact of an image is kept; by default it is temporary.
@@ -196,7 +197,8 @@ impl Origin {
                 Ok(Self::Artifact(artifact))
             }
             Stored::Image(stored) => {
-                let agent = Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.smolvm)).find()?;
+                let agent =
+                    Lookup::from_environment(options.agent_rootfs.clone(), Some(&options.smolvm.executable)).find()?;
                 let outline = stored.outline().await?;
                 let (found, wanted) = (outline.manifest.0.digest, options.from.digest);
                 if wanted.is_some_and(|wanted| wanted != found) {

@@ -46,7 +46,7 @@ impl Rig {
     /// Options for tests: small chunks, little patience.
     pub fn options(&self) -> Options {
         Options {
-            smolvm: self.smolvm_path().to_owned(),
+            smolvm: self.smolvm_path().into(),
             chunk_bytes: Some(1 << 20),
             lease: Duration::from_secs(20),
             patience: Duration::from_secs(4),

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oci_spec::distribution::Reference;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use self::auth::Auth;
 use self::failure::Failure;
@@ -86,6 +86,7 @@ struct Inner {
     client: Client,
     report: Report,
     sessions: Sessions,
+    turns: Option<Arc<Semaphore>>,
 }
 
 /// A registry that was reached, and what was reached there.
@@ -104,9 +105,9 @@ impl RegistrySink {
     /// [`Kind::Sink`](crate::error::Kind::Sink) when the registry can't be reached;
     /// [`Kind::Unauthorized`](crate::error::Kind::Unauthorized) when it refuses the credentials.
     pub async fn connect(reference: &str, options: RegistryOptions, context: SinkContext) -> Result<Self> {
-        let parsed = parse_name(reference)?;
+        let (parsed, turns) = (parse_name(reference)?, options.turns.clone());
         let Reached { reference, client, report } = reach(parsed, "pull,push", options, context).await?;
-        Ok(Self(Arc::new(Inner { reference, client, report, sessions: Sessions::default() })))
+        Ok(Self(Arc::new(Inner { reference, client, report, sessions: Sessions::default(), turns })))
     }
 
     /// The image's name there.
@@ -167,6 +168,13 @@ impl RegistrySink {
     pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
         let parts = Parts::Gathered { descriptor: &layer.descriptor, body: &layer.body };
         let subject = format!("layer {} ({})", layer.index, layer.descriptor.digest);
+        let _turn = match &self.0.turns {
+            Some(turns) => tokio::select! {
+                turn = turns.acquire() => Some(turn),
+                () = self.0.report.stop.stopped() => return Err(Error::interrupted()),
+            },
+            None => None,
+        };
         let upload = self.upload(Some(layer.index), parts);
         let put = retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1;
         self.remember(&layer.descriptor);

@@ -52,6 +52,12 @@ impl Pace {
         Self { bucket: Arc::new(Mutex::new(Bucket::new(bytes_per_second, Instant::now()))), stop }
     }
 
+    /// The same bound, lifted by another `stop`: that of a freeze which shares it with others.
+    #[must_use]
+    pub fn until(&self, stop: Stop) -> Self {
+        Self { bucket: Arc::clone(&self.bucket), stop }
+    }
+
     /// Books `bytes`: when they may go.
     pub(super) fn book(&self, bytes: usize) -> Instant {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).book(bytes, Instant::now())

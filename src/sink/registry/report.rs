@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::Pace;
 use super::habits::Habits;
 use super::mount::Neighbours;
@@ -81,6 +83,9 @@ pub struct RegistryOptions {
     pub auth_files: Option<Vec<PathBuf>>,
     /// Bounds what is sent; clones of one bound several registries together. None by default.
     pub pace: Option<Pace>,
+    /// Bounds how many complete layers are sent at a time; clones bound several freezes together. A layer that is sent while
+    /// it is made waits for nobody: who makes it would wait as well, and hold memory. None by default.
+    pub turns: Option<Arc<Semaphore>>,
     /// How hard failures are tried again.
     pub patience: Patience,
     /// Where blobs are that other repositories of the registry have: they are mounted from there. Not by default.
@@ -97,6 +102,7 @@ impl Default for RegistryOptions {
             certificate_folders: None,
             auth_files: None,
             pace: None,
+            turns: None,
             patience: Patience::default(),
             known: None,
         }

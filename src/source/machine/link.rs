@@ -4,13 +4,13 @@
 //! place; how long one may last is decided here. The first kind drives smolvm's own `exec` and `cp`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::smolvm::{self, Answer, Call, Trouble};
+use crate::smolvm::{self, Answer, Call, Program, Trouble};
 
 /// smolvm calls in flight at once. A guest serves 8 connections at a time, shared with the user's own sessions.
 const CALLS_MAX: usize = 3;
@@ -46,7 +46,7 @@ pub(crate) trait Link: Sync {
 /// The first kind of link: the `smolvm` executable, `exec` and `cp`.
 #[derive(Debug, Clone)]
 pub(crate) struct Smolvm {
-    executable: PathBuf,
+    program: Program,
     machine: String,
     /// Whether `-u 0` makes root: an image machine's exec runs as the image's user, a bare machine refuses the flag.
     user_flag: bool,
@@ -54,8 +54,8 @@ pub(crate) struct Smolvm {
 }
 
 impl Smolvm {
-    pub(crate) fn new(executable: PathBuf, machine: &str) -> Self {
-        Self { executable, machine: machine.to_owned(), user_flag: false, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+    pub(crate) fn new(program: Program, machine: &str) -> Self {
+        Self { program, machine: machine.to_owned(), user_flag: false, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
     }
 
     /// Says whether this is a machine with an image.
@@ -66,7 +66,7 @@ impl Smolvm {
     /// smolvm's release: the number that `--version` prints.
     pub(crate) async fn version(&self) -> Option<String> {
         let _turn = self.calls.acquire().await.ok()?;
-        smolvm::version(&self.executable).await.ok()?
+        smolvm::version(&self.program).await.ok()?
     }
 
     async fn call(
@@ -76,7 +76,7 @@ impl Smolvm {
         limit: Duration,
     ) -> Result<Answer, Trouble> {
         let _turn = self.calls.acquire().await.map_err(|_| Trouble::NotStarted("the link is closed".to_owned()))?;
-        Call::start(&self.executable, arguments, environment)?.answer(limit).await
+        Call::start(&self.program, arguments, environment)?.answer(limit).await
     }
 
     fn inside(&self, path: &str) -> OsString {
@@ -109,6 +109,6 @@ impl Link for Smolvm {
     }
 
     async fn listed(&self) -> Result<Option<serde_json::Value>, Trouble> {
-        smolvm::listed(&self.executable, &self.machine).await
+        smolvm::listed(&self.program, &self.machine).await
     }
 }

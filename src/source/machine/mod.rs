@@ -40,5 +40,7 @@ pub use order::ListOrder;
 pub use probe::{Machine, MachineFacts};
 pub use transfer::Transfer;
 
+pub use crate::smolvm::Program;
+
 /// The guest's side, as it is copied in.
 const GUEST_SCRIPT: &str = include_str!("guest.sh");

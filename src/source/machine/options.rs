@@ -1,6 +1,5 @@
 //! The choices of a transfer.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::answer::PIECE_BYTES;
@@ -8,6 +7,7 @@ use super::offer::Reader;
 use super::relay::HOST_CHUNKS_MAX;
 use crate::error::{Error, Result};
 use crate::oci::Compression;
+use crate::smolvm::Program;
 
 /// Bytes of a chunk where nothing is short.
 const CHUNK_BYTES_DEFAULT: u64 = 48 << 20;
@@ -17,8 +17,8 @@ const CHUNK_BYTES_LEAST: u64 = 1 << 20;
 /// How a machine is read. The defaults are for a machine on this host.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The smolvm executable. Default: `$SMOLFREEZE_SMOLVM`, else `smolvm` on the `PATH`.
-    pub smolvm: PathBuf,
+    /// smolvm. Default: `$SMOLFREEZE_SMOLVM`, else `smolvm` on the `PATH`.
+    pub smolvm: Program,
     /// Bytes of one chunk, a multiple of 64 KiB. Default: 48 MiB, or less where the guest's disk or this host's memory
     /// is short.
     pub chunk_bytes: Option<u64>,
@@ -52,7 +52,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            smolvm: std::env::var_os("SMOLFREEZE_SMOLVM").unwrap_or_else(|| "smolvm".into()).into(),
+            smolvm: Program::default(),
             chunk_bytes: None,
             window_chunks: 4,
             reader: Reader::Tools,
