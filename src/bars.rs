@@ -1,5 +1,7 @@
 //! Progress for people: bars on a terminal, lines elsewhere, JSON for programs. All of it goes to standard error.
 
+pub mod fleet;
+
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -120,11 +120,14 @@ pub struct Lost {
     pub kind: String,
     /// Why.
     pub message: String,
+    /// Whether it had answered at first.
+    pub was_reached: bool,
 }
 
 impl Lost {
-    pub(crate) fn new(output: &OutputSpec, error: &Error) -> Self {
-        Self { output: output.to_string(), kind: error.kind().name().to_owned(), message: error.to_string() }
+    pub(crate) fn new(output: &OutputSpec, error: &Error, was_reached: bool) -> Self {
+        let (output, kind) = (output.to_string(), error.kind().name().to_owned());
+        Self { output, kind, message: error.to_string(), was_reached }
     }
 }
 

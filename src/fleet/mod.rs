@@ -9,7 +9,9 @@
 //! own, and a name with placeholders. A *night* is a name, by default a date: what was done in it is not done again. An
 //! *outcome* is what became of one machine at one destination.
 
+pub mod after;
 pub mod file;
 pub mod night;
 pub mod place;
+pub mod run;
 pub mod select;

@@ -45,6 +45,9 @@ pub struct Night {
     /// What was done in this night and then done again (`--force`), while its image may still be there under a name of its own.
     #[serde(default)]
     pub earlier: Vec<Outcome>,
+    /// Machines that a run started, and has not stopped yet: who goes on with the night stops them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub started: Vec<String>,
     /// Machines that no policy selected, and that the file does not ignore.
     #[serde(default)]
     pub unselected: Vec<String>,
@@ -102,7 +105,7 @@ pub struct Outcome {
     /// What there is of an image that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Made>,
-    /// What was left undone in the machine, and alarms: the image is there all the same.
+    /// What was left undone, in the machine say: the image is there all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
     /// How the image was found when it was read back. Set by `after`.
@@ -159,6 +162,9 @@ pub struct Made {
     pub retries: u64,
     /// Most bytes of layers that were held in memory.
     pub held_bytes_peak: u64,
+    /// A file of earlier images was not what it should have been: what there is to say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
 }
 
 /// An image that was read back.
@@ -249,6 +255,7 @@ impl Night {
             runs: Vec::new(),
             outcomes: Vec::new(),
             earlier: Vec::new(),
+            started: Vec::new(),
             unselected: Vec::new(),
             after: After::default(),
         }

@@ -64,8 +64,10 @@ impl Opened {
                 .puts
                 .retain(|_| at.next().and_then(|at: usize| sinks.get(at)).is_none_or(|sink| sink.lost().is_none()));
         }
-        let lost =
-            sinks.iter().zip(&self.at).filter_map(|(sink, at)| Some(Lost::new(plan_outputs.get(*at)?, sink.lost()?)));
+        let lost = sinks
+            .iter()
+            .zip(&self.at)
+            .filter_map(|(sink, at)| Some(Lost::new(plan_outputs.get(*at)?, sink.lost()?, true)));
         self.lost.extend(lost);
         self.lost
     }
@@ -81,7 +83,7 @@ pub(super) async fn open(plan: &Plan, registries: &Registries, context: &SinkCon
                 opened.at.push(at);
             }
             Err(error) if plan.options.spare_outputs && is_spare(output) && !context.stop.is_stopped() => {
-                opened.lost.push(Lost::new(output, &error));
+                opened.lost.push(Lost::new(output, &error, false));
                 first.get_or_insert(error);
             }
             Err(error) => {

@@ -154,7 +154,7 @@ impl OutputSpec {
     }
 
     /// An artifact, whoever packs it.
-    pub(super) fn is_artifact(&self) -> bool {
+    pub(crate) fn is_artifact(&self) -> bool {
         matches!(self, Self::Artifact(_) | Self::Packed { .. })
     }
 

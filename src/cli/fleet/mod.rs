@@ -5,10 +5,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use smolfreeze::error::Result;
+use smolfreeze::fleet::file::File;
+use smolfreeze::fleet::run::Host;
+use smolfreeze::source::machine::{Program, Reader};
 use smolfreeze::stop::Stop;
 
 mod check;
 mod init;
+mod run;
 
 /// Freeze every machine of this host that a file selects, night by night.
 ///
@@ -22,6 +26,7 @@ pub struct Fleet {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::RunCommand),
     Init(init::Init),
     Check(check::Check),
     /// Print the JSON schema of the file, for editors.
@@ -53,15 +58,27 @@ impl FleetFile {
 
 impl Fleet {
     /// Runs one subcommand.
-    #[expect(clippy::unused_async, reason = "a run is awaited")]
-    pub async fn run(self, _stop: Stop) -> Result<ExitCode> {
+    pub async fn run(self, stop: Stop) -> Result<ExitCode> {
         match self.command {
+            Command::Run(run) => run.run(stop).await,
             Command::Init(init) => init.run(),
             Command::Check(check) => check.run(),
             Command::Schema => {
-                let schema = smolfreeze::fleet::file::File::schema();
+                let schema = File::schema();
                 super::print(&serde_json::to_string_pretty(&schema).unwrap_or_default())
             }
         }
     }
+}
+
+/// This host, as the file and the user's folders have it.
+fn host(file: &File) -> Result<Host> {
+    let program = file.smolvm.executable.clone().map_or_else(Program::default, Program::from);
+    Ok(Host {
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        state: super::state_path()?,
+        known: super::xdg_folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("known-layers")),
+        smolvm: Program { state_dir: file.smolvm.state_dir.clone(), ..program },
+        reader: std::env::current_exe().map_or(Reader::Tools, Reader::FoundFor),
+    })
 }

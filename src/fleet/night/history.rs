@@ -159,6 +159,7 @@ mod tests {
             slowest_stage: "sending".to_owned(),
             retries: 0,
             held_bytes_peak: 7,
+            alarm: None,
         };
         Outcome {
             machine: machine.to_owned(),

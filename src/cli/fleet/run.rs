@@ -1,0 +1,175 @@
+//! `smolfreeze fleet run`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use smolfreeze::error::{Error, Result};
+use smolfreeze::fleet::file::{File, Unselected};
+use smolfreeze::fleet::night::{Night, Outcome, Standing};
+use smolfreeze::fleet::run::{self, Around, Asked, BUSY, Exit, Finished, HostClock, Job, Preview, Ran};
+use smolfreeze::stop::Stop;
+use smolfreeze::text;
+
+use super::FleetFile;
+use crate::bars::ProgressMode;
+use crate::bars::fleet::Watch;
+
+/// Freeze every machine that the file selects, to all its destinations.
+///
+/// What is done in a night is not done again: a run that was interrupted is gone on with by the next one. Exit codes: 0 every
+/// image is there; 7 and 8 it is, but something was left undone, or a file of earlier images was not what it should have been;
+/// 10 some images are not there; 11 none is; 12 no machine is selected; 14 another run is under way.
+#[derive(Args)]
+pub struct RunCommand {
+    #[command(flatten)]
+    file: FleetFile,
+    /// The night's name; by default the date on which it began.
+    #[arg(long, value_name = "NAME")]
+    night: Option<String>,
+    /// Freeze again what is done in this night.
+    #[arg(long)]
+    force: bool,
+    /// Only machines whose names match. Repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Begin at once, whatever the file's jitter.
+    #[arg(long)]
+    now: bool,
+    /// Print what would be done, in which order, and how long it takes by the last time; do nothing.
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Print the night, or with --dry-run what would be done, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto, value_name = "HOW")]
+    progress: ProgressMode,
+    /// Print nothing but errors.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl RunCommand {
+    pub async fn run(self, stop: Stop) -> Result<ExitCode> {
+        let file = File::read(&self.file.path())?;
+        let host = super::host(&file)?;
+        let asked = Asked { night: self.night.clone(), force: self.force, only: self.only.clone(), now: self.now };
+        if self.dry_run {
+            let preview = run::preview(&file, &host, &asked, &HostClock).await?;
+            return self.print_preview(&file, &preview);
+        }
+        let watch = Watch::new(self.progress, self.quiet);
+        let around = Around { clock: &HostClock, watcher: &*watch.watcher };
+        let ran = Box::pin(run::run(&file, &host, &asked, around, &stop)).await;
+        watch.finish();
+        match ran? {
+            Ran::Busy(who) => {
+                let reason = format!("another run is under way: {who}");
+                crate::cli::remark(&Error::usage("running the fleet", &file.name, reason).to_string());
+                Ok(BUSY.into())
+            }
+            Ran::Finished(finished) => self.tell(&file, &finished),
+        }
+    }
+
+    fn tell(&self, file: &File, finished: &Finished) -> Result<ExitCode> {
+        let Finished { night, exit, machines } = finished;
+        if self.json {
+            crate::cli::print(&serde_json::to_string_pretty(night).unwrap_or_default())?;
+        } else if !self.quiet {
+            crate::cli::print(&summary(night, machines))?;
+        }
+        if self.quiet {
+            failed(night, machines).for_each(|outcome| crate::cli::remark(&line(outcome)));
+        }
+        if file.unselected != Unselected::Ignore && !night.unselected.is_empty() {
+            crate::cli::remark(&format!("no policy selects {}", night.unselected.join(", ")));
+        }
+        if *exit == Exit::NothingSelected {
+            crate::cli::remark("no machine is selected; see --dry-run and 'smolvm machine ls'");
+        }
+        Ok(exit.code().into())
+    }
+
+    fn print_preview(&self, file: &File, preview: &Preview) -> Result<ExitCode> {
+        let jobs = &preview.work.jobs;
+        let seconds = run::forecast_seconds(jobs, file.concurrency.get());
+        if self.json {
+            let told: Vec<_> = jobs.iter().map(job_json).collect();
+            let told = serde_json::json!({
+                "night": preview.night, "machines": told, "seconds": seconds, "unselected": preview.unselected,
+            });
+            crate::cli::print(&serde_json::to_string_pretty(&told).unwrap_or_default())?;
+        } else {
+            let mut lines = vec![format!("night {}: {} of {} machines", preview.night, jobs.len(), preview.selected)];
+            lines.extend(jobs.iter().flat_map(job_lines));
+            lines.extend(preview.work.settled.iter().map(line));
+            let unselected = (!preview.unselected.is_empty()).then(|| preview.unselected.join(", "));
+            lines.extend(unselected.map(|names| format!("no policy selects {names}")));
+            lines.extend(seconds.map(|seconds| format!("about {seconds:.0} s, by the last time")));
+            crate::cli::print(&text::lines(lines))?;
+        }
+        Ok(if preview.selected == 0 { Exit::NothingSelected.code().into() } else { ExitCode::SUCCESS })
+    }
+}
+
+fn job_json(job: &Job) -> serde_json::Value {
+    let names: Vec<_> = job
+        .places
+        .iter()
+        .map(|place| serde_json::json!({ "destination": place.destination, "name": place.name }))
+        .collect();
+    serde_json::json!({
+        "machine": job.machine.name, "state": job.machine.state, "policy": job.terms.policy, "to": names,
+        "last_seconds": job.last.map(|last| last.0), "last_read_bytes": job.last.map(|last| last.1),
+    })
+}
+
+fn job_lines(job: &Job) -> Vec<String> {
+    let last = job.last.map_or("never frozen".to_owned(), |(seconds, bytes)| {
+        format!("{seconds:.0} s and {} the last time", humansize::format_size(bytes, humansize::BINARY))
+    });
+    let stopped = match (job.is_stopped(), job.terms.stopped) {
+        (false, _) => "",
+        (true, smolfreeze::fleet::file::Stopped::Skip) => ", stopped: skipped",
+        (true, smolfreeze::fleet::file::Stopped::Start) => ", stopped: started and stopped again",
+    };
+    let head = format!("{:<24} {} ({last}{stopped})", job.machine.name, job.terms.policy);
+    std::iter::once(head).chain(job.places.iter().map(|place| format!("    {}", place.name))).collect()
+}
+
+fn of<'a>(night: &'a Night, machines: &'a [String]) -> impl Iterator<Item = &'a Outcome> {
+    night.outcomes.iter().filter(|outcome| machines.contains(&outcome.machine))
+}
+
+fn failed<'a>(night: &'a Night, machines: &'a [String]) -> impl Iterator<Item = &'a Outcome> {
+    of(night, machines).filter(|outcome| !matches!(outcome.state, Standing::Done | Standing::Skipped))
+}
+
+fn summary(night: &Night, machines: &[String]) -> String {
+    let count = |state| of(night, machines).filter(|outcome| outcome.state == state).count();
+    let (done, all) = (count(Standing::Done), of(night, machines).count());
+    let mut lines: Vec<_> = of(night, machines).map(line).collect();
+    lines.sort();
+    let troubles = night.runs.last().into_iter().flat_map(|run| &run.troubles).chain(&night.after.troubles);
+    lines.extend(troubles.map(|trouble| trouble.text.clone()));
+    let failed = failed(night, machines).count();
+    lines.push(format!("night {}: {done} of {all} images, {failed} failed", night.night));
+    text::lines(lines)
+}
+
+fn line(outcome: &Outcome) -> String {
+    let why = outcome.trouble.as_ref().map_or("", |trouble| trouble.text.as_str());
+    let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
+    let Outcome { machine, destination, name, .. } = outcome;
+    match (outcome.state, &outcome.image) {
+        (Standing::Done, Some(made)) => {
+            let (seconds, read, sent) = (outcome.seconds, size(made.read_bytes), size(made.sent_bytes));
+            let remarks: String =
+                outcome.remarks.iter().chain(&made.alarm).map(|remark| format!("; {remark}")).collect();
+            format!("{machine:<24} {name}@{}  {seconds:.1} s, {read} read, {sent} sent{remarks}", made.digest)
+        }
+        (Standing::Skipped, _) => format!("{machine:<24} {destination}: skipped: {why}"),
+        _ => format!("{machine:<24} {destination}: FAILED: {why}"),
+    }
+}
