@@ -13,6 +13,8 @@ use smolfreeze::record::{Output, OutputKind, Record};
 use smolfreeze::state::State;
 use smolfreeze::text;
 
+use super::columns;
+
 /// List the freezes of this host, the newest last.
 ///
 /// SIZE is what the image's layers take where they are stored, READ the bytes of tar that were read of the source, and SENT
@@ -67,27 +69,20 @@ fn standing(listing: &Listing, record: &Record, output: &Output, path: &Path) ->
 
 fn table(listing: &Listing, records: &[&Record]) -> String {
     let (now, zone) = (Timestamp::now(), TimeZone::system());
-    let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
     let mut rows = vec![["ID", "TIME", "AGE", "SOURCE", "SIZE", "READ", "SENT", "OUTPUTS"].map(str::to_owned)];
     rows.extend(records.iter().map(|record| {
         [
             record.id.to_string(),
             record.started.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
-            age(now.duration_since(record.started).as_secs()),
+            columns::age(now.duration_since(record.started).as_secs()),
             source(record),
-            size(record.stored_bytes),
-            size(record.tar_bytes),
-            size(record.sent_bytes),
+            columns::size(record.stored_bytes),
+            columns::size(record.tar_bytes),
+            columns::size(record.sent_bytes),
             record.outputs.iter().map(|output| shown(listing, record, output)).collect::<Vec<_>>().join("  "),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4, 5, 6].map(width);
-    let line = |row: &[String; 8]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  "));
-        cells.collect::<String>() + &row[7]
-    };
-    text::lines(rows.iter().map(line))
+    columns::table(&rows)
 }
 
 fn source(record: &Record) -> String {
@@ -103,11 +98,4 @@ fn shown(listing: &Listing, record: &Record, output: &Output) -> String {
         Standing::Replaced => " (replaced)",
     };
     format!("{}{mark}", path.display())
-}
-
-/// In the largest unit of which there are two.
-fn age(seconds: i64) -> String {
-    let units = [(86_400 * 7, "w"), (86_400, "d"), (3_600, "h"), (60, "m")];
-    let unit = units.into_iter().find(|(length, _)| seconds >= 2 * length);
-    unit.map_or_else(|| format!("{}s", seconds.max(0)), |(length, name)| format!("{}{name}", seconds / length))
 }

@@ -19,6 +19,7 @@ use smolfreeze::stop::Stop;
 use smolfreeze::stored::{StoredName, Wanted};
 use smolfreeze::text;
 
+mod columns;
 mod fleet;
 mod freeze;
 mod gc;

@@ -15,3 +15,4 @@ pub mod night;
 pub mod place;
 pub mod run;
 pub mod select;
+pub mod status;

@@ -9,6 +9,7 @@
 //! before.
 
 mod history;
+mod snapshots;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ use crate::state::Id;
 use crate::text;
 
 pub use history::{History, Nights};
+pub use snapshots::{Failure, Snapshot};
 
 /// The form of the file. One that is newer is not read.
 pub const VERSION: u32 = 1;
