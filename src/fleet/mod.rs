@@ -11,7 +11,10 @@
 
 pub mod after;
 pub mod file;
+pub mod history;
+pub mod metrics;
 pub mod night;
+pub mod notify;
 pub mod place;
 pub mod run;
 pub mod select;

@@ -118,6 +118,9 @@ struct Wanted {
 }
 
 impl Status {
+    /// The exit code of who asks how a fleet stands that is not as its file demands.
+    pub const EXIT_CODE_WRONG: u8 = 13;
+
     /// `machines` is what smolvm lists, or why it lists nothing.
     ///
     /// # Errors

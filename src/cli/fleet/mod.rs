@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use smolfreeze::error::Result;
 use smolfreeze::fleet::file::File;
+use smolfreeze::fleet::night::{History, Nights};
 use smolfreeze::fleet::run::Host;
 use smolfreeze::source::machine::{Program, Reader};
 use smolfreeze::stop::Stop;
 
 mod check;
+mod history;
 mod init;
 mod run;
+mod status;
 
 /// Freeze every machine of this host that a file selects, night by night.
 ///
@@ -29,6 +32,8 @@ enum Command {
     Run(run::RunCommand),
     Init(init::Init),
     Check(check::Check),
+    Status(status::StatusCommand),
+    History(history::HistoryCommand),
     /// Print the JSON schema of the file, for editors.
     Schema,
 }
@@ -54,6 +59,16 @@ impl FleetFile {
         };
         self.file.clone().unwrap_or_else(found)
     }
+
+    /// What it says, and the nights of its fleet. Nights that can't be read are named, and left alone.
+    fn with_history(&self) -> Result<(File, History)> {
+        let file = File::read(&self.path())?;
+        let history = Nights::at(&super::state_path()?, &file.name).history()?;
+        for (path, reason) in &history.unreadable {
+            super::remark(&format!("left alone: '{}': {reason}", path.display()));
+        }
+        Ok((file, history))
+    }
 }
 
 impl Fleet {
@@ -63,6 +78,8 @@ impl Fleet {
             Command::Run(run) => run.run(stop).await,
             Command::Init(init) => init.run(),
             Command::Check(check) => check.run(),
+            Command::Status(status) => super::until_stopped(status.run(), &stop).await,
+            Command::History(history) => history.run(),
             Command::Schema => {
                 let schema = File::schema();
                 super::print(&serde_json::to_string_pretty(&schema).unwrap_or_default())

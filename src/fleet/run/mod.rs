@@ -178,7 +178,11 @@ fn naming_since(night: &Night, asked: &Asked, clock: &dyn Clock) -> ZonedDateTim
     first.map_or_else(|| clock.local(), |first| first.to_zoned_datetime(clock.zone()))
 }
 
-async fn list(host: &Host) -> Result<Vec<Listed>, String> {
+/// All machines of this host.
+///
+/// # Errors
+/// With smolvm's own words, when it does not answer.
+pub async fn list(host: &Host) -> Result<Vec<Listed>, String> {
     smolvm::list(&host.smolvm).await.map_err(|trouble| trouble.to_string())
 }
 

@@ -39,6 +39,7 @@ fn outcome(machine: &str, destination: &str, policy: &str, state: Became, began:
         slowest_stage: "sending".to_owned(),
         retries: 0,
         held_bytes_peak: 7,
+        alarm: None,
     };
     Outcome {
         machine: machine.to_owned(),

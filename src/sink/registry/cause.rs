@@ -50,7 +50,7 @@ fn io_of(error: &reqwest::Error) -> Io {
 }
 
 /// The innermost words; those around them only repeat that a request failed.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut innermost = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -172,7 +172,7 @@ fn nearness_v6(address: Ipv6Addr) -> Nearness {
 }
 
 /// Whether a registry's host means this very host, where plain http is the custom.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

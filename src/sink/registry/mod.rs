@@ -65,11 +65,13 @@ use crate::pipeline::gather::{Body, Layer, LiveLayer};
 use crate::stop::Stop;
 use crate::text;
 
+pub(crate) use self::cause::chain as cause_of;
+pub(crate) use self::guard::is_loopback;
 pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
 pub(crate) use self::reference::{check_form, check_name};
 pub use self::report::{Patience, Random, RegistryOptions};
-pub(crate) use self::tls::check_authorities;
+pub(crate) use self::tls::{check_authorities, system_tls};
 
 /// A credential helper may wait for a person who isn't there.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);

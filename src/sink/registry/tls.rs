@@ -39,6 +39,14 @@ struct Own {
     file: PathBuf,
 }
 
+/// What a connection goes by that is to no registry: the system's authorities alone.
+///
+/// # Errors
+/// With `is_needed`, when there are none.
+pub(crate) fn system_tls(is_needed: bool) -> Result<ClientConfig> {
+    Certificates { trusted: Vec::new(), own: None }.config(is_needed)
+}
+
 impl Certificates {
     /// Reads `--ca-cert` and the folders of `registry`, which is a host with its port, as in a reference.
     ///
