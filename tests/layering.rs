@@ -102,6 +102,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "exclude",
             "freeze",
             "image",
+            "layout",
             "night",
             "oci",
             "pipeline/budget",

@@ -185,15 +185,21 @@ pub struct After {
     /// Snapshots of this and of earlier nights that were removed.
     #[serde(default)]
     pub removed: Vec<Removed>,
+    /// Those that are just being removed: what is left of a run that was killed meanwhile, the next one looks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removing: Vec<Removed>,
     /// Snapshots of earlier nights that were read back.
     #[serde(default)]
     pub verified: Vec<Reverified>,
     /// Machines that were made of snapshots.
     #[serde(default)]
     pub drills: Vec<Drilled>,
-    /// What could not be done, and what a person should know.
+    /// What could not be done.
     #[serde(default)]
     pub troubles: Vec<Trouble>,
+    /// What a person should know, and need not do anything about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A snapshot that was removed.
@@ -293,6 +299,18 @@ impl Outcome {
     #[must_use]
     pub fn is_of(&self, machine: &str, destination: &str) -> bool {
         self.machine == machine && self.destination == destination
+    }
+
+    /// What was wrong with the image when it was read back.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.verified.as_ref()?.fault.as_deref()
+    }
+
+    /// The image, if it is there and was not found wrong.
+    #[must_use]
+    pub fn good(&self) -> Option<&Made> {
+        self.image.as_ref().filter(|_| self.state == Standing::Done && self.fault().is_none())
     }
 }
 

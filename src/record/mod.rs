@@ -21,6 +21,7 @@ use crate::plan::{FreezeOptions, OutputSpec, Plan};
 use crate::progress::Notices;
 use crate::report::Snapshot;
 use crate::sink::Committed;
+use crate::sink::registry::repository_and_tag;
 use crate::state::{Hold, Id, State};
 
 /// The format that this release writes. A field more is no new format; a field with another meaning is.
@@ -209,6 +210,22 @@ impl Output {
 }
 
 impl Output {
+    /// Whether it is where this is written to.
+    #[must_use]
+    pub fn is_at(&self, spec: &OutputSpec) -> bool {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match spec {
+            OutputSpec::Layout { folder, tag } => self.name == format!("oci:{}:{tag}", absolute(folder).display()),
+            OutputSpec::Registry(reference) => {
+                let parts = |name: &str| repository_and_tag(name).ok();
+                self.kind == OutputKind::Registry && parts(reference).is_some_and(|own| Some(own) == parts(&self.name))
+            }
+            OutputSpec::Artifact(path) | OutputSpec::Packed { sidecar: path, .. } => {
+                self.kind == OutputKind::Artifact && self.path.as_ref() == Some(&absolute(path))
+            }
+        }
+    }
+
     /// The launcher, if it is where smolvm would look for an artifact at `path`: a record is data.
     fn launcher_beside(&self, path: &Path) -> Option<PathBuf> {
         self.launcher.clone().filter(|launcher| *launcher == path.with_extension("") && launcher.is_file())

@@ -6,26 +6,32 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::state::State;
 
 use super::retention::{Policy, Reason, keep};
 use super::series::Series;
-use super::{FORMAT, OutputKind, Record};
+use super::{FORMAT, Output, OutputKind, Record};
 
 /// A record of ours has some kilobytes; the names of a thousand long paths make it one megabyte.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
 
 /// Writes a record beside its name, and gives it that name once it is safe.
 pub(super) fn write(state: &State, record: &Record) -> io::Result<()> {
+    let file = written(state, record)?;
+    file.persist_noclobber(state.record_path(&record.id)).map_err(|failed| failed.error)?;
+    File::open(state.records())?.sync_all()
+}
+
+fn written(state: &State, record: &Record) -> io::Result<NamedTempFile> {
     let folder = state.records();
     let mut file = tempfile::Builder::new().prefix(".smolfreeze-").suffix(".partial").tempfile_in(&folder)?;
     serde_json::to_writer_pretty(&mut file, record)?;
     file.write_all(b"\n")?;
     file.as_file().sync_all()?;
-    file.persist_noclobber(state.record_path(&record.id)).map_err(|failed| failed.error)?;
-    File::open(&folder)?.sync_all()
+    Ok(file)
 }
 
 /// All that lies in a folder of records.
@@ -211,6 +217,41 @@ pub struct Removed {
 }
 
 impl Listing {
+    /// Removes the artifact that an output of a record is, and its launcher. An image in a registry or a layout is for those
+    /// who speak with them; [`Self::forget`] comes after either.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn remove_artifact(output: &Output) -> Result<()> {
+        let (OutputKind::Artifact, Some(path)) = (output.kind, &output.path) else { return Ok(()) };
+        // The launcher is found by what lies beside it.
+        let launcher = output.launcher_beside(path);
+        launcher.iter().chain([path]).try_for_each(|path| unlink(path))
+    }
+
+    /// Takes an output out of a record, since it is there no more; a record that has no other goes. What became of a record
+    /// meanwhile is another's doing.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn forget(&self, state: &State, record: &Record, output: &Output) -> Result<()> {
+        let path = state.record_path(&record.id);
+        let failed = |error: io::Error| {
+            Error::new(Kind::Sink, Side::Plan, "changing the record", format_args!("'{}'", path.display()), &error)
+                .because(error)
+        };
+        // So that nobody sweeps the new one away.
+        let _held = state.hold()?;
+        let Ok(Some(mut record)) = read(&path) else { return Ok(()) };
+        record.outputs.retain(|other| other != output);
+        if record.outputs.is_empty() {
+            return unlink(&path);
+        }
+        let file = written(state, &record).map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        File::open(state.records()).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
     /// What [`remove`](Self::remove) will do.
     #[must_use]
     pub fn removal(&self, state: &State, record: &Record, elsewhere: Elsewhere) -> Removed {

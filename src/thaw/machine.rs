@@ -101,13 +101,18 @@ impl NewMachine {
 
     /// Deletes the machine, running or not, because of `cause`.
     pub(super) async fn without(&self, cause: Error) -> Error {
-        match self.delete().await {
+        match self.gone().await {
             Ok(()) => cause,
-            Err(trouble) => {
-                let by_hand = format!("`smolvm machine delete --name {} --force` does it by hand", self.name);
-                cause.attach(self.failed("deleting the machine", &trouble).hint(by_hand))
-            }
+            Err(error) => cause.attach(error),
         }
+    }
+
+    /// Deletes the machine, running or not, if it is there.
+    pub(super) async fn gone(&self) -> Result<()> {
+        self.delete().await.map_err(|trouble| {
+            let by_hand = format!("`smolvm machine delete --name {} --force` does it by hand", self.name);
+            self.failed("deleting the machine", &trouble).hint(by_hand)
+        })
     }
 
     async fn delete(&self) -> Result<(), Trouble> {

@@ -272,6 +272,14 @@ pub async fn thaw(plan: ThawPlan) -> Result<Thawed> {
     Ok(Thawed { machine: machine.name, from: name.to_string(), running: start, layers, artifact })
 }
 
+/// Deletes a machine, running or not, if smolvm has one of this name.
+///
+/// # Errors
+/// When smolvm does not do it.
+pub(crate) async fn delete(smolvm: &Program, name: &str) -> Result<()> {
+    NewMachine { smolvm: smolvm.clone(), name: name.to_owned() }.gone().await
+}
+
 async fn bring_up(machine: &NewMachine, artifact: &Path, wishes: &Wishes, start: bool, stop: &Stop) -> Result<()> {
     machine.create(artifact, wishes, stop).await?;
     if start { machine.start(stop).await } else { Ok(()) }

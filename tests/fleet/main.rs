@@ -1,7 +1,12 @@
-//! The fleet: its file, its runs, and what they leave.
+//! The fleet: its file, its runs, and what they leave. Machines are the stand-in's, registries real. As root, as tests/machine.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is missing")]
 
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod support;
+
+mod after;
 mod file;
 mod made_up;
 mod metrics;

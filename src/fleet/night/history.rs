@@ -44,6 +44,12 @@ impl Nights {
         Ok(&self.folder)
     }
 
+    /// The folder of all that is remembered of the fleet, there or not.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where a night is.
     #[must_use]
     pub fn path(&self, night: &str) -> PathBuf {

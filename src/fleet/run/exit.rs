@@ -26,9 +26,12 @@ impl Exit {
         let outcomes: Vec<_> =
             pairs.iter().filter_map(|(machine, destination)| night.outcome(machine, destination)).collect();
         let count = |state| outcomes.iter().filter(|outcome| outcome.state == state).count();
-        let failed = count(Standing::Failed) + count(Standing::Pending) + (pairs.len() - outcomes.len());
+        // An image that was found wrong when it was read back is as good as none.
+        let faulty =
+            outcomes.iter().filter(|outcome| outcome.state == Standing::Done && outcome.good().is_none()).count();
+        let failed = count(Standing::Failed) + count(Standing::Pending) + faulty + (pairs.len() - outcomes.len());
         let troubles = night.runs.last().map_or(0, |run| run.troubles.len()) + night.after.troubles.len();
-        match (failed, count(Standing::Done)) {
+        match (failed, count(Standing::Done) - faulty) {
             _ if pairs.is_empty() && is_hopeless => Self::None,
             _ if pairs.is_empty() => Self::NothingSelected,
             (1.., 0) => Self::None,

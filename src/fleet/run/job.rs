@@ -93,7 +93,7 @@ pub fn work(
         };
         let is_done = |name: &str| {
             let last = night.outcome(&machine.name, name);
-            !force && last.is_some_and(|outcome| outcome.state == Standing::Done)
+            !force && last.is_some_and(|outcome| outcome.good().is_some())
         };
         let mut places = Vec::new();
         for name in terms.to.iter().filter(|name| !is_done(name)) {

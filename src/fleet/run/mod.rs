@@ -178,12 +178,14 @@ fn naming_since(night: &Night, asked: &Asked, clock: &dyn Clock) -> ZonedDateTim
     first.map_or_else(|| clock.local(), |first| first.to_zoned_datetime(clock.zone()))
 }
 
-/// All machines of this host.
+/// All machines of this host, but for those of drills.
 ///
 /// # Errors
 /// With smolvm's own words, when it does not answer.
 pub async fn list(host: &Host) -> Result<Vec<Listed>, String> {
-    smolvm::list(&host.smolvm).await.map_err(|trouble| trouble.to_string())
+    let mut machines: Vec<Listed> = smolvm::list(&host.smolvm).await.map_err(|trouble| trouble.to_string())?;
+    machines.retain(|machine| !after::is_of_a_drill(&machine.name));
+    Ok(machines)
 }
 
 fn word(pattern: &str) -> Result<Word> {
@@ -374,8 +376,8 @@ impl Story<'_> {
     /// What is done on every way out.
     async fn end(self, told: Told, stop: &Stop) -> Result<Ran> {
         if !stop.is_stopped() {
-            let (file, nights, host, clock) = (self.file, self.nights, self.host, self.around.clock);
-            let context = after::Context { file, nights, host, clock };
+            let (file, nights, host, Around { clock, watcher }) = (self.file, self.nights, self.host, self.around);
+            let context = after::Context { file, nights, host, clock, watcher, blob_age_min: after::BLOB_AGE_MIN };
             let mut night = self.book.night().clone();
             after::carry_out(&context, &mut night, stop).await;
             self.book.change(|own| *own = night);

@@ -30,8 +30,10 @@ pub enum Step {
     Cancel,
     /// `PUT` of a manifest.
     Manifest,
-    /// `GET` of a manifest or a blob.
+    /// `GET` of a manifest or a blob, or of the list of tags.
     Read,
+    /// `DELETE` of a manifest, or of a tag.
+    Delete,
 }
 
 impl Step {
@@ -53,6 +55,7 @@ impl Step {
             Self::Cancel => "cancelling an upload session",
             Self::Manifest => "writing the manifest",
             Self::Read => "reading from the registry",
+            Self::Delete => "deleting from the registry",
         }
     }
 }
@@ -176,6 +179,20 @@ impl Failure {
                 challenges: headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text).collect(),
             }),
             ..Self::new(step, Cause::Status { status, code }, detail)
+        }
+    }
+
+    /// Whether the registry knows nothing of the kind that it was asked for.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self.cause, Cause::Status { status: 404, .. })
+    }
+
+    /// Whether the registry does not do such a thing, or not for these credentials, now or at another time.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self.cause {
+            Cause::Status { status: 401 | 404 | 408 | 425 | 429, .. } => false,
+            Cause::Status { status, .. } => status == 501 || (400..=499).contains(&status),
+            _ => false,
         }
     }
 

@@ -5,6 +5,7 @@
 //!                     │                                            wire    one function an endpoint
 //!                  upload ─▶ retry ─▶ wire ─▶ http ─▶ guard        auth    credentials; token: what they are good for
 //!                     └─ abort: cancels the sessions still open    read    manifests and blobs, the other way
+//!                                                                tags    what names stand for; taking one away
 //!                                                                content bodies, which can be given again
 //!                                                                habits  what this registry was seen to do
 //!                                                                mount   a blob of another repository, unsent
@@ -35,6 +36,7 @@ mod read;
 mod reference;
 mod report;
 mod retry;
+mod tags;
 mod tls;
 mod token;
 mod upload;
@@ -71,6 +73,7 @@ pub use self::pace::Pace;
 pub use self::read::{BlobReader, RegistryReader};
 pub(crate) use self::reference::{check_form, check_name};
 pub use self::report::{Patience, Random, RegistryOptions};
+pub use self::tags::{RegistryTags, Untagged, repository_and_tag};
 pub(crate) use self::tls::{check_authorities, system_tls};
 
 /// A credential helper may wait for a person who isn't there.

@@ -42,8 +42,8 @@ pub fn verdict(step: Step, cause: &Cause, after: Option<Duration>) -> Verdict {
     match *cause {
         Cause::Status { status: 401, .. } if step != Step::Token => Verdict::Refresh,
         Cause::Status { status, code } => match (step, status, code) {
-            // "Not there" is an answer: to a question, and to a cancellation.
-            (_, 200..=299, _) | (Step::Head | Step::Cancel, 404, _) => Verdict::Done,
+            // "Not there" is an answer: to a question, and to who wants it gone.
+            (_, 200..=299, _) | (Step::Head | Step::Cancel | Step::Delete, 404, _) => Verdict::Done,
             // From 520 on: a content network that can't reach the registry.
             (_, 408 | 425 | 429 | 500 | 502..=504 | 520..=599, _) => once_more,
             (Step::Patch | Step::Finish, 416, _) => Verdict::Resume { after },

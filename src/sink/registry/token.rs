@@ -20,7 +20,7 @@ const TOKEN_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String> },
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 impl Client {
@@ -32,7 +32,10 @@ impl Client {
             return Ok(());
         }
         let granted = match challenge(&stale.challenges) {
-            Some(Challenge::Bearer { realm, service }) => bearer(&self.token(&realm, service, source).await?)?,
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                let source = source.map(|source| format!("repository:{source}:pull"));
+                bearer(&self.token(&realm, service, source.or_else(|| self.further(scope))).await?)?
+            }
             Some(Challenge::Basic) => match &self.auth.credentials.credential {
                 Credential::Password { user, password } => basic(user, password),
                 Credential::IdentityToken(_) => return Err(refused("it wants a password, and there is only a token")),
@@ -44,7 +47,16 @@ impl Client {
         Ok(())
     }
 
-    async fn token(&self, realm: &str, service: Option<String>, source: Option<&str>) -> Result<String, Failure> {
+    /// What a registry wants beyond what it was asked for, of our own repository: to delete may have a name of its own.
+    fn further(&self, scope: Option<String>) -> Option<String> {
+        let (repository, asked) = self.auth.scope.rsplit_once(':')?;
+        let scope = scope?;
+        let actions = scope.strip_prefix(repository)?.strip_prefix(':')?;
+        let is_known = |action: &str| asked.split(',').any(|asked| asked == action);
+        (!actions.split(',').all(is_known)).then_some(scope)
+    }
+
+    async fn token(&self, realm: &str, service: Option<String>, more: Option<String>) -> Result<String, Failure> {
         #[derive(serde::Deserialize)]
         struct Granted {
             token: Option<String>,
@@ -52,8 +64,7 @@ impl Client {
         }
         let realm =
             self.guard.realm(realm).map_err(|refused| Failure::new(Step::Token, Cause::Io(Io::Refused), refused))?;
-        let source = source.map(|source| format!("repository:{source}:pull"));
-        let scopes: Vec<_> = std::iter::once(self.auth.scope.clone()).chain(source).collect();
+        let scopes: Vec<_> = std::iter::once(self.auth.scope.clone()).chain(more).collect();
         let answer = self.send(self.token_request(realm, service.as_deref(), &scopes)).await?;
         let body = answer.bytes(TOKEN_BYTES_MAX).await?;
         let granted: Option<Granted> = serde_json::from_slice(&body).ok();
@@ -113,7 +124,7 @@ fn challenge(headers: &[String]) -> Option<Challenge> {
                 found.map(|(_, value)| value.to_unescaped())
             };
             if let (true, Some(realm)) = (challenge.scheme.eq_ignore_ascii_case("bearer"), parameter("realm")) {
-                return Some(Challenge::Bearer { realm, service: parameter("service") });
+                return Some(Challenge::Bearer { realm, service: parameter("service"), scope: parameter("scope") });
             }
             if challenge.scheme.eq_ignore_ascii_case("basic") {
                 basic = Some(Challenge::Basic);
@@ -130,7 +141,8 @@ mod tests {
     #[test]
     fn challenges_are_read() {
         let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+            let scope = service.map(|_| "x:y:pull,push".to_owned());
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned), scope })
         };
         for (header, wanted) in [
             (

@@ -170,6 +170,25 @@ impl Client {
         self.send(ask).await
     }
 
+    /// `HEAD /v2/NAME/manifests/REFERENCE`; 404 is an answer.
+    pub(super) async fn head_manifest(&self, reference: &str) -> Result<Answer, Failure> {
+        let mut ask = Ask::new(Step::Head, Method::HEAD, self.at(Step::Head, &format!("manifests/{reference}"))?);
+        ask.headers.insert(ACCEPT, header(Media::accepted().as_str()));
+        self.send(ask).await
+    }
+
+    /// `DELETE /v2/NAME/manifests/REFERENCE`; 404 is an answer.
+    pub(super) async fn delete_manifest(&self, reference: &str) -> Result<(), Failure> {
+        let url = self.at(Step::Delete, &format!("manifests/{reference}"))?;
+        self.send(Ask::new(Step::Delete, Method::DELETE, url)).await.map(drop)
+    }
+
+    /// `GET /v2/NAME/tags/list`, or the page that another one names as the next.
+    pub(super) async fn list_tags(&self, next: Option<Url>) -> Result<Answer, Failure> {
+        let url = next.map_or_else(|| self.at(Step::Read, "tags/list?n=1000"), Ok)?;
+        self.send(Ask::new(Step::Read, Method::GET, url)).await
+    }
+
     /// What is there under a tag, where that can be found out.
     pub(super) async fn stored_manifest(&self, tag: &str) -> Option<Digest> {
         let answer = self.get_manifest(tag, Media::accepted().as_str()).await.ok()?;
