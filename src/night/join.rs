@@ -97,7 +97,8 @@ fn deleted_by(path: &[u8]) -> Option<Vec<u8>> {
 /// Whether an entry that was listed is what was placed, by what a tar says of it.
 fn is_placed_as(listed: &Stat, placed: &Stat) -> bool {
     let number = if matches!(listed.kind, b'c' | b'b') { placed.number } else { (0, 0) };
-    (listed.kind == b'd') == (placed.kind == b'd')
+    // One more name of a file that had one when it was listed is another since.
+    (listed.kind == placed.kind || (placed.kind == 0 && listed.links > 1))
         && (listed.mode, listed.owner, listed.modified) == (placed.mode, placed.owner, placed.modified)
         && listed.number == number
 }

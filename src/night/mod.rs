@@ -185,13 +185,7 @@ impl Night {
     /// # Errors
     /// When the journal can't be written.
     pub fn note(&self, placed: &Placed, home: Home) -> io::Result<()> {
-        let Facts { mode, owner, modified, number } = placed.facts;
-        let kind = match number {
-            _ if placed.is_folder => b'd',
-            (0, 0) => b'f',
-            // A device, or its number would not be written.
-            _ => b'c',
-        };
+        let Facts { kind, mode, owner, modified, number } = placed.facts;
         let stat = Stat { kind, extra: placed.extra, mode, owner, modified, number, ..Stat::default() };
         let home = Some(home);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

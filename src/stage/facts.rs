@@ -1,10 +1,12 @@
-//! What a tar says of an entry besides its name, its kind, its attributes and its content.
+//! What a tar says of an entry besides its name, its attributes and its content.
 
 use super::header::{BLOCK_BYTES, number};
 
-/// Permissions, owner and time.
+/// Kind, permissions, owner and time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// What it is, as `find -type` calls it; 0 for one more name of a file.
+    pub kind: u8,
     /// Permissions, set-id bits and sticky bit.
     pub mode: u32,
     /// Owner and group.
@@ -27,7 +29,17 @@ impl Facts {
     pub(super) fn of(block: &[u8; BLOCK_BYTES]) -> Self {
         let small = |field: &[u8]| number(field).and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
         let seconds = number(&block[136..148]).and_then(|value| i64::try_from(value).ok()).unwrap_or(0);
+        let kind = match block[156] {
+            b'1' => 0,
+            b'2' => b'l',
+            b'3' => b'c',
+            b'4' => b'b',
+            b'5' => b'd',
+            b'6' => b'p',
+            _ => b'f',
+        };
         Self {
+            kind,
             mode: small(&block[100..108]) & 0o7777,
             owner: (small(&block[108..116]), small(&block[116..124])),
             modified: (seconds, 0),

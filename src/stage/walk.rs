@@ -56,7 +56,7 @@ impl Entry {
         self.kind == Kind::Directory || (self.kind == Kind::File && self.size == 0 && self.name.ends_with(b"/"))
     }
 
-    /// Permissions, owner, time and device number; and a checksum of its attributes and a symbolic link's text.
+    /// Kind, permissions, owner, time and device number; and a checksum of its attributes and a symbolic link's text.
     pub(crate) fn facts(&self) -> (Facts, u64) {
         let pax = header::parse_pax(&self.records).unwrap_or_default();
         let block = self.own.first_chunk().copied().unwrap_or([0; BLOCK_BYTES]);
@@ -65,15 +65,6 @@ impl Entry {
             extra.link_text(&self.link);
         }
         (Facts::of(&block).with(&pax.facts), extra.value())
-    }
-
-    /// What `find -type` calls a device or a FIFO.
-    pub(crate) fn device_kind(&self) -> u8 {
-        match self.own.get(156) {
-            Some(b'3') => b'c',
-            Some(b'4') => b'b',
-            _ => b'p',
-        }
     }
 
     /// The blocks in front of its content under another name, and with another target if it is a hard link.

@@ -4,7 +4,6 @@ use std::io;
 
 use super::seen::{Covers, Found};
 use crate::night::record::{Body, Reader, Stat};
-use crate::stage::header::Kind;
 use crate::stage::sum::Sum;
 use crate::stage::walk::Entry;
 use crate::text;
@@ -74,13 +73,7 @@ impl Found {
     /// What a tar says of an entry.
     pub(super) fn of(entry: &Entry) -> Self {
         let (facts, extra) = entry.facts();
-        let kind = match entry.kind {
-            _ if entry.is_folder() => b'd',
-            Kind::HardLink => 0,
-            Kind::Symlink => b'l',
-            Kind::Other | Kind::Whiteout => entry.device_kind(),
-            _ => b'f',
-        };
+        let kind = if entry.is_folder() { b'd' } else { facts.kind };
         let number = if matches!(kind, b'c' | b'b') { facts.number } else { (0, 0) };
         let (mode, owner, modified) = (facts.mode, facts.owner, facts.modified);
         let stat = Stat { kind, mode, owner, modified, number, ..Stat::default() };

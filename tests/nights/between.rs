@@ -105,7 +105,9 @@ fn names_that_were_others_for_a_moment_are_read_again() {
         let host = Host::new();
         host.shell(
             "cd tree; mkdir m m2; for f in m/f m/g m2/f m2/g f g; do echo $f >$f; done; ln m/f m/linked
-             touch -d 2020-01-01 m/* m2/* f g; ln -s x m/soft; ln -s y m2/soft; touch -h -d 2020-01-01 m/soft m2/soft",
+             touch -d 2020-01-01 m/* m2/* f g; ln -s x m/soft; ln -s y m2/soft; touch -h -d 2020-01-01 m/soft m2/soft
+             mkfifo -m 644 m/kind; touch m2/kind; chmod 644 m2/kind; ln -s x m/other; echo >m2/other; chmod 777 m2/other
+             touch -h -d 2020-01-01 m/kind m2/kind m/other m2/other",
         );
         std::thread::sleep(SETTLED);
         if !is_first {

@@ -17,12 +17,22 @@ const ENTRY_BYTES: u64 = 100;
 /// Files of the first night.
 const FILES: usize = 400;
 
+/// What an entry has besides its content and its name.
+#[derive(Debug, Clone, Copy)]
+pub enum Dress {
+    Mode,
+    Owner,
+    Attribute,
+    NoAttribute,
+    Time,
+}
+
 /// Of each path what would be another after a change: inode, size, mode and owner, and when it changed.
 type Listed = BTreeMap<PathBuf, [i64; 6]>;
 
 pub struct Editor {
-    root: PathBuf,
-    random: Rng,
+    pub(super) root: PathBuf,
+    pub(super) random: Rng,
     listed: Listed,
 }
 
@@ -44,16 +54,6 @@ impl Editor {
             self.make_other();
         }
         std::thread::sleep(SETTLED);
-    }
-
-    /// Edits for as long as something takes: whether it goes on is asked before each.
-    pub fn meanwhile(&mut self, goes_on: impl Fn() -> bool) -> Vec<String> {
-        let mut edits = Vec::new();
-        while goes_on() {
-            edits.push(self.edit());
-            std::thread::sleep(Duration::from_micros(self.random.u64(..3_000)));
-        }
-        edits
     }
 
     /// Edits of one night, in words: none in some nights, a few in most, many in some. Some nights nothing settles.
@@ -99,29 +99,10 @@ impl Editor {
             8 => self.make_other(),
             9..=11 => self.remove(&path),
             12 | 13 => self.rename(&path),
-            14 => {
-                let mode = if path.is_dir() { 0o755 } else { *self.random.choice(&[0o600, 0o4755, 0o444]).unwrap() };
-                if !path.is_symlink() {
-                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-                }
-                format!("chmod {mode:o} {}", path.display())
-            }
-            15 => {
-                let owner = self.random.u32(..2_000);
-                if path.is_symlink() { lchown(&path, Some(owner), None) } else { chown(&path, Some(owner), None) }
-                    .unwrap();
-                format!("chown {owner} {}", path.display())
-            }
-            16 => {
-                let value: Vec<u8> = (0..self.random.usize(1..300)).map(|_| self.random.u8(..)).collect();
-                let flags = rustix::fs::XattrFlags::empty();
-                let _ = rustix::fs::lsetxattr(&path, "user.test", &value, flags);
-                format!("attribute of {}", path.display())
-            }
-            17 => {
-                let _ = rustix::fs::lremovexattr(&path, "user.test");
-                format!("no attribute of {}", path.display())
-            }
+            14 => self.dress(&path, Dress::Mode),
+            15 => self.dress(&path, Dress::Owner),
+            16 => self.dress(&path, Dress::Attribute),
+            17 => self.dress(&path, Dress::NoAttribute),
             // Kinds change.
             18 | 19 => {
                 self.remove(&path);
@@ -137,9 +118,39 @@ impl Editor {
                 format!("another kind of {}", path.display())
             }
             20 => self.back_again(),
-            _ => {
+            _ => self.dress(&path, Dress::Time),
+        }
+    }
+
+    /// By one call.
+    pub(super) fn dress(&mut self, path: &Path, what: Dress) -> String {
+        match what {
+            Dress::Mode => {
+                let mode = if path.is_dir() { 0o755 } else { *self.random.choice(&[0o600, 0o4755, 0o444]).unwrap() };
+                if !path.is_symlink() {
+                    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+                }
+                format!("chmod {mode:o} {}", path.display())
+            }
+            Dress::Owner => {
+                let owner = self.random.u32(..2_000);
+                if path.is_symlink() { lchown(path, Some(owner), None) } else { chown(path, Some(owner), None) }
+                    .unwrap();
+                format!("chown {owner} {}", path.display())
+            }
+            Dress::Attribute => {
+                let value: Vec<u8> = (0..self.random.usize(1..300)).map(|_| self.random.u8(..)).collect();
+                let flags = rustix::fs::XattrFlags::empty();
+                let _ = rustix::fs::lsetxattr(path, "user.test", &value, flags);
+                format!("attribute of {}", path.display())
+            }
+            Dress::NoAttribute => {
+                let _ = rustix::fs::lremovexattr(path, "user.test");
+                format!("no attribute of {}", path.display())
+            }
+            Dress::Time => {
                 if !path.is_symlink() && path.is_file() {
-                    let file = fs::File::options().write(true).open(&path).unwrap();
+                    let file = fs::File::options().write(true).open(path).unwrap();
                     file.set_modified(
                         std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(self.random.u64(..1 << 30)),
                     )
@@ -173,7 +184,7 @@ impl Editor {
         found
     }
 
-    fn any(&mut self) -> PathBuf {
+    pub(super) fn any(&mut self) -> PathBuf {
         let entries = self.entries();
         self.random.choice(&entries).cloned().unwrap_or_else(|| self.root.clone())
     }
@@ -184,7 +195,7 @@ impl Editor {
         if self.random.u8(..6) == 0 { root } else { self.random.choice(&folders).cloned().unwrap_or(root) }
     }
 
-    fn free(&mut self) -> PathBuf {
+    pub(super) fn free(&mut self) -> PathBuf {
         loop {
             let (folder, name) = (self.folder(), self.random.u32(..400));
             let odd = if self.random.u8(..9) == 0 { " \n\u{e4}.d" } else { "" };
@@ -195,7 +206,7 @@ impl Editor {
         }
     }
 
-    fn write(&mut self, path: &Path) {
+    pub(super) fn write(&mut self, path: &Path) {
         let bytes = match self.random.u8(..20) {
             0 => self.random.usize(200_000..2_000_000),
             1..=4 => 0,
@@ -217,18 +228,18 @@ impl Editor {
         format!("new folder {}", path.display())
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         self.entries().into_iter().filter(|path| path.symlink_metadata().is_ok_and(|entry| entry.is_file())).collect()
     }
 
-    fn make_link(&mut self) -> String {
+    pub(super) fn make_link(&mut self) -> String {
         let (files, path) = (self.files(), self.free());
         let Some(file) = self.random.choice(&files).cloned() else { return String::new() };
         fs::hard_link(&file, &path).unwrap();
         format!("link {} to {}", path.display(), file.display())
     }
 
-    fn make_other(&mut self) -> String {
+    pub(super) fn make_other(&mut self) -> String {
         let path = self.free();
         if self.random.bool() {
             symlink(format!("../{}", self.random.u32(..)), &path).unwrap();
@@ -266,7 +277,7 @@ impl Editor {
         format!("remove {}", path.display())
     }
 
-    fn rename(&mut self, path: &Path) -> String {
+    pub(super) fn rename(&mut self, path: &Path) -> String {
         let to = self.free();
         if path != self.root && !to.starts_with(path) {
             let _ = fs::rename(path, &to);

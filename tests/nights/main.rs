@@ -26,6 +26,7 @@ mod host;
 mod lost;
 mod machine;
 mod rule;
+mod steps;
 mod ways;
 
 use edits::Editor;

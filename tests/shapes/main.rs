@@ -12,6 +12,7 @@ mod standin;
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod support;
 #[path = "../support/tree/mod.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod tree;
 
 mod check;

@@ -9,11 +9,9 @@ use crate::stage::sum::Sum;
 pub struct Placed {
     /// Its path.
     pub path: Vec<u8>,
-    /// What it is.
-    pub is_folder: bool,
     /// See [`crate::stage::extra::Extra`]; that of another name of a file is not told with it.
     pub extra: u64,
-    /// Permissions, owner and time.
+    /// Kind, permissions, owner and time.
     pub facts: Facts,
     /// Its layer, counted from 0.
     pub layer: u64,
@@ -34,8 +32,10 @@ pub(super) struct Journal {
 impl Journal {
     /// An entry was placed.
     pub(super) fn place(&mut self, entry: &Resolved, layer: u64, tar_bytes: u64) {
-        let (path, is_folder, extra, facts) = (entry.path.clone(), entry.is_directory, entry.extra, entry.facts);
-        self.placed.push(Placed { path, is_folder, extra, facts, layer, tar_bytes, check: None });
+        let (path, extra) = (entry.path.clone(), entry.extra);
+        let kind = if entry.is_directory { b'd' } else { entry.facts.kind };
+        let facts = Facts { kind, ..entry.facts };
+        self.placed.push(Placed { path, extra, facts, layer, tar_bytes, check: None });
     }
 
     /// Its content comes, of `size` bytes and what fills up the last block.

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags};
 use sha2::{Digest as _, Sha256};
@@ -90,6 +91,17 @@ impl Fingerprinting {
     }
 }
 
+/// Entries that were looked into, by inode and time of change: whoever looks often need not read everything each time.
+pub type Known = HashMap<(u64, i64, u32), Entry>;
+
+/// What changed within a tick of the file system's clock may change again without another time.
+const TICK: Duration = Duration::from_millis(50);
+
+/// [`of_folder`], but what is known is not looked into.
+pub fn of_folder_again(root: &Path, known: &mut Known) -> Inventory {
+    taken(root, Some(known), &|_| false)
+}
+
 /// All that is in `root`, and itself.
 pub fn of_folder(root: &Path) -> Inventory {
     of_folder_without(root, &|_| false)
@@ -97,7 +109,11 @@ pub fn of_folder(root: &Path) -> Inventory {
 
 /// [`of_folder`] but for the paths that are `left` out, and what is below them.
 pub fn of_folder_without(root: &Path, left: &dyn Fn(&[u8]) -> bool) -> Inventory {
-    let mut taking = Taking { found: Inventory::new(), groups: HashMap::new(), left };
+    taken(root, None, left)
+}
+
+fn taken(root: &Path, known: Option<&mut Known>, left: &dyn Fn(&[u8]) -> bool) -> Inventory {
+    let mut taking = Taking { found: Inventory::new(), groups: HashMap::new(), known, left };
     let folder = Folder::open(root);
     taking.entry(&folder, b".", Vec::new());
     taking.below(&folder, &[]);
@@ -107,6 +123,7 @@ pub fn of_folder_without(root: &Path, left: &dyn Fn(&[u8]) -> bool) -> Inventory
 struct Taking<'a> {
     found: Inventory,
     groups: HashMap<(u32, u32, u64), Vec<u8>>,
+    known: Option<&'a mut Known>,
     left: &'a dyn Fn(&[u8]) -> bool,
 }
 
@@ -134,6 +151,11 @@ impl Taking<'_> {
             let id = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
             self.groups.entry(id).or_insert_with(|| path.clone()).clone()
         };
+        let time = (stat.stx_ino, stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
+        if let Some(entry) = self.known.as_ref().and_then(|known| known.get(&time)) {
+            self.found.insert(path, Entry { same_as, ..entry.clone() });
+            return Some(kind);
+        }
         // The first name of a file was looked into already.
         let content = match self.found.get(&same_as) {
             Some(first) => first.content,
@@ -153,6 +175,11 @@ impl Taking<'_> {
             attributes: attributes(&folder.below_proc(name)),
             same_as,
         };
+        let changed = Duration::new(time.1.try_into().unwrap_or(0), time.2);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).unwrap_or_default();
+        if let Some(known) = self.known.as_mut().filter(|_| age > TICK) {
+            known.insert(time, entry.clone());
+        }
         self.found.insert(path, entry);
         Some(kind)
     }
