@@ -5,12 +5,14 @@
 //! length of the head       4 bytes, little-endian
 //! head                     JSON, see [`Head`]
 //! records                  one frame of zstd, see [`super::record`]; of a home, the bytes of tar alone
+//! what is left out         JSON, see [`Notices`]
+//! length of that           4 bytes, little-endian
 //! ```
 //! Some files' content is asked for by path, in the order of the list, and each is answered with nine bytes: whether it
 //! could be read, and its checksum.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek as _, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +21,16 @@ use super::framed::{self, damaged};
 use super::listing::Entries;
 use super::record::{Body, Fate, Home, Reader, Stat, Writer, walk_order};
 use super::{Identity, listing};
+use crate::progress::{NoticeKind, Notices};
 
 /// What a list begins with.
 pub const MAGIC: &[u8] = b"smolfreeze list 2\n";
 
 /// More than this no disk holds, so that no sum of such numbers is too large for its own.
 const TAR_BYTES_MAX: u64 = 1 << 50;
+
+/// What is left out is told without names where those would be longer.
+const LEFT_OUT_BYTES_MAX: usize = 4 << 20;
 
 /// What a list says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +45,7 @@ pub struct Head {
 pub struct Lister {
     out: Writer<BufWriter<File>>,
     with_extra: bool,
+    left_out: Notices,
     trouble: io::Result<()>,
 }
 
@@ -50,7 +57,7 @@ impl Lister {
     pub fn begin(out: File, head: &Head, with_extra: bool) -> io::Result<Self> {
         let mut out = BufWriter::new(out);
         framed::write(&mut out, MAGIC, head)?;
-        Ok(Self { out: Writer::new(out)?, with_extra, trouble: Ok(()) })
+        Ok(Self { out: Writer::new(out)?, with_extra, left_out: Notices::default(), trouble: Ok(()) })
     }
 
     /// The walk has ended.
@@ -59,7 +66,14 @@ impl Lister {
     /// When something could not be written.
     pub fn end(self) -> io::Result<()> {
         self.trouble?;
-        self.out.finish()?.flush()
+        let mut out = self.out.finish()?;
+        let mut told = serde_json::to_vec(&self.left_out)?;
+        if told.len() > LEFT_OUT_BYTES_MAX {
+            told = serde_json::to_vec(&self.left_out.first_names(0))?;
+        }
+        out.write_all(&told)?;
+        out.write_all(&u32::try_from(told.len()).map_err(|_| damaged())?.to_le_bytes())?;
+        out.flush()
     }
 }
 
@@ -77,6 +91,10 @@ impl Entries for Lister {
     }
 
     fn answer(&mut self, _: Option<u64>) {}
+
+    fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
+        self.left_out.add(kind, path);
+    }
 }
 
 /// What a list adds up to.
@@ -95,6 +113,7 @@ pub struct List {
     file: File,
     /// What it says of itself.
     pub head: Head,
+    left_out: Notices,
 }
 
 impl List {
@@ -105,7 +124,22 @@ impl List {
     pub fn open(mut file: File) -> io::Result<Self> {
         file.rewind()?;
         let head = framed::read(&mut file, MAGIC)?;
-        Ok(Self { file, head })
+        let (end, mut length) = (file.seek(SeekFrom::End(-4))?, [0; 4]);
+        file.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length);
+        let start = end.checked_sub(length.into()).filter(|_| length as usize <= LEFT_OUT_BYTES_MAX);
+        file.seek(SeekFrom::Start(start.ok_or_else(damaged)?))?;
+        let mut told = vec![0; length as usize];
+        file.read_exact(&mut told)?;
+        let left_out = serde_json::from_slice(&told).map_err(|_| damaged())?;
+        Ok(Self { file, head, left_out })
+    }
+
+    /// What is there and in no image, as far as the guest is the one to know.
+    pub fn left_out(&self) -> impl Iterator<Item = (NoticeKind, &[u8])> {
+        let named = self.left_out.named().iter();
+        let told = named.filter(|notice| matches!(notice.kind, NoticeKind::Socket | NoticeKind::Overlay));
+        told.map(|notice| (notice.kind, notice.path.as_bytes()))
     }
 
     /// Its records.

@@ -119,9 +119,8 @@ impl Comparison {
         std::io::Seek::rewind(&mut questions).map_err(failed)?;
         let heard = opening.hear(&list, &questions, std::io::BufReader::new(answers));
         let totals = heard.map_err(|error| opening.told(failed(error)))?;
-        for path in self.transfer.left_mounts() {
-            opening.listing().left_out(NoticeKind::Mount, path);
-        }
+        let mounts = self.transfer.left_mounts().iter().map(|path| (NoticeKind::Mount, &path[..]));
+        mounts.chain(list.left_out()).for_each(|(kind, path)| opening.listing().left_out(kind, path));
         let night = opening.end(&scratch).map_err(failed)?;
         let survey = Survey {
             tar_bytes: Some(totals.tar_bytes),

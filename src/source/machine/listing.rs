@@ -18,6 +18,7 @@ use crate::night::listing::Entries;
 use crate::night::picker::Picker;
 use crate::night::picks;
 use crate::night::record::Stat;
+use crate::progress::NoticeKind;
 use crate::source::directory::Directory;
 use crate::stop::Stop;
 
@@ -110,4 +111,8 @@ impl Entries for Beside {
     }
 
     fn answer(&mut self, _: Option<u64>) {}
+
+    fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
+        self.lister.left_out(kind, path);
+    }
 }
