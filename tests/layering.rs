@@ -222,7 +222,7 @@ fn pure_rooms_hold_nothing_foreign() {
 
 #[test]
 fn only_the_plumbing_starts_threads_and_tasks() {
-    // A folder is walked by threads of its own, which end before it does; a server has a task a connection, and they end
+    // A folder is walked by threads of its own, which end before it does, but for one in the kernel that nobody can end; a server has a task a connection, and they end
     // before it does; a machine's session outlives its listing, and is joined or let go; signals belong to the binary, and
     // a thread that writes its profile.
     let may = [

@@ -8,10 +8,20 @@ const TICK_SECONDS: i64 = 2;
 /// A moment: seconds since 1970, and nanoseconds.
 pub type Moment = (i64, u32);
 
+/// When a listing began, and whether all that had been written by then was stored before anything was read: then no page of
+/// a file is in memory alone, where a store through a mapping would change it without a new time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Settled {
+    /// By the clock that stamps the source's files.
+    pub began: Moment,
+    /// See [`Settled`].
+    pub is_stored: bool,
+}
+
 /// What two listings of a source are compared by.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// When the earlier one began.
+    /// When the earlier one began; or, where it could not wait until all was stored, the last one before it that could.
     pub then: Moment,
     /// When this one began.
     pub began: Moment,

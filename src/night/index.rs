@@ -83,6 +83,9 @@ pub struct Head {
     pub source: (String, String),
     /// When the listing began, by the clock that stamps the source's files.
     pub began: Moment,
+    /// When a listing began last before which all was stored, see [`super::compare::Settled`]: what changed since is in doubt.
+    #[serde(default)]
+    pub stored: Option<Moment>,
     /// Nights since everything was read, or read and compared.
     pub nights: u32,
     /// The layers, the lowest first.

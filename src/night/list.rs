@@ -16,7 +16,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::Moment;
+use super::compare::Settled;
 use super::framed::{self, damaged};
 use super::listing::Entries;
 use super::record::{Body, Fate, Home, Reader, Stat, Writer, walk_order};
@@ -35,8 +35,8 @@ const LEFT_OUT_BYTES_MAX: usize = 4 << 20;
 /// What a list says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// When the listing began, by the clock that stamps the source's files.
-    pub began: Moment,
+    /// When the listing began.
+    pub settled: Settled,
     /// What was listed, or why nobody can tell whether a file there has changed.
     pub identity: Result<Identity, String>,
 }
@@ -270,7 +270,10 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head { began: (7, 8), identity: Ok(Identity { text: "it".to_owned(), inodes_last: false }) }
+        Head {
+            settled: Settled { began: (7, 8), is_stored: true },
+            identity: Ok(Identity { text: "it".to_owned(), inodes_last: false }),
+        }
     }
 
     fn list(paths: &[&str], stat: Stat, tar_bytes: u64) -> List {

@@ -86,7 +86,9 @@ pub(super) struct Terms {
 
 impl Terms {
     fn rule(&self, before: &Head) -> Rule {
-        Rule { then: before.began, began: self.began, inodes_last: self.inodes_last }
+        // Where nothing is known to have been stored, everything is in doubt.
+        let then = before.stored.unwrap_or((i64::MIN, 0));
+        Rule { then, began: self.began, inodes_last: self.inodes_last }
     }
 }
 

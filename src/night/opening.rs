@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
-use super::compare::Moment;
+use super::compare::Settled;
 use super::list::{self, Answers, List, Questions, Totals};
 use super::listing::{Entries as _, Listing, Terms};
 use super::record::{Reader, Writer};
@@ -34,7 +34,7 @@ pub struct Listed {
     /// What is read of it and how, down to the form in which entries are written; or why that can't be told.
     pub identity: Result<Identity, String>,
     /// When the listing began, by the source's own clock.
-    pub began: Moment,
+    pub settled: Settled,
 }
 
 /// A listing that is to be made.
@@ -47,6 +47,7 @@ pub struct Opening {
     why_all: Option<String>,
     alarm: Option<String>,
     alarm_number: Option<u64>,
+    is_stored: bool,
     listing: Listing,
 }
 
@@ -61,7 +62,7 @@ impl Opening {
             Ok(identity) => (identity, None),
             Err(trouble) => (Identity { text: String::new(), inodes_last: false }, Some(trouble)),
         };
-        let (source, began) = ((listed.who, read.text), listed.began);
+        let (source, Settled { began, is_stored }) = ((listed.who, read.text), listed.settled);
         let raised = ways::alarm(path, &source.0);
         let alarm_number = raised.as_ref().map(|alarm| alarm.number);
         // Whatever else there is against going on from an index.
@@ -89,7 +90,7 @@ impl Opening {
         let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
         let listing = Listing::new(before, terms, list.try_clone()?)?;
-        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, alarm_number, listing })
+        Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, alarm_number, is_stored, listing })
     }
 
     /// Whether an index for `path` may be gone on from.
@@ -161,6 +162,7 @@ impl Opening {
             path: self.path,
             found: self.found,
             source: self.source,
+            stored: if self.is_stored { Some(self.terms.began) } else { before.as_ref().and_then(|head| head.stored) },
             before,
             began: self.terms.began,
             list: self.list,

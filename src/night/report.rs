@@ -53,6 +53,9 @@ pub struct NightReport {
     /// A file whose content changed though nothing tells so: it was kept in earlier images and was not right there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
+    /// Not all that had been written was stored in time: the next freeze compares what has changed since that was last so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsettled: bool,
     /// Why the next freeze does not go on from this one: its index could not be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -88,6 +91,7 @@ impl NightReport {
             deleted: tally.gone,
             layers_kept,
             layers_dropped: night.layers().len() as u64 - layers_kept,
+            unsettled: night.stored != Some(night.began),
             why_all: night.why_all.clone(),
             alarm: night.alarm(),
             trouble: None,
@@ -130,6 +134,9 @@ impl std::fmt::Display for NightReport {
         }
         let (kept, all) = (self.layers_kept, self.layers_kept + self.layers_dropped);
         write!(f, "; {kept} of {all} layers kept, {} files compared", self.sampled + self.cleared)?;
+        if self.unsettled {
+            write!(f, "; what was written lately was not stored in time, and is compared at the next freeze")?;
+        }
         if self.layers_copied + self.layers_flattened > 0 {
             let bytes = humansize::format_size(self.copied_bytes, humansize::BINARY);
             write!(f, "; {} copied into the artifact ({bytes})", self.layers_copied)?;

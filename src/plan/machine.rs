@@ -108,7 +108,7 @@ impl Comparison {
             error.hint("--guest-reader tar reads all, by the guest's own tools")
         };
         let identity = list.head.identity.clone().map(|read| self.terms.form_of(&read));
-        let listed = Listed { who: self.who.clone(), identity, began: list.head.began };
+        let listed = Listed { who: self.who.clone(), identity, settled: list.head.settled };
         let path = self.terms.index_path(&self.name);
         let mut opening = Opening::new(&path, listed, self.terms.wish, &scratch).map_err(failed)?;
         let mut questions = tempfile::tempfile_in(&scratch).map_err(failed)?;

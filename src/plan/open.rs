@@ -112,12 +112,12 @@ impl Terms {
 /// What compares a folder with its last freeze, where that is wanted; or why nothing does.
 fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Result<Opening, String>> {
     let terms = Terms::new(options)?;
-    let (Some(canonical), Some(began)) = (options.source.canonical(), directory.settle()) else {
+    let (Some(canonical), Some(settled)) = (options.source.canonical(), directory.settle()) else {
         return Some(Err("its real path, or this host's time, can't be told".to_owned()));
     };
     let identity = directory.identity();
     let (path, identity) = (terms.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
-    let listed = Listed { who: canonical, identity, began };
+    let listed = Listed { who: canonical, identity, settled };
     Some(Opening::new(&path, listed, terms.wish, &super::scratch_folder()).map_err(|error| unlisted(&error)))
 }
 

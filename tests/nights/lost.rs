@@ -239,3 +239,25 @@ fn without_room_for_the_listing_all_is_read_and_that_is_said() {
     assert_eq!(differences, Vec::<String>::new());
     assert!(host.freeze(&[])["night"]["why_all"].is_null());
 }
+
+/// Where the file system has too much to write: it is told, and what may be in memory alone is compared the next night.
+#[test]
+fn what_is_not_stored_in_time_is_in_doubt() {
+    let host = frozen();
+    host.shell("echo new >tree/new");
+    std::thread::sleep(SETTLED);
+    let freeze = host.command();
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=60s", "-o"])
+        .arg(host.path("trace"));
+    command.arg(freeze.get_program()).arg("freeze").arg(format!("dir:{}", host.tree().display()));
+    command.args(["--compression", "gzip", "--to"]).arg(format!("oci:{}:it", host.path("layout").display()));
+    let output = command.env("HOME", host.path("home")).env("TMPDIR", host.path("scratch")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("was not stored in time"), "{output:?}");
+    let (report, _) = night(&host, &["--reread", "0%"]);
+    assert!(report["night"]["unsettled"].is_null() && report["night"]["cleared"] == 1, "the new file: {report}");
+    let (report, _) = night(&host, &["--reread", "0%"]);
+    assert_eq!(report["night"]["cleared"], 0, "{report}");
+}

@@ -313,3 +313,21 @@ fn what_changes_meanwhile_is_right_the_next_night() {
         std::thread::sleep(SETTLED);
     }
 }
+
+/// What no image has is told each night, whether anything else is read or not.
+#[test]
+fn sockets_are_told_each_night() {
+    let desk = Desk::frozen();
+    let script = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])";
+    assert!(Command::new("python3").args(["-c", script]).arg(desk.srv().join("a/socket")).status().unwrap().success());
+    std::thread::sleep(SETTLED);
+    for script in ["true", "true", "echo more >/srv/g", "true"] {
+        desk.machine.sh(script);
+        let (output, report) = desk.try_freeze(&["--reread", "0%"]);
+        assert!(output.status.success() && report["night"]["why_all"].is_null(), "{report}");
+        assert_eq!(report["notices"]["counts"]["socket"], 1, "{script}: {report}");
+        let named = report["notices"]["named"].as_array().unwrap();
+        assert!(named.iter().any(|notice| notice["path"] == "srv/a/socket"), "{report}");
+        std::thread::sleep(SETTLED);
+    }
+}

@@ -2,13 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags, StatFs};
 use rustix::io::Errno;
 
 use crate::night::Identity;
-use crate::night::compare::Moment;
+use crate::night::compare::Settled;
 use crate::source::mounts::Mount;
 use crate::source::wanted::Wanted;
 
@@ -24,15 +24,24 @@ const LASTING: [(i64, &str); 4] =
 /// folder alone; what lies lower is the image that it was made of. Its numbers of inodes may be others with each mount.
 const OVERLAY: i64 = 0x794c_7630;
 
+/// File systems store what anybody has written, and that may be more than a freeze can wait for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// See [`super::Directory::settle`].
-pub(super) fn settle(root: &OwnedFd, wanted: &Wanted) -> Option<Moment> {
+pub(super) fn settle(root: &OwnedFd, wanted: &Wanted) -> Option<Settled> {
     // Before it settles, for that may take long, and what is written meanwhile is in doubt.
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    // A file system that can't do that says so when it loses something.
-    for open in roots(root, wanted).unwrap_or_default() {
-        let _ = rustix::fs::syncfs(&open);
-    }
-    Some((began.as_secs().cast_signed(), began.subsec_nanos()))
+    let is_stored = roots(root, wanted).is_ok_and(|roots| {
+        within(PATIENCE, move || roots.iter().all(|open| rustix::fs::syncfs(open).is_ok())) == Some(true)
+    });
+    Some(Settled { began: (began.as_secs().cast_signed(), began.subsec_nanos()), is_stored })
+}
+
+/// What comes of `work`, if that is done within `patience`. It goes on where it is not: nobody can end it.
+fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, awaited) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || drop(done.send(work())));
+    awaited.recv_timeout(patience).ok()
 }
 
 /// See [`super::Directory::identity`].
@@ -89,4 +98,16 @@ fn upper(overlay: &StatFs) -> Option<String> {
     })?;
     let (kind, id) = (rustix::fs::statfs(&point[..]).ok()?, rustix::fs::statvfs(&point[..]).ok()?.f_fsid);
     Some(format!("{}:{id:x}", name_of(&kind)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_not_waited_for() {
+        let slow = || std::thread::sleep(Duration::from_secs(60));
+        assert_eq!(within(Duration::from_millis(10), slow), None);
+        assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
+    }
 }

@@ -156,10 +156,10 @@ impl Directory {
         identity::identity(&self.root, &self.wanted, self.is_machines)
     }
 
-    /// Has what was written so far stored, so that whatever is written from now on leaves its time. A moment before that,
-    /// by the clock that it is told by.
+    /// Has what was written so far stored, so that whatever is written from now on leaves its time, or says that this takes too
+    /// long. A moment before that, by the clock that it is told by.
     #[must_use]
-    pub fn settle(&self) -> Option<crate::night::compare::Moment> {
+    pub fn settle(&self) -> Option<crate::night::compare::Settled> {
         identity::settle(&self.root, &self.wanted)
     }
 

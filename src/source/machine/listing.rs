@@ -29,8 +29,8 @@ const WORD_PAUSE: Duration = Duration::from_millis(8);
 pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_>, stop: &Stop) -> Result<Picker> {
     let spool = slots.folder();
     let failed = |error: io::Error| Error::source("listing", spool.display(), &error).because(error);
-    let began = directory.settle().ok_or_else(|| failed(io::Error::other("the clock is before 1970")))?;
-    let head = Head { began, identity: directory.identity() };
+    let settled = directory.settle().ok_or_else(|| failed(io::Error::other("the clock is before 1970")))?;
+    let head = Head { settled, identity: directory.identity() };
     let path = spool.join("list");
     let lister = Lister::begin(File::create(&path).map_err(failed)?, &head, order.with_extra).map_err(failed)?;
     let mut lister = Beside { lister, spools: spools(spool) };
