@@ -260,13 +260,12 @@ impl Night {
     /// each one from here on reads everything and tells of it, until one of its way is complete.
     pub fn keep_alarm(&self) {
         let Some(path) = &self.tally.alarm else { return };
-        match ways::raise(&self.path, &self.source.0, crate::text::name(path)) {
-            Ok(number) => drop(self.raised.set(number)),
+        if let Ok(number) = ways::raise(&self.path, &self.source.0, crate::text::name(path)) {
+            let _ = self.raised.set(number);
+        } else {
             // Without room for that, everything is read all the same.
-            Err(_) => {
-                ways::forget(&self.path);
-                self.forget();
-            }
+            ways::forget(&self.path);
+            self.forget();
         }
     }
 
@@ -306,7 +305,9 @@ impl Night {
             return Err(io::Error::other("another freeze of the same has found an earlier image wrong meanwhile"));
         }
         index::write(&self.path, &head, &mut records)?;
-        alarm.into_iter().for_each(|alarm| ways::settle(&self.path, alarm));
+        if let Some(alarm) = alarm {
+            ways::settle(&self.path, alarm);
+        }
         ways::make_room(&self.path);
         Ok(())
     }

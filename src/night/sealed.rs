@@ -39,12 +39,12 @@ pub(super) fn open(path: &Path) -> io::Result<io::Take<File>> {
 ///
 /// # Errors
 /// When it can't be written: the one that was there before still is.
-pub(super) fn write(path: &Path, fill: impl FnOnce(&mut Sealing) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn write(path: &Path, contents: impl FnOnce(&mut Sealing) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let file = tempfile::Builder::new().prefix(".smolfreeze-").tempfile_in(folder)?;
     let mut sealing = Sealing { file: file.reopen()?, hasher: DigestHasher::default() };
-    fill(&mut sealing)?;
+    contents(&mut sealing)?;
     let Sealing { file: mut sealed, hasher } = sealing;
     sealed.write_all(hasher.finish().0.hex().as_bytes())?;
     sealed.sync_all()?;
