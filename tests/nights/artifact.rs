@@ -141,7 +141,10 @@ fn a_damaged_artifact_is_not_copied_from() {
         assert!(!host.shell("ls -A").contains(".smolfreeze"), "{}", host.shell("ls -A"));
         let (output, report) = freeze(&[]);
         assert!(output.status.success());
-        assert_eq!((report["night"]["why_all"].is_null(), host.differences_of_artifact()), (false, Vec::new()));
+        // By the index of the way in which it was frozen first, if that is there, whose layers this artifact has not.
+        let night = &report["night"];
+        assert!(night["why_all"].is_string() || night["rewritten"] == night["listed"], "{report}");
+        assert_eq!(host.differences_of_artifact(), Vec::<String>::new());
     }
 }
 
