@@ -61,7 +61,8 @@ impl Tally {
 pub struct Listing {
     before: Option<(Head, Box<dyn Records>)>,
     terms: Terms,
-    out: Writer<File>,
+    /// Nowhere, where only the questions are of interest.
+    out: Option<Writer<File>>,
     tally: Tally,
     random: fastrand::Rng,
     asked: Option<Seen>,
@@ -126,13 +127,13 @@ struct Seen {
 }
 
 impl Listing {
-    /// Into `out`, beside the index `before`.
-    pub(super) fn new(before: Option<(Head, Box<dyn Records>)>, terms: Terms, out: File) -> io::Result<Self> {
+    /// Into `out`, if it is of interest, beside the index `before`.
+    pub(super) fn new(before: Option<(Head, Box<dyn Records>)>, terms: Terms, out: Option<File>) -> io::Result<Self> {
         let (tally, random) = (Tally::default(), fastrand::Rng::with_seed(terms.seed));
         Ok(Self {
             before,
             terms,
-            out: Writer::new(out)?,
+            out: out.map(Writer::new).transpose()?,
             tally,
             random,
             asked: None,
@@ -220,8 +221,8 @@ impl Listing {
     fn write(&mut self, seen: &Seen) -> io::Result<()> {
         let Seen { path, stat, home, fate, dead, tar_bytes, .. } = seen;
         self.count(stat, home.map(|home| (home.layer, home.tar_bytes)), *fate, *tar_bytes);
-        self.out.write(path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
-        dead.iter().try_for_each(|body| self.out.write(path, body))
+        put(&mut self.out, path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
+        dead.iter().try_for_each(|body| put(&mut self.out, path, body))
     }
 
     fn count(&mut self, stat: &Stat, home: Option<(u32, u64)>, fate: Fate, tar_bytes: u64) {
@@ -259,7 +260,7 @@ impl Listing {
                 }
                 dead @ Body::Dead { .. } => dead,
             };
-            self.out.write(&path, &body)?;
+            put(&mut self.out, &path, &body)?;
         }
         Ok(())
     }
@@ -270,13 +271,18 @@ impl Listing {
     }
 
     /// The walk has ended.
-    pub(super) fn end(mut self) -> io::Result<(Option<Head>, File, Tally)> {
+    pub(super) fn end(mut self) -> io::Result<(Option<Head>, Tally)> {
         if let Some(trouble) = self.trouble {
             return Err(trouble);
         }
         self.pass(None)?;
-        Ok((self.before.map(|(head, _)| head), self.out.finish()?, self.tally))
+        self.out.map(Writer::finish).transpose()?;
+        Ok((self.before.map(|(head, _)| head), self.tally))
     }
+}
+
+fn put(out: &mut Option<Writer<File>>, path: &[u8], body: &Body) -> io::Result<()> {
+    out.as_mut().map_or(Ok(()), |out| out.write(path, body))
 }
 
 /// What a layer has of an entry that is not there any more.

@@ -89,7 +89,7 @@ impl Opening {
         let sample_percent = if is_old { 100 } else { wish.reread_percent };
         let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
-        let listing = Listing::new(before, terms, list.try_clone()?)?;
+        let listing = Listing::new(before, terms, Some(list.try_clone()?))?;
         Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, alarm_number, is_stored, listing })
     }
 
@@ -103,12 +103,11 @@ impl Opening {
     ///
     /// # Errors
     /// When the list or the index can't be read, or something can't be written.
-    pub fn ask(&self, list: &List, questions: impl io::Write, scratch: &Path) -> io::Result<u64> {
+    pub fn ask(&self, list: &List, questions: impl io::Write) -> io::Result<u64> {
         let mut questions = Questions::new(questions)?;
         if self.why_all.is_none() {
             let (head, reader) = ways::open(&self.path, &self.source)?;
-            let mut listing =
-                Listing::new(Some((head, Box::new(reader))), self.terms, tempfile::tempfile_in(scratch)?)?;
+            let mut listing = Listing::new(Some((head, Box::new(reader))), self.terms, None)?;
             list::compare(list, &mut listing, |path, listing| {
                 listing.answer_later();
                 questions.add(path)
@@ -151,7 +150,7 @@ impl Opening {
     /// # Errors
     /// When there is no room for them, or the index can't be read.
     pub fn end(mut self, scratch: &Path) -> io::Result<Night> {
-        let (before, _, mut tally) = self.listing.end()?;
+        let (before, mut tally) = self.listing.end()?;
         if !tally.fresh_links.is_empty() {
             self.list.rewind()?;
             tally.part_links(Reader::new(&self.list)?)?;

@@ -112,7 +112,7 @@ impl Comparison {
         let path = self.terms.index_path(&self.name);
         let mut opening = Opening::new(&path, listed, self.terms.wish, &scratch).map_err(failed)?;
         let mut questions = tempfile::tempfile_in(&scratch).map_err(failed)?;
-        let answers = match opening.ask(&list, &questions, &scratch).map_err(failed)? {
+        let answers = match opening.ask(&list, &questions).map_err(failed)? {
             0 => tempfile::tempfile_in(&scratch).map_err(failed)?,
             _ => self.transfer.ask(&questions, &scratch)?,
         };

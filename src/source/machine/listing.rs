@@ -23,7 +23,7 @@ use crate::source::directory::Directory;
 use crate::stop::Stop;
 
 /// How long to wait before looking again whether the host has said more.
-const WORD_PAUSE: Duration = Duration::from_millis(8);
+const WORD_PAUSE: Duration = Duration::from_millis(3);
 
 /// Lists `directory`, and gives what the host picks of it.
 pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_>, stop: &Stop) -> Result<Picker> {

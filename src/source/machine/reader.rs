@@ -31,7 +31,7 @@ const MEMORY_BUFFERS: u64 = 16;
 /// How long to wait before looking again whether a slot is free.
 const SLOT_PAUSE: Duration = Duration::from_millis(8);
 /// How long to wait before looking again whether there is something new.
-const LOOK_PAUSE: Duration = Duration::from_millis(8);
+const LOOK_PAUSE: Duration = Duration::from_millis(3);
 /// The first chunk is no larger: the host has something to do while the second one is filled.
 const FIRST_CHUNK_BYTES: u64 = 4 << 20;
 
