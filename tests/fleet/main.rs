@@ -2,13 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is missing")]
 
+#[path = "../freeze/host.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod host;
+#[path = "../support/standin.rs"]
+#[expect(dead_code, reason = "each test crate uses its own part of what they share")]
+mod standin;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test crate uses its own part of what they share")]
 mod support;
 
 mod after;
+mod desk;
+mod ends;
 mod file;
+mod fourteen;
+mod killed;
 mod made_up;
 mod metrics;
 mod notify;
+mod runs;
+mod spare;
 mod status;
+mod together;

@@ -62,6 +62,15 @@ impl Standin {
 
     /// `more`: further fields of the machine's description.
     pub fn with(kind: Kind, more: &serde_json::Value) -> Self {
+        Self::first("m1", kind, more)
+    }
+
+    /// The first machine of a new smolvm, with a name of its own.
+    pub fn named(name: &'static str, kind: Kind) -> Self {
+        Self::first(name, kind, &serde_json::json!({}))
+    }
+
+    fn first(name: &'static str, kind: Kind, more: &serde_json::Value) -> Self {
         let (standin, _) = built();
         let state = tempfile::Builder::new().prefix("standin").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The library is given a script, so that tests in one process need no environment of their own.
@@ -70,7 +79,7 @@ impl Standin {
             format!("#!/bin/sh\nSTANDIN_STATE='{}' exec '{}' \"$@\"\n", state.path().display(), standin.display());
         std::fs::write(&smolvm, script).unwrap();
         std::fs::set_permissions(&smolvm, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        Self::run(Arc::new(state), smolvm, "m1", kind, more)
+        Self::run(Arc::new(state), smolvm, name, kind, more)
     }
 
     /// Another machine of the same smolvm, made where there is none of this name.

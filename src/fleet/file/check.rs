@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use super::mistake::{Mistake, Places, nearest};
 use super::{CompressionKey, Destination, Drill, File, FreezeKeys, PackWithKey, Policy, Retention};
@@ -18,6 +19,9 @@ const MEMORY_BYTES_MIN: u64 = 128 << 20;
 const UPLOADS_MAX: u16 = 64;
 /// So many machines are frozen at a time at most.
 const CONCURRENCY_MAX: usize = 64;
+
+/// A machine gives a freeze up that it does not hear of for longer.
+const LINK_PATIENCE_MAX: Duration = Duration::from_secs(240);
 
 /// What is said of a file, in the order it is found.
 struct Found<'a> {
@@ -250,6 +254,9 @@ fn freeze(path: &Path, keys: &FreezeKeys, found: &mut Found) {
     }
     if !(1..=1024).contains(&keys.window) {
         found.say(&below(path, "window"), "it is 1 to 1024");
+    }
+    if keys.link_patience.0 > LINK_PATIENCE_MAX {
+        found.say(&below(path, "link_patience"), "it is at most 4m: a machine that hears nothing for 5m tidies up");
     }
     let method = Method::new(keys.compression.map_or(Compression::Zstd, CompressionKey::into), keys.level);
     found.say_err(&below(path, "level"), method);

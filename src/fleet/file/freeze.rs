@@ -47,6 +47,8 @@ pub struct FreezeKeys {
     pub guest_reader: String,
     /// Wait so long while another freeze has the machine.
     pub wait: Period,
+    /// Fail when one operation on the machine goes on failing for so long; at most 4m.
+    pub link_patience: Period,
     /// Use and fill the map of layers that this host packed before.
     pub known: bool,
     /// Remember the freeze for `ls`, `prune` and the next night.
@@ -142,6 +144,7 @@ impl Default for FreezeKeys {
             guest_compression: CompressionKey::None,
             guest_reader: "auto".to_owned(),
             wait: Period(std::time::Duration::ZERO),
+            link_patience: Period(std::time::Duration::from_secs(120)),
             known: true,
             record: true,
             reread: Part { percent: 1 },

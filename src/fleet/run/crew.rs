@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::book::Book;
 use super::freeze::{Came, Common};
+use super::heard::Heard;
 use super::hook;
 use super::job::{Job, Place, is_stopped};
 use super::{Clock, Watcher};
@@ -186,8 +187,9 @@ impl Crew<'_> {
         observer: &Arc<dyn Observer>,
         was_started: &AtomicBool,
     ) -> (Option<Turn>, Option<Over>) {
-        let own = Stop::new();
-        let work = self.work(job, (turns, was_started), observer, &own);
+        let (own, heard) = (Stop::new(), Arc::new(Heard::new(Arc::clone(observer))));
+        let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;
+        let work = self.work(job, (turns, was_started), &observer, &own);
         tokio::pin!(work);
         let deadline = async {
             match left {
@@ -199,7 +201,7 @@ impl Crew<'_> {
             biased;
             turn = &mut work => return (Some(turn), None),
             () = self.end.stop.stopped() => self.end.over().unwrap_or(Over::Interrupted),
-            () = deadline => Over::Deadline(deadline_trouble(job)),
+            () = deadline => Over::Deadline(deadline_trouble(job, heard.last())),
         };
         own.stop(match &over {
             Over::Interrupted => Error::interrupted(),
@@ -325,11 +327,12 @@ fn can_help(trouble: Option<&Trouble>) -> bool {
     trouble.is_some_and(|trouble| !never.contains(&trouble.kind.as_str()))
 }
 
-fn deadline_trouble(job: &Job) -> Trouble {
+fn deadline_trouble(job: &Job, heard: Option<String>) -> Trouble {
+    let why = heard.map_or_else(String::new, |heard| format!("; it was trying again: {heard}"));
     let deadline = humantime::format_duration(job.terms.deadline.unwrap_or_default());
     Trouble::new(
         "deadline",
-        format_args!("machine '{}' was not done within its deadline of {deadline}", job.machine.name),
+        format_args!("machine '{}' was not done within its deadline of {deadline}{why}", job.machine.name),
     )
 }
 

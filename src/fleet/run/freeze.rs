@@ -145,6 +145,7 @@ impl Common<'_> {
                 guest_compression: keys.guest_compression.into(),
                 exec_limit: terms.guest.limit.0,
                 wait: keys.wait.0,
+                patience: keys.link_patience.0,
                 pre_exec: terms.guest.before.clone(),
                 post_exec: terms.guest.after.clone(),
                 ..machine::Options::default()

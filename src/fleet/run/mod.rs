@@ -13,6 +13,7 @@ mod clock;
 mod crew;
 mod exit;
 mod freeze;
+mod heard;
 mod hook;
 mod job;
 mod lanes;
