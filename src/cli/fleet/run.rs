@@ -6,6 +6,7 @@ use clap::Args;
 use smolfreeze::error::{Error, Result};
 use smolfreeze::fleet::file::{File, Unselected};
 use smolfreeze::fleet::night::{Night, Outcome, Standing};
+use smolfreeze::fleet::notify;
 use smolfreeze::fleet::run::{self, Around, Asked, BUSY, Exit, Finished, HostClock, Job, Preview, Ran};
 use smolfreeze::stop::Stop;
 use smolfreeze::text;
@@ -51,7 +52,17 @@ pub struct RunCommand {
 
 impl RunCommand {
     pub async fn run(self, stop: Stop) -> Result<ExitCode> {
-        let file = File::read(&self.file.path())?;
+        let file = match File::read(&self.file.path()) {
+            Ok(file) => file,
+            Err(error) if self.dry_run => return Err(error),
+            Err(error) => {
+                // Who waits for a ping hears why there is none.
+                let text = std::fs::read_to_string(self.file.path()).unwrap_or_default();
+                let unheard = notify::refused(&text, &error.to_string()).await;
+                unheard.iter().for_each(|trouble| crate::cli::remark(&trouble.text));
+                return Err(error);
+            }
+        };
         let host = super::host(&file)?;
         let asked = Asked { night: self.night.clone(), force: self.force, only: self.only.clone(), now: self.now };
         if self.dry_run {

@@ -30,7 +30,9 @@ impl Exit {
         let faulty =
             outcomes.iter().filter(|outcome| outcome.state == Standing::Done && outcome.good().is_none()).count();
         let failed = count(Standing::Failed) + count(Standing::Pending) + faulty + (pairs.len() - outcomes.len());
-        let troubles = night.runs.last().map_or(0, |run| run.troubles.len()) + night.after.troubles.len();
+        // That somebody could not be told is no failure of the run.
+        let troubles = night.runs.last().into_iter().flat_map(|run| &run.troubles).chain(&night.after.troubles);
+        let troubles = troubles.filter(|trouble| trouble.kind != "notify").count();
         match (failed, count(Standing::Done) - faulty) {
             _ if pairs.is_empty() && is_hopeless => Self::None,
             _ if pairs.is_empty() => Self::NothingSelected,

@@ -18,6 +18,7 @@ mod hook;
 mod job;
 mod lanes;
 mod lock;
+mod log;
 mod watcher;
 
 use std::ffi::OsString;
@@ -30,12 +31,14 @@ use self::crew::{Crew, End};
 use self::freeze::Common;
 use self::lanes::Lanes;
 use self::lock::{Lock, Taken};
+use self::log::Log;
 use crate::error::{Error, Result};
 use crate::exclude::Word;
-use crate::fleet::after;
 use crate::fleet::file::File;
 use crate::fleet::night::{self, History, Night, Nights, Run, Standing, Trouble};
 use crate::fleet::select::{Listed, Selection, select};
+use crate::fleet::status::Status;
+use crate::fleet::{after, metrics, notify};
 use crate::pipeline::budget::default_memory_bytes;
 use crate::plan::cores;
 use crate::smolvm::{self, Program};
@@ -161,9 +164,17 @@ pub async fn run(file: &File, host: &Host, asked: &Asked, around: Around<'_>, st
     let pid = std::process::id();
     night.runs.push(Run { began: around.clock.now(), ended: None, exit: None, pid, troubles: Vec::new() });
     nights.write(&night)?;
+    let log = Log::new(around.watcher, around.clock);
+    let around = Around { watcher: &log, ..around };
     let story = Story { file, host, asked, around, nights: &nights, book: Book::new(nights.clone(), night), began };
-    let told = story.tell(stop).await;
-    story.end(told, stop).await
+    let (unheard, told) = tokio::join!(notify::begun(file), story.tell(stop));
+    unheard.into_iter().for_each(|trouble| story.book.trouble(trouble));
+    let ended = story.end(told, stop).await;
+    story.leave(&log, stop).await;
+    ended.map(|(exit, machines)| {
+        let night = story.book.night().clone();
+        Ran::Finished(Box::new(Finished { night, exit, machines }))
+    })
 }
 
 fn night_name(file: &File, asked: &Asked, clock: &dyn Clock) -> Result<String> {
@@ -375,7 +386,7 @@ impl Story<'_> {
     }
 
     /// What is done on every way out.
-    async fn end(self, told: Told, stop: &Stop) -> Result<Ran> {
+    async fn end(&self, told: Told, stop: &Stop) -> Result<(Exit, Vec<String>)> {
         if !stop.is_stopped() {
             let (file, nights, host, Around { clock, watcher }) = (self.file, self.nights, self.host, self.around);
             let context = after::Context { file, nights, host, clock, watcher, blob_age_min: after::BLOB_AGE_MIN };
@@ -409,7 +420,26 @@ impl Story<'_> {
         }
         let mut machines: Vec<_> = told.pairs.into_iter().map(|(machine, _)| machine).collect();
         machines.dedup();
+        Ok((exit, machines))
+    }
+
+    /// What monitors read, and who is told. What fails here takes nothing back.
+    async fn leave(&self, log: &Log<'_>, stop: &Stop) {
         let night = self.book.night().clone();
-        Ok(Ran::Finished(Box::new(Finished { night, exit, machines })))
+        let exit = night.runs.last().and_then(|run| run.exit).unwrap_or(if stop.is_stopped() { 130 } else { 1 });
+        let log = log.lines().clone();
+        for trouble in notify::ended(self.file, &night, &notify::End { exit, log: &log }).await {
+            self.trouble(&trouble.kind, trouble.text);
+        }
+        if self.file.metrics.file.is_some() {
+            let machines = list(self.host).await;
+            let written = self.nights.history().and_then(|history| {
+                let status = Status::of(self.file, &history, machines, self.around.clock.now())?;
+                metrics::write(self.file, &status, &history)
+            });
+            if let Err(error) = written {
+                self.trouble("metrics", error.to_string());
+            }
+        }
     }
 }
