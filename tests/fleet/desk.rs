@@ -35,6 +35,13 @@ impl Desk {
         self.machines.iter().find(|machine| machine.name == name).unwrap()
     }
 
+    /// A script of the host's tools in a new folder of a machine, which has few of its own.
+    pub fn fill(&self, name: &str, script: &str) {
+        let folder = self.machine(name).root().join("home/d");
+        fs::create_dir_all(&folder).unwrap();
+        crate::host::shell(&folder, script);
+    }
+
     pub fn stop(&self, name: &str) {
         self.machine(name).smolvm(&["machine", "stop", "--name", name]);
     }

@@ -44,12 +44,10 @@ fn desk() -> Desk {
     for (name, _, megabytes) in GOOD {
         let megabytes = if is_full() { megabytes } else { megabytes.div_ceil(50) };
         // Half of it compresses well.
-        let script = format!(
-            "mkdir -p /root/d; dd if=/dev/urandom of=/root/d/r bs=1M count={half} 2>/dev/null
-             dd if=/dev/zero of=/root/d/z bs=1M count={half} 2>/dev/null; echo {name} >/root/d/name",
-            half = megabytes.div_ceil(2)
-        );
-        desk.machine(name).sh(&script);
+        let half = megabytes.div_ceil(2);
+        let script =
+            format!("head -c {half}M /dev/urandom >random; head -c {half}M /dev/zero >zero; echo {name} >name");
+        desk.fill(name, &script);
     }
     desk.machine("full").restart(&serde_json::json!({ "var_tmp_bytes": 64 << 10 }));
     desk.machine("full")

@@ -33,7 +33,7 @@ fn what_was_done_is_skipped_and_the_rest_completes() {
     let registry = DockerRegistry::start();
     let desk = Desk::new(&MACHINES);
     for name in ["a", "c"] {
-        desk.machine(name).sh("dd if=/dev/urandom of=/root/r bs=1M count=6 2>/dev/null");
+        desk.fill(name, "head -c 6M /dev/urandom >random");
     }
     desk.stop("d");
     desk.write(&file(&registry));

@@ -14,6 +14,7 @@ mod support;
 
 mod after;
 mod desk;
+mod documents;
 mod ends;
 mod file;
 mod fourteen;

@@ -37,6 +37,7 @@ fn a_night_is_done_once_and_again_by_force() {
     let forced = desk.night(0, &["--night", "n1", "--only", "a", "--force"]);
     assert_ne!(outcome(&forced, "a", "disk").began, outcome(&third, "a", "disk").began);
     assert_eq!(outcome(&forced, "a", "disk").attempts, 1);
+    assert!(forced.earlier.is_empty(), "one name, one image");
     let made = outcome(&forced, "a", "disk").image.as_ref().unwrap();
     let inspected = desk.host.command(&["verify", &outcome(&forced, "a", "disk").name]).output().unwrap();
     assert!(inspected.status.success() && made.entries > 0, "{}", String::from_utf8_lossy(&inspected.stderr));
@@ -84,6 +85,17 @@ fn a_stopped_machine_is_started_and_stopped_again() {
     assert!(is_done(&night, "a", "disk") && is_done(&night, "b", "disk"));
     assert!(desk.is_running("a") && !desk.is_running("b"));
     assert!(night.started.is_empty());
+    // A machine that dies in the middle of it is no machine that was skipped.
+    desk.wrap(&format!(
+        "\"machine exec --name a \"*) '{}' machine stop --name a;;",
+        desk.machines[0].smolvm_path().display()
+    ));
+    let skip = LAYOUT.replace("attempts = 1", "attempts = 2\npause = \"100ms\"");
+    desk.write(&format!("{skip}[[policies]]\n"));
+    let died = desk.night(11, &["--night", "died", "--only", "a"]);
+    assert_eq!(why(&died, "a", "disk").0, "stopped");
+    desk.machine("a").smolvm(&["machine", "start", "--name", "a"]);
+    desk.write(&format!("{LAYOUT}[[policies]]\nstopped = \"start\"\n"));
     // Also where the freeze fails, and where the start does.
     desk.wrap("\"machine exec --name b\"*) echo 'Error: agent operation failed: it is ill' >&2; exit 1;;");
     let night = desk.night(10, &["--night", "n2"]);

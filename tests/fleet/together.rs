@@ -19,11 +19,8 @@ fn desk(megabytes: u64) -> Desk {
     let desk = Desk::new(&MACHINES);
     for (name, _) in MACHINES {
         // Files of 40 KiB, so that a hundredth of them is a hundredth of the bytes.
-        let script = format!(
-            "mkdir -p /root/d; cd /root/d; dd if=/dev/urandom of=all bs=1M count={megabytes} 2>/dev/null
-             split -b 40960 -a 4 all f; rm all"
-        );
-        desk.machine(name).sh(&script);
+        let script = format!("head -c {megabytes}M /dev/urandom >all; split -b 40960 -a 4 all f; rm all");
+        desk.fill(name, &script);
     }
     desk
 }

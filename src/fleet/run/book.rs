@@ -41,14 +41,11 @@ impl Book {
         });
     }
 
-    /// Puts an outcome in the place of the last one of its pair; what that one made is kept, where it has another name.
+    /// Puts an outcome in the place of the last one of its pair; what that one made is kept until another image has its name.
     pub(super) fn replace(night: &mut Night, outcome: Outcome) {
         let last = night.outcomes.iter().position(|last| last.is_of(&outcome.machine, &outcome.destination));
-        if let Some(last) = last.map(|at| night.outcomes.remove(at)) {
-            if last.state == Standing::Done && last.name != outcome.name {
-                night.earlier.push(last);
-            }
-        }
+        let last = last.map(|at| night.outcomes.remove(at));
+        night.earlier.extend(last.filter(|last| last.state == Standing::Done));
         night.outcomes.push(outcome);
     }
 

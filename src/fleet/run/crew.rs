@@ -16,7 +16,7 @@ use super::job::{Job, Place, is_stopped};
 use super::{Clock, Watcher};
 use crate::error::{Error, Kind, Side};
 use crate::fleet::file::{Retries, Stopped};
-use crate::fleet::night::{Outcome, Standing, Trouble};
+use crate::fleet::night::{Night, Outcome, Standing, Trouble};
 use crate::progress::Observer;
 use crate::smolvm;
 use crate::stop::Stop;
@@ -223,8 +223,11 @@ impl Crew<'_> {
         if job.is_stopped() || turns > 1 {
             match self.make_run(job, was_started, stop).await {
                 Ok(None) => {}
-                Ok(Some(skipped)) => return Turn::Skipped(skipped),
-                Err(trouble) => return Turn::Came(job.places.iter().map(|_| Err(trouble.clone())).collect()),
+                Ok(Some(skipped)) if turns == 1 => return Turn::Skipped(skipped),
+                // It ran when it was its turn, so this is a failure.
+                Ok(Some(trouble)) | Err(trouble) => {
+                    return Turn::Came(job.places.iter().map(|_| Err(trouble.clone())).collect());
+                }
             }
         }
         let places: Vec<_> = job.places.iter().collect();
@@ -277,9 +280,10 @@ impl Crew<'_> {
         };
         let (ended, mut again) = (self.clock.now(), false);
         self.book.change(|night| {
+            let Night { outcomes, earlier, .. } = night;
             for (place, came) in job.places.iter().zip(came) {
                 let ours = |outcome: &&mut Outcome| outcome.is_of(&job.machine.name, &place.destination);
-                let Some(outcome) = night.outcomes.iter_mut().find(ours) else { continue };
+                let Some(outcome) = outcomes.iter_mut().find(ours) else { continue };
                 (outcome.ended, outcome.seconds) = (Some(ended), seconds);
                 outcome.remarks.clear();
                 outcome.remarks.extend(undone.clone());
@@ -287,6 +291,9 @@ impl Crew<'_> {
                     Ok((made, remarks)) => {
                         (outcome.state, outcome.trouble, outcome.image) = (Standing::Done, None, Some(made));
                         outcome.remarks.extend(remarks);
+                        earlier.retain(|last| {
+                            last.name != outcome.name || !last.is_of(&outcome.machine, &outcome.destination)
+                        });
                     }
                     Err(trouble) => {
                         let trouble = match over {
