@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use smolfreeze::fleet::night::{Night, Nights, Outcome, Standing};
@@ -29,6 +29,15 @@ impl Desk {
         let desk = Self { host: Host::new(), machines: std::iter::once(first).chain(others).collect() };
         desk.wrap("");
         desk
+    }
+
+    /// With a command as it is released: without debugging symbols, small enough to be the reader in a guest.
+    pub fn released(mut self) -> Self {
+        let stripped = self.host.path("smolfreeze");
+        let status = Command::new("strip").arg("-o").arg(&stripped).arg(&self.host.binary).status().unwrap();
+        assert!(status.success());
+        self.host.binary = stripped;
+        self
     }
 
     pub fn machine(&self, name: &str) -> &Standin {
