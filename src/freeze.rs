@@ -250,8 +250,11 @@ fn left_alone(transfer: Option<&Transfer>, meters: &Arc<Meters>, chosen: Option<
 /// Tells a night what went where.
 fn journal(night: Arc<Night>) -> Journal {
     Box::new(move |placed: Option<&Placed>| {
-        // It comes to light when the index is written, and then costs that alone.
-        let Some(placed) = placed else { return Ok(drop(night.joined())) };
+        let Some(placed) = placed else {
+            // A failure comes to light when the index is written, and costs that alone.
+            let _ = night.joined();
+            return Ok(());
+        };
         let layer = u32::try_from(placed.layer).unwrap_or(u32::MAX);
         let home = Home { layer, tar_bytes: placed.tar_bytes, check: placed.check };
         let noted = night.note(placed, home);
