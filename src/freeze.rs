@@ -4,7 +4,7 @@ mod flat;
 mod outputs;
 
 use flat::{Filled, Nearest};
-use outputs::{Registries, abort_all, commit_all};
+use outputs::{Registries, commit_all, or_abort};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -94,10 +94,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
     let registries = Registries::new(&plan, &known, &stop);
     let mut opened = outputs::open(&plan, &registries, &context).await?;
     let sinks = Arc::new(std::mem::take(&mut opened.sinks));
-    let chosen = match choose(&plan, &sinks, registries, context).await {
-        Ok(chosen) => chosen,
-        Err(error) => return Err(abort_all(&sinks, error).await),
-    };
+    let chosen = or_abort(&sinks, choose(&plan, &sinks, registries, context).await).await?;
     let fresh_bytes = chosen.as_ref().map(|chosen| chosen.night.fresh_bytes(&chosen.choice));
     fresh_bytes.or(plan.survey.tar_bytes).into_iter().for_each(|tar_bytes| observer.expected(tar_bytes));
     let kept: Vec<_> = chosen.iter().flat_map(|chosen| chosen.night.kept(&chosen.choice)).collect();
@@ -147,10 +144,7 @@ async fn carry_out(plan: Plan, observer: Arc<dyn Observer>, stop: Stop) -> Resul
         }
         Ok::<(Flowed, Vec<Committed>, Made), Error>((flowed, committed, made))
     };
-    let (mut flowed, committed, made) = match frozen.await {
-        Ok(frozen) => frozen,
-        Err(error) => return Err(abort_all(&sinks, error).await),
-    };
+    let (mut flowed, committed, made) = or_abort(&sinks, frozen.await).await?;
     outputs::leave_lost(&sinks).await;
     let lost = opened.lost(&sinks, &options.outputs, &mut flowed);
     let snapshot = Snapshot::new(&options, budget, flowed, committed)

@@ -178,13 +178,21 @@ pub(super) async fn commit_all(sinks: &[Sink], image: &Image, stop: &Stop) -> Re
     Ok(committed)
 }
 
-pub(super) async fn abort_all(sinks: &[Sink], mut error: Error) -> Error {
+async fn abort_all(sinks: &[Sink], mut error: Error) -> Error {
     for sink in sinks {
         if let Err(cleanup) = sink.abort().await {
             error = error.attach(cleanup);
         }
     }
     error
+}
+
+/// Leaves nothing unfinished anywhere, where something failed.
+pub(super) async fn or_abort<T>(sinks: &[Sink], result: Result<T>) -> Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(abort_all(sinks, error).await),
+    }
 }
 
 /// Leaves nothing unfinished where the freeze went on without an output; that it could not is said by the next one.

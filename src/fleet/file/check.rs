@@ -95,10 +95,9 @@ fn whole(file: &File, found: &mut Found) {
             found.say(&path!["notify", key], reason);
         }
     }
-    if let Some(folder) = &file.smolvm.state_dir {
-        let relative =
-            (!folder.is_absolute()).then_some("it is relative, and who runs this has another folder each time");
-        relative.into_iter().for_each(|reason| found.say(&path!["smolvm", "state_dir"], reason));
+    if file.smolvm.state_dir.as_ref().is_some_and(|folder| !folder.is_absolute()) {
+        let reason = "it is relative, and who runs this has another folder each time";
+        found.say(&path!["smolvm", "state_dir"], reason);
     }
 }
 

@@ -137,7 +137,7 @@ impl Policy {
     /// Its name; one without a name is called by its number, from 1.
     #[must_use]
     pub fn name(&self, index: usize) -> String {
-        self.name.as_ref().map_or_else(|| format!("policy-{}", index + 1), |name| name.clone())
+        self.name.clone().unwrap_or_else(|| format!("policy-{}", index + 1))
     }
 
     /// With the defaults filled in.

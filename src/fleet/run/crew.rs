@@ -135,7 +135,7 @@ impl Crew<'_> {
         let began = Instant::now();
         let left = job.terms.deadline.map(|deadline| deadline.saturating_sub(elapsed(since, now)));
         let was_started = AtomicBool::new(false);
-        let (turn, over) = self.limited(job, waiting.turns, left, &observer, &was_started).await;
+        let (turn, over) = self.limited(job, (waiting.turns, &was_started), left, &observer).await;
         let mut undone = None;
         if was_started.load(Ordering::SeqCst) {
             undone = self.stop_machine(&job.machine.name).await;
@@ -182,10 +182,9 @@ impl Crew<'_> {
     async fn limited(
         &self,
         job: &Job,
-        turns: u32,
+        (turns, was_started): (u32, &AtomicBool),
         left: Option<Duration>,
         observer: &Arc<dyn Observer>,
-        was_started: &AtomicBool,
     ) -> (Option<Turn>, Option<Over>) {
         let (own, heard) = (Stop::new(), Arc::new(Heard::new(Arc::clone(observer))));
         let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;

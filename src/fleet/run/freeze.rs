@@ -50,10 +50,8 @@ impl Common<'_> {
         let down = |place: &Place| self.lanes.get(&place.destination).and_then(|lane| lane.down(pause));
         let open: Vec<_> = places.iter().copied().filter(|place| down(place).is_none()).collect();
         let mut came = self.pass(job, &open, observer, stop).await.into_iter();
-        let all = places.iter().map(|place| match open.iter().any(|other| other.destination == place.destination) {
-            true => came.next(),
-            false => down(place).map(Err),
-        });
+        let is_open = |place: &Place| open.iter().any(|other| other.destination == place.destination);
+        let all = places.iter().map(|place| if is_open(place) { came.next() } else { down(place).map(Err) });
         let lost = || Err(Trouble::new("internal", "nothing is known of it; this is a bug in smolfreeze"));
         all.map(|came| came.unwrap_or_else(lost)).collect()
     }
@@ -159,7 +157,8 @@ impl Common<'_> {
 
 /// What was asked for, or a size of which two take a quarter of the freeze's memory.
 fn chunk_bytes(keys: &FreezeKeys, memory_bytes: u64) -> u64 {
-    let fits = (memory_bytes / 8 >> 20 << 20).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+    let mebibytes = memory_bytes / 8 / (1 << 20);
+    let fits = (mebibytes << 20).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
     keys.chunk_size.map_or(fits, |size| size.0)
 }
 

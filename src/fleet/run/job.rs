@@ -1,7 +1,5 @@
 //! What is to be done: each selected machine, and where its image goes, the longest first.
 
-use std::collections::BTreeMap;
-
 use jiff::ZonedDateTime;
 
 use crate::error::Error;
@@ -163,10 +161,11 @@ pub fn forecast_seconds(jobs: &[Job], concurrency: usize) -> Option<f64> {
     if known.is_empty() {
         return None;
     }
-    let mut workers = BTreeMap::from_iter((0..concurrency.max(1)).map(|worker| (worker, 0.0_f64)));
+    let mut workers = vec![0.0_f64; concurrency.max(1)];
     for seconds in known {
-        let idle = workers.iter().min_by(|one, other| one.1.total_cmp(other.1)).map(|(worker, _)| *worker);
-        idle.and_then(|idle| workers.get_mut(&idle)).into_iter().for_each(|ends| *ends += seconds);
+        if let Some(idle) = workers.iter_mut().min_by(|one, other| one.total_cmp(other)) {
+            *idle += seconds;
+        }
     }
-    workers.values().copied().reduce(f64::max)
+    workers.into_iter().reduce(f64::max)
 }

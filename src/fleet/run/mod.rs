@@ -168,7 +168,9 @@ pub async fn run(file: &File, host: &Host, asked: &Asked, around: Around<'_>, st
     let around = Around { watcher: &log, ..around };
     let story = Story { file, host, asked, around, nights: &nights, book: Book::new(nights.clone(), night), began };
     let (unheard, told) = tokio::join!(notify::begun(file), story.tell(stop));
-    unheard.into_iter().for_each(|trouble| story.book.trouble(trouble));
+    for trouble in unheard {
+        story.book.trouble(trouble);
+    }
     let ended = story.end(told, stop).await;
     story.leave(&log, stop).await;
     ended.map(|(exit, machines)| {
@@ -327,7 +329,9 @@ impl Story<'_> {
             if self.asked.only.is_empty() {
                 night.unselected.clone_from(&selection.unselected);
             }
-            settled.into_iter().for_each(|outcome| Book::replace(night, outcome));
+            for outcome in settled {
+                Book::replace(night, outcome);
+            }
             for job in &jobs {
                 for place in &job.places {
                     let (machine, policy) = (&job.machine.name, &job.terms.policy);
