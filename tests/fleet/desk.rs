@@ -107,15 +107,6 @@ impl Desk {
     pub fn remembered(&self, night: &str) -> Night {
         self.nights().read(night).unwrap().unwrap()
     }
-
-    /// Waits until something is so.
-    pub fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !is_so() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 /// The outcome of a machine at a destination.
@@ -146,4 +137,13 @@ pub fn finish(mut child: Child) -> Output {
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().unwrap()
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

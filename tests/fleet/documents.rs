@@ -20,13 +20,11 @@ impl<'a> Keys<'a> {
     /// The definition that a value's schema leads to, by its name.
     fn definition(&self, schema: &'a Value) -> Option<(&'a str, &'a Value)> {
         let direct = schema["$ref"].as_str().and_then(|at| at.rsplit('/').next());
-        match direct {
-            Some(name) => Some((name, &self.definitions[name])),
-            None => {
-                let several = schema["anyOf"].as_array()?;
-                self.definition(several.iter().find(|one| one["$ref"].is_string())?)
-            }
+        if let Some(name) = direct {
+            return Some((name, &self.definitions[name]));
         }
+        let several = schema["anyOf"].as_array()?;
+        self.definition(several.iter().find(|one| one["$ref"].is_string())?)
     }
 
     fn kind(&self, schema: &'a Value) -> String {

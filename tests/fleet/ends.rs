@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use smolfreeze::fleet::night::Standing;
 
-use crate::desk::{Desk, finish, is_done, outcome, why};
+use crate::desk::{Desk, finish, is_done, outcome, until, why};
 use crate::standin::Kind;
 
 /// A layout for each machine, and a command after each run that says how it ended.
@@ -58,7 +58,7 @@ fn two_runs_do_not_meet() {
     let desk = Desk::new(&[("a", Kind::Busybox)]);
     desk.write(&file("hooks.before = \"touch {HOST}begun; sleep 3\"").replace("\n[hooks]\nafter", "\nhooks.after"));
     let first = desk.begin(&["--night", "n1"]);
-    desk.until("the first run begins", || desk.host.path("begun").exists());
+    until("the first run begins", || desk.host.path("begun").exists());
     let second = desk.run(&["--night", "n1"]);
     assert_eq!(second.status.code(), Some(14));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -91,7 +91,7 @@ fn an_interrupted_run_is_gone_on_with() {
     desk.stop("b");
     desk.write(&(file("") + "stopped = \"start\"\n[policies.guest]\nbefore = \"sleep 5\"\n"));
     let run = desk.begin(&["--night", "n1"]);
-    desk.until("both have their turn", || {
+    until("both have their turn", || {
         desk.is_running("b") && desk.nights().read("n1").unwrap().is_some_and(|night| night.outcomes.len() == 2)
     });
     std::thread::sleep(Duration::from_millis(500));
@@ -114,7 +114,7 @@ fn a_killed_run_leaves_no_lock_and_no_machine_running() {
     desk.stop("b");
     desk.write(&(file("") + "stopped = \"start\"\n[policies.guest]\nbefore = \"sleep 3\"\n"));
     let run = desk.begin(&["--night", "n1"]);
-    desk.until("b was started", || desk.is_running("b"));
+    until("b was started", || desk.is_running("b"));
     signal(&run, Signal::KILL);
     finish(run);
     assert_eq!(desk.remembered("n1").started, ["b"]);

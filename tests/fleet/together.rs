@@ -69,10 +69,10 @@ async fn all_freezes_together_stay_below_the_bandwidth() {
     assert!(total > 12 << 20, "{total} bytes");
     // Who counts may be late, but is never early: up to each moment no more came than may have been sent since the first byte.
     let begun = seen.iter().rev().find(|(_, bytes)| *bytes == 0).unwrap().0;
-    let burst_bytes = f64::from(2 << 20) * 0.1 + f64::from(512 << 10);
+    let (rate, burst_bytes) = (2 << 20, (2 << 20) / 10 + (512 << 10));
     for (at, bytes) in &seen {
-        let may_bytes = (*at - begun).as_secs_f64() * f64::from(2 << 20) + burst_bytes;
-        assert!((*bytes as f64) < may_bytes, "{bytes} bytes in {:?}", *at - begun);
+        let may_bytes = (*at - begun).as_millis() * rate / 1000 + burst_bytes;
+        assert!(u128::from(*bytes) < may_bytes, "{bytes} bytes in {:?}", *at - begun);
     }
 }
 

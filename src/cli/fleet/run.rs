@@ -21,6 +21,7 @@ use crate::bars::fleet::Watch;
 /// image is there; 7 and 8 it is, but something was left undone, or a file of earlier images was not what it should have been;
 /// 10 some images are not there; 11 none is; 12 no machine is selected; 14 another run is under way.
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags of the command line")]
 pub struct RunCommand {
     #[command(flatten)]
     file: FleetFile,
@@ -176,8 +177,8 @@ fn line(outcome: &Outcome) -> String {
     match (outcome.state, &outcome.image) {
         (Standing::Done, Some(made)) => {
             let (seconds, read, sent) = (outcome.seconds, size(made.read_bytes), size(made.sent_bytes));
-            let remarks: String =
-                outcome.remarks.iter().chain(&made.alarm).map(|remark| format!("; {remark}")).collect();
+            let remarks: Vec<_> = outcome.remarks.iter().chain(&made.alarm).map(String::as_str).collect();
+            let remarks = if remarks.is_empty() { String::new() } else { format!("; {}", remarks.join("; ")) };
             format!("{machine:<24} {name}@{}  {seconds:.1} s, {read} read, {sent} sent{remarks}", made.digest)
         }
         (Standing::Skipped, _) => format!("{machine:<24} {destination}: skipped: {why}"),
