@@ -12,9 +12,11 @@
 pub mod after;
 pub mod file;
 pub mod history;
+pub mod install;
 pub mod metrics;
 pub mod night;
 pub mod notify;
+pub mod page;
 pub mod place;
 pub mod run;
 pub mod select;

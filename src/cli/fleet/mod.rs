@@ -14,6 +14,8 @@ use smolfreeze::stop::Stop;
 mod check;
 mod history;
 mod init;
+mod install;
+mod report;
 mod run;
 mod status;
 
@@ -34,6 +36,8 @@ enum Command {
     Check(check::Check),
     Status(status::StatusCommand),
     History(history::HistoryCommand),
+    Report(report::ReportCommand),
+    Install(install::InstallCommand),
     /// Print the JSON schema of the file, for editors.
     Schema,
 }
@@ -80,6 +84,8 @@ impl Fleet {
             Command::Check(check) => check.run(),
             Command::Status(status) => super::until_stopped(status.run(), &stop).await,
             Command::History(history) => history.run(),
+            Command::Report(report) => super::until_stopped(report.run(), &stop).await,
+            Command::Install(install) => install.run(),
             Command::Schema => {
                 let schema = File::schema();
                 super::print(&serde_json::to_string_pretty(&schema).unwrap_or_default())
