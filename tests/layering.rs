@@ -114,6 +114,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "sink",
             "smolvm",
             "source",
+            "stage/compress",
             "state",
             "stop",
             "stored",
