@@ -28,6 +28,8 @@ pub struct Setup {
     pub clients: Option<String>,
     /// The folder for what it stores; else it goes with the registry.
     pub storage: Option<PathBuf>,
+    /// It deletes nothing, as it does by default.
+    pub keeps_all: bool,
 }
 
 impl DockerRegistry {
@@ -120,7 +122,8 @@ fn configure(folder: &Path, storage: &Path, setup: &Setup) -> PathBuf {
         Some(lines) => format!("{{htpasswd: {{realm: test, path: {}}}}}", write("htpasswd", lines)),
         None => "{}".to_owned(),
     };
-    let storage = format!("{{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}", storage.display());
+    let (folder, deletes) = (storage.display(), !setup.keeps_all);
+    let storage = format!("{{filesystem: {{rootdirectory: {folder}}}, delete: {{enabled: {deletes}}}}}");
     let config = format!("version: 0.1\nlog: {{level: info}}\nstorage: {storage}\nhttp: {http}\nauth: {auth}\n");
     PathBuf::from(write(CONFIG, &config))
 }

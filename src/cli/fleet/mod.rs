@@ -12,6 +12,7 @@ use smolfreeze::source::machine::{Program, Reader};
 use smolfreeze::stop::Stop;
 
 mod check;
+mod drill;
 mod history;
 mod init;
 mod install;
@@ -38,6 +39,7 @@ enum Command {
     History(history::HistoryCommand),
     Report(report::ReportCommand),
     Install(install::InstallCommand),
+    Drill(drill::DrillCommand),
     /// Print the JSON schema of the file, for editors.
     Schema,
 }
@@ -86,6 +88,7 @@ impl Fleet {
             Command::History(history) => history.run(),
             Command::Report(report) => super::until_stopped(report.run(), &stop).await,
             Command::Install(install) => install.run(),
+            Command::Drill(drill) => drill.run(stop).await,
             Command::Schema => {
                 let schema = File::schema();
                 super::print(&serde_json::to_string_pretty(&schema).unwrap_or_default())

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::{Error, Result};
+use smolfreeze::fleet::after::{Snapshot, Step, What};
 use smolfreeze::fleet::file::{File, Unselected};
 use smolfreeze::fleet::night::{Night, Outcome, Standing};
 use smolfreeze::fleet::notify;
@@ -37,7 +38,8 @@ pub struct RunCommand {
     /// Begin at once, whatever the file's jitter.
     #[arg(long)]
     now: bool,
-    /// Print what would be done, in which order, and how long it takes by the last time; do nothing.
+    /// Print what would be done, in which order, how long it takes by the last time, and which old snapshots would go then; do
+    /// nothing.
     #[arg(long, short = 'n')]
     dry_run: bool,
     /// Print the night, or with --dry-run what would be done, as JSON.
@@ -110,6 +112,7 @@ impl RunCommand {
             let told: Vec<_> = jobs.iter().map(job_json).collect();
             let told = serde_json::json!({
                 "night": preview.night, "machines": told, "seconds": seconds, "unselected": preview.unselected,
+                "retention": preview.retention.iter().map(step_json).collect::<Vec<_>>(),
             });
             crate::cli::print(&serde_json::to_string_pretty(&told).unwrap_or_default())?;
         } else {
@@ -118,11 +121,22 @@ impl RunCommand {
             lines.extend(preview.work.settled.iter().map(line));
             let unselected = (!preview.unselected.is_empty()).then(|| preview.unselected.join(", "));
             lines.extend(unselected.map(|names| format!("no policy selects {names}")));
+            lines.extend(preview.retention.iter().map(ToString::to_string));
             lines.extend(seconds.map(|seconds| format!("about {seconds:.0} s, by the last time")));
             crate::cli::print(&text::lines(lines))?;
         }
         Ok(if preview.selected == 0 { Exit::NothingSelected.code().into() } else { ExitCode::SUCCESS })
     }
+}
+
+fn step_json(step: &Step) -> serde_json::Value {
+    let (does, why) = match &step.what {
+        What::Removes => ("removes", None),
+        What::Finishes => ("finishes", None),
+        What::Leaves(why) => ("leaves", Some(why)),
+    };
+    let Snapshot { machine, destination, name, .. } = &step.snapshot;
+    serde_json::json!({ "machine": machine, "destination": destination, "name": name, "does": does, "why": why })
 }
 
 fn job_json(job: &Job) -> serde_json::Value {
@@ -155,16 +169,18 @@ fn of<'a>(night: &'a Night, machines: &'a [String]) -> impl Iterator<Item = &'a 
 }
 
 fn failed<'a>(night: &'a Night, machines: &'a [String]) -> impl Iterator<Item = &'a Outcome> {
-    of(night, machines).filter(|outcome| !matches!(outcome.state, Standing::Done | Standing::Skipped))
+    of(night, machines).filter(|outcome| outcome.state != Standing::Skipped && outcome.good().is_none())
 }
 
 fn summary(night: &Night, machines: &[String]) -> String {
-    let count = |state| of(night, machines).filter(|outcome| outcome.state == state).count();
-    let (done, all) = (count(Standing::Done), of(night, machines).count());
+    let done = of(night, machines).filter(|outcome| outcome.good().is_some()).count();
+    let all = of(night, machines).count();
     let mut lines: Vec<_> = of(night, machines).map(line).collect();
     lines.sort();
     let troubles = night.runs.last().into_iter().flat_map(|run| &run.troubles).chain(&night.after.troubles);
     lines.extend(troubles.map(|trouble| trouble.text.clone()));
+    lines.extend(night.after.remarks.iter().cloned());
+    lines.extend(night.after.removed.iter().map(|removed| format!("removed      {}", removed.name)));
     let failed = failed(night, machines).count();
     lines.push(format!("night {}: {done} of {all} images, {failed} failed", night.night));
     text::lines(lines)
@@ -175,6 +191,9 @@ fn line(outcome: &Outcome) -> String {
     let size = |bytes: u64| humansize::format_size(bytes, humansize::BINARY);
     let Outcome { machine, destination, name, .. } = outcome;
     match (outcome.state, &outcome.image) {
+        (Standing::Done, _) if outcome.fault().is_some() => {
+            format!("{machine:<24} {name}: DAMAGED: {}", outcome.fault().unwrap_or_default())
+        }
         (Standing::Done, Some(made)) => {
             let (seconds, read, sent) = (outcome.seconds, size(made.read_bytes), size(made.sent_bytes));
             let remarks: Vec<_> = outcome.remarks.iter().chain(&made.alarm).map(String::as_str).collect();

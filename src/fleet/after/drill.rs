@@ -23,6 +23,7 @@ use super::verify::stored_name;
 use crate::error::{Error, Kind, Result};
 use crate::fleet::file::{Drill, Terms};
 use crate::fleet::night::{Drilled, Night, Trouble};
+use crate::fleet::run::lock::{Lock, Taken};
 use crate::progress::Silent;
 use crate::smolvm::{self, Answer};
 use crate::stop::Stop;
@@ -78,8 +79,46 @@ pub(super) async fn due(context: &Context<'_>, terms: &BTreeMap<String, Terms>, 
     }
 }
 
+/// What came of drills that were asked for.
+#[derive(Debug)]
+pub enum Drills {
+    /// A run is under way, or another drill, and says who it is: nothing was done.
+    Busy(String),
+    /// These were made.
+    Done(Vec<Drilled>),
+}
+
+/// Drills, now, the machines that `wanted` is true of and whose policy in their last night asks for drills. They are noted in
+/// the newest night.
+///
+/// # Errors
+/// When the state folder can't be read or written to; when it was interrupted.
+pub async fn drill_now(context: &Context<'_>, wanted: impl Fn(&str) -> bool, stop: &Stop) -> Result<Drills> {
+    let _lock = match Lock::take(context.nights.make_folder()?)? {
+        Taken::Ours(lock) => lock,
+        Taken::Theirs(who) => return Ok(Drills::Busy(who)),
+    };
+    sweep(context, |trouble| context.watcher.said(&trouble.text)).await;
+    let (nights, terms) = (context.nights.history()?.nights, context.terms());
+    let Some(mut newest) = nights.last().cloned() else { return Ok(Drills::Done(Vec::new())) };
+    let outcomes = nights.iter().flat_map(|night| &night.outcomes).filter(|outcome| wanted(&outcome.machine));
+    let policies: BTreeMap<_, _> = outcomes.map(|outcome| (&outcome.machine, &outcome.policy)).collect();
+    let mut drills = Vec::new();
+    for (machine, policy) in policies {
+        let Some(terms) = terms.get(policy) else { continue };
+        if let Some(drilled) = drill(context, &nights, (machine, terms), stop).await {
+            note(context, &mut newest, drilled.clone());
+            drills.push(drilled);
+        }
+        if stop.is_stopped() {
+            return Err(Error::interrupted());
+        }
+    }
+    Ok(Drills::Done(drills))
+}
+
 /// Notes a drill in a night, and writes that.
-pub(super) fn note(context: &Context<'_>, night: &mut Night, drilled: Drilled) {
+fn note(context: &Context<'_>, night: &mut Night, drilled: Drilled) {
     if let Some(Trouble { kind, text }) = &drilled.trouble {
         let told = format!("drilling {} (machine '{}') failed: {text}", drilled.name, drilled.machine);
         context.trouble(night, Trouble { kind: kind.clone(), text: told });
@@ -90,7 +129,7 @@ pub(super) fn note(context: &Context<'_>, night: &mut Night, drilled: Drilled) {
 
 /// Drills one machine: of its newest good snapshot at the destination that the policy says a machine is made, asked, and
 /// deleted. None where the policy asks for no drill, or it was interrupted.
-pub async fn drill(
+async fn drill(
     context: &Context<'_>,
     nights: &[Night],
     (machine, terms): (&str, &Terms),
@@ -104,7 +143,7 @@ pub async fn drill(
     let newest = known.iter().rfind(good);
     let outcome = match newest {
         None => Err(Trouble::new("usage", format!("there is no good snapshot at '{destination}'"))),
-        Some(snapshot) => one(context, snapshot, drill, stop).await,
+        Some(snapshot) => one(context, snapshot, (terms, drill), stop).await,
     };
     if stop.is_stopped() {
         return None;
@@ -119,14 +158,19 @@ pub async fn drill(
     })
 }
 
-async fn one(context: &Context<'_>, snapshot: &Snapshot, drill: &Drill, stop: &Stop) -> Result<(), Trouble> {
+async fn one(
+    context: &Context<'_>,
+    snapshot: &Snapshot,
+    (terms, drill): (&Terms, &Drill),
+    stop: &Stop,
+) -> Result<(), Trouble> {
     let name = format!("{PREFIX}{:06x}", fastrand::u32(..1 << 24));
     context.watcher.said(&format!("drilling {} as machine '{name}'", snapshot.name));
     let begun = Begun { machine: name.clone(), at: context.clock.now() };
     change(context, |all| all.push(begun)).map_err(|error| Trouble::from(&error))?;
     // What is stopped tidies up, and is waited for.
     let (own, until) = (Stop::new(), Instant::now() + drill.limit.0);
-    let making = make(context, snapshot, &name, &own);
+    let making = make(context, snapshot, (&name, terms), &own);
     tokio::pin!(making);
     let made = tokio::select! {
         made = &mut making => made.map_err(|error| Trouble::from(&error)),
@@ -159,7 +203,7 @@ fn late(drill: &Drill) -> Trouble {
     Trouble::new("deadline", format!("it took longer than its limit of {}", drill.limit))
 }
 
-async fn make(context: &Context<'_>, snapshot: &Snapshot, name: &str, stop: &Stop) -> Result<()> {
+async fn make(context: &Context<'_>, snapshot: &Snapshot, (name, terms): (&str, &Terms), stop: &Stop) -> Result<()> {
     let missing = || Error::usage("finding a destination", &snapshot.destination, "the file has none of this name");
     let destination = context.file.destinations.get(&snapshot.destination).ok_or_else(missing)?;
     let stored = stored_name(snapshot, destination)?;
@@ -168,7 +212,7 @@ async fn make(context: &Context<'_>, snapshot: &Snapshot, name: &str, stop: &Sto
         name: name.to_owned(),
         start: true,
         smolvm: context.host.smolvm.clone(),
-        agent_rootfs: context.file.defaults.freeze.agent_rootfs.clone(),
+        agent_rootfs: terms.freeze.agent_rootfs.clone(),
         keep_artifact: None,
         cache: context.nights.make_folder()?.join("drill"),
         wishes: Wishes::default(),
@@ -218,7 +262,7 @@ fn judge(answer: &Answer, expected: Option<&str>) -> Result<(), Trouble> {
 }
 
 /// Deletes the machines that drills which were killed have left. `told` hears of what can't be deleted.
-pub async fn sweep(context: &Context<'_>, mut told: impl FnMut(Trouble)) {
+async fn sweep(context: &Context<'_>, mut told: impl FnMut(Trouble)) {
     let all = match read(&path(context)) {
         Ok(all) => all,
         Err(error) => return told(Trouble::from(&failed("reading what drills left", &path(context), error))),

@@ -33,7 +33,7 @@ use crate::oci::Digest;
 use crate::stop::Stop;
 use crate::text;
 
-pub use drill::{drill, is_of_a_drill, sweep as sweep_drills};
+pub use drill::{Drills, drill_now, is_of_a_drill};
 pub use retain::{Step, What};
 pub use retention::{Verdict, judge};
 pub use snapshot::{Snapshot, snapshots};
@@ -56,6 +56,18 @@ pub struct Context<'a> {
     pub watcher: &'a dyn Watcher,
     /// Blobs of a layout that nothing needs go when they are older: [`BLOB_AGE_MIN`].
     pub blob_age_min: Duration,
+}
+
+impl<'a> Context<'a> {
+    /// That of a fleet on its host.
+    #[must_use]
+    pub fn new(
+        (file, nights, host): (&'a File, &'a Nights, &'a Host),
+        clock: &'a dyn Clock,
+        watcher: &'a dyn Watcher,
+    ) -> Self {
+        Self { file, nights, host, clock, watcher, blob_age_min: BLOB_AGE_MIN }
+    }
 }
 
 impl Context<'_> {

@@ -192,7 +192,7 @@ impl<'a> Removal<'a> {
             _ => self.places.remove(snapshot, destination, self.listing).await,
         };
         match gone {
-            Ok(Gone::Removed) => self.note(snapshot, destination, night).await,
+            Ok(Gone::Removed) => self.note(snapshot, destination, night),
             Ok(Gone::Left(why)) => self.context.remark(night, &format!("{} is left alone: {why}", snapshot.name)),
             Ok(Gone::Never(words)) => {
                 self.passed.insert(repository.to_owned());
@@ -222,12 +222,12 @@ impl<'a> Removal<'a> {
         }
         for (step, _) in tags {
             let Some(destination) = self.context.file.destinations.get(&step.snapshot.destination) else { continue };
-            self.note(&step.snapshot, destination, night).await;
+            self.note(&step.snapshot, destination, night);
         }
     }
 
     /// It is gone: the record that tells of it is changed before the night is.
-    async fn note(&self, snapshot: &Snapshot, destination: &Destination, night: &mut Night) {
+    fn note(&self, snapshot: &Snapshot, destination: &Destination, night: &mut Night) {
         if let Some((record, output)) = output_of(snapshot, destination, self.listing) {
             let forgotten =
                 State::at(&self.context.host.state).and_then(|state| self.listing.forget(&state, record, output));

@@ -32,7 +32,9 @@ pub(super) async fn newest(context: &Context<'_>, terms: &BTreeMap<String, Terms
             Ok(verified) => {
                 let fault = verified.fault.as_deref().map(|fault| told(&snapshot, fault));
                 night.outcomes[at].verified = Some(verified);
-                fault.into_iter().for_each(|fault| context.trouble(night, fault));
+                if let Some(fault) = fault {
+                    context.trouble(night, fault);
+                }
                 context.write(night);
             }
             Err(trouble) => context.trouble(night, trouble),
@@ -89,7 +91,9 @@ pub(super) async fn others(context: &Context<'_>, terms: &BTreeMap<String, Terms
             Ok(verified) => {
                 let fault = verified.fault.as_deref().map(|fault| told(snapshot, fault));
                 night.after.verified.push(reverified(snapshot, verified));
-                fault.into_iter().for_each(|fault| context.trouble(night, fault));
+                if let Some(fault) = fault {
+                    context.trouble(night, fault);
+                }
                 context.write(night);
             }
             Err(trouble) => context.trouble(night, trouble),

@@ -17,8 +17,9 @@ mod heard;
 mod hook;
 mod job;
 mod lanes;
-mod lock;
+pub(super) mod lock;
 mod log;
+mod preview;
 mod watcher;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ use crate::text;
 pub use self::clock::{Clock, HostClock, night_of};
 pub use self::exit::{BUSY, Exit};
 pub use self::job::{Job, Naming, Place, Work, forecast_seconds, work};
+pub use self::preview::{Preview, preview};
 pub use self::watcher::{Unwatched, Watcher};
 
 /// This host.
@@ -106,38 +108,6 @@ pub struct Finished {
     pub exit: Exit,
     /// The names of machines that it was about.
     pub machines: Vec<String>,
-}
-
-/// What a run would do.
-#[derive(Debug)]
-pub struct Preview {
-    /// The night's name.
-    pub night: String,
-    /// What it would do, in this order.
-    pub work: Work,
-    /// Machines that no policy selects.
-    pub unselected: Vec<String>,
-    /// Machines that were selected, done or not.
-    pub selected: usize,
-}
-
-/// Says what a run would do: nothing is written, and no machine is started.
-///
-/// # Errors
-/// When smolvm does not answer, a night can't be read, or a name or a pattern is none.
-pub async fn preview(file: &File, host: &Host, asked: &Asked, clock: &dyn Clock) -> Result<Preview> {
-    let nights = Nights::at(&host.state, &file.name);
-    let name = night_name(file, asked, clock)?;
-    let night = nights.read(&name)?.unwrap_or_else(|| Night::new(&file.name, &name, &host.name));
-    let history = nights.history()?;
-    let machines = list(host).await.map_err(|trouble| {
-        Error::source("asking smolvm for its machines", "the fleet", trouble).hint("is smolvm installed?")
-    })?;
-    let selection = selected(file, asked, machines)?;
-    let began = naming_since(&night, asked, clock);
-    let naming = Naming { night: &name, host: &host.name, began: &began };
-    let work = work(file, &selection, &naming, (&night, asked.force), &history);
-    Ok(Preview { night: name, work, unselected: selection.unselected, selected: selection.selected.len() })
 }
 
 /// Freezes what the file selects.
@@ -392,8 +362,8 @@ impl Story<'_> {
     /// What is done on every way out.
     async fn end(&self, told: Told, stop: &Stop) -> Result<(Exit, Vec<String>)> {
         if !stop.is_stopped() {
-            let (file, nights, host, Around { clock, watcher }) = (self.file, self.nights, self.host, self.around);
-            let context = after::Context { file, nights, host, clock, watcher, blob_age_min: after::BLOB_AGE_MIN };
+            let Around { clock, watcher } = self.around;
+            let context = after::Context::new((self.file, self.nights, self.host), clock, watcher);
             let mut night = self.book.night().clone();
             after::carry_out(&context, &mut night, stop).await;
             self.book.change(|own| *own = night);

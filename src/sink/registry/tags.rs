@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Url;
@@ -24,6 +25,8 @@ use crate::stage::digest::DigestHasher;
 
 /// Tags that are asked for at a time.
 const QUESTIONS: usize = 8;
+/// What the registry said of a tag counts for so long: others may give it to something else.
+const KNOWN_FOR: Duration = Duration::from_secs(30);
 /// Pages of a list of tags; more is no list.
 const PAGES_MAX: usize = 10_000;
 
@@ -33,8 +36,8 @@ pub struct RegistryTags {
     name: String,
     client: Client,
     report: Report,
-    /// What the registry said of each tag, in this run.
-    known: Mutex<HashMap<String, Manifest>>,
+    /// What the registry said of each tag, and when.
+    known: Mutex<HashMap<String, (Instant, Manifest)>>,
     /// It does not take single names away.
     only_manifests: AtomicBool,
 }
@@ -132,8 +135,7 @@ impl RegistryTags {
         Ok(words)
     }
 
-    /// Another tag that has this manifest, or an index that lists it. What was said of the others before counts: nobody gives
-    /// an old name to what this host made.
+    /// Another tag that has this manifest, or an index that lists it.
     async fn sharing(&self, tag: &str, digest: Digest) -> Result<Option<String>> {
         let tags = self.tags().await?;
         if !tags.contains(tag) {
@@ -143,8 +145,8 @@ impl RegistryTags {
         let others: Vec<_> = tags.into_iter().filter(|other| other != tag).collect();
         let needed = others.iter().map(async |other| {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(other).copied();
-            let manifest = match known {
-                Some(manifest) => Some(manifest),
+            let manifest = match known.filter(|(since, _)| since.elapsed() < KNOWN_FOR) {
+                Some((_, manifest)) => Some(manifest),
                 None => self.look(other).await?,
             };
             let needs = match manifest {
@@ -185,7 +187,7 @@ impl RegistryTags {
         let found = retry::run(&self.client, &self.report, &format!("tag '{tag}'"), asked).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
-            Some(manifest) => known.insert(tag.to_owned(), manifest),
+            Some(manifest) => known.insert(tag.to_owned(), (Instant::now(), manifest)),
             None => known.remove(tag),
         };
         Ok(found)

@@ -64,7 +64,7 @@ impl Small {
         self.layers.iter().chain([&self.image.config, &self.image.manifest])
     }
 
-    pub fn into_layout(&self, folder: &Path, tag: &str) {
+    pub fn to_layout(&self, folder: &Path, tag: &str) {
         let layout = Layout::make(folder).unwrap();
         for (blob, bytes) in self.blobs() {
             fs::write(layout.blob_path(blob.digest), bytes).unwrap();
@@ -80,7 +80,7 @@ impl Small {
         changed.unwrap();
     }
 
-    pub async fn into_registry(&self, reference: &str) {
+    pub async fn to_registry(&self, reference: &str) {
         let context =
             SinkContext { observer: Arc::new(Silent), meters: Arc::new(Meters::default()), stop: Stop::new() };
         let sink = RegistrySink::connect(reference, RegistryOptions::default(), context).await.unwrap();

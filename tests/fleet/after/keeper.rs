@@ -157,8 +157,8 @@ pub fn of(digest: Digest, record: Option<Id>) -> Made {
     }
 }
 
-pub fn found(at: Timestamp, fault: Option<&str>) -> Option<Verified> {
-    Some(Verified { at, fault: fault.map(str::to_owned) })
+pub fn found(at: Timestamp, fault: Option<&str>) -> Verified {
+    Verified { at, fault: fault.map(str::to_owned) }
 }
 
 /// Puts an outcome in the place of the pair's last, as a run does.
@@ -196,4 +196,28 @@ pub fn at(text: &str) -> Timestamp {
 /// On the clock of the keeper's zone.
 pub fn local(time: Timestamp) -> ZonedDateTime {
     time.to_zoned_datetime(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap())
+}
+
+impl Keeper {
+    /// A night of January 2026 in which `db` was frozen to `there`, by its day; nothing is done afterwards.
+    pub fn froze(&self, day: i8, name: &str, digest: Digest) -> Night {
+        let time = at(&format!("2026-01-{day:02}T02:30:00+01:00"));
+        self.set(time);
+        let mut night = self.night(&format!("2026-01-{day:02}"));
+        put(&mut night, outcome(("db", "there"), name, time, Some(digest)));
+        self.nights.write(&night).unwrap();
+        night
+    }
+
+    /// What was removed, by its name.
+    pub fn removed(night: &Night) -> Vec<&str> {
+        night.after.removed.iter().map(|removed| &removed.name[..]).collect()
+    }
+}
+
+/// A fleet of one destination, with these rules and more of its policy.
+pub fn file(to: &str, rules: &str) -> String {
+    format!(
+        "[destinations.there]\n{to}\n[[policies]]\nname = \"all\"\nto = [\"there\"]\n[policies.retention]\n{rules}\n"
+    )
 }

@@ -18,8 +18,13 @@ const YEAR: &str = include_str!("year.tsv");
 /// A policy, up to when, and what restic keeps of the good ones until then.
 const RESTIC: &str = include_str!("restic.tsv");
 
+/// Months, days and hours.
+type Within = Option<(i64, i64, i64)>;
+/// How many are kept of which periods.
+type Rule<'a> = (Count, &'a dyn Fn(&ZonedDateTime) -> String);
+
 /// Rules as the file has them, and how far `keep_within` reaches.
-const POLICIES: &[(&str, &str, Option<(i64, i64, i64)>)] = &[
+const POLICIES: &[(&str, &str, Within)] = &[
     ("last 7", "keep_last = 7", None),
     ("hourly 30", "keep_hourly = 30", None),
     ("daily 14", "keep_daily = 14", None),
@@ -59,13 +64,13 @@ impl Event {
 
 /// The rules as sets: of each of the newest periods that have one the newest; all that are young; and the oldest, while a rule
 /// has room.
-fn kept(times: &BTreeSet<Timestamp>, policy: &Policy, within: Option<(i64, i64, i64)>) -> BTreeSet<Timestamp> {
+fn kept(times: &BTreeSet<Timestamp>, policy: &Policy, within: Within) -> BTreeSet<Timestamp> {
     let zoned: Vec<_> = times.iter().map(|time| local(*time)).collect();
     let week = |time: &ZonedDateTime| {
         let week = time.date().iso_week_date();
         format!("{}-{:02}", week.year(), week.week())
     };
-    let rules: [(Count, &dyn Fn(&ZonedDateTime) -> String); 6] = [
+    let rules: [Rule<'_>; 6] = [
         (policy.last, &|time| time.timestamp().to_string()),
         (policy.hourly, &|time| time.strftime("%Y-%m-%d %H").to_string()),
         (policy.daily, &|time| time.strftime("%Y-%m-%d").to_string()),
@@ -99,7 +104,7 @@ struct Ledger {
 
 impl Ledger {
     /// After a night: what goes.
-    fn judge(&mut self, policy: &Policy, within: Option<(i64, i64, i64)>) -> BTreeSet<String> {
+    fn judge(&mut self, policy: &Policy, within: Within) -> BTreeSet<String> {
         let good: BTreeSet<_> = self.good.keys().copied().collect();
         let all: BTreeSet<_> = self.faulty.keys().copied().chain(good.iter().copied()).collect();
         let (of_good, of_all) = (kept(&good, policy, within), kept(&all, policy, within));
@@ -133,8 +138,8 @@ impl Place {
 
     async fn take(&self, tag: &str, image: &Small) {
         match self {
-            Self::Layout(folder) => image.into_layout(folder, tag),
-            Self::Registry(_) => image.into_registry(&self.name(tag)).await,
+            Self::Layout(folder) => image.to_layout(folder, tag),
+            Self::Registry(_) => image.to_registry(&self.name(tag)).await,
         }
     }
 
@@ -152,7 +157,7 @@ impl Place {
 }
 
 /// Lives through the nights until `until`, and looks at all of it after each.
-async fn live(keeper: &Keeper, place: &Place, within: Option<(i64, i64, i64)>, until: &str) -> Ledger {
+async fn live(keeper: &Keeper, place: &Place, within: Within, until: &str) -> Ledger {
     let policy = keeper.file.policies[0].retention.as_ref().unwrap().policy();
     let (mut ledger, mut removed, mut month) = (Ledger::default(), 0, "");
     // Neither is the fleet's: a user's own, and one whose machine no night knows.
@@ -174,7 +179,7 @@ async fn live(keeper: &Keeper, place: &Place, within: Option<(i64, i64, i64)>, u
         let made = event.is_made().then(|| image.digest());
         let mut outcome = outcome(("db", "there"), &name, event.time, made);
         let faulty = event.what == "faulty";
-        outcome.verified = found(event.time, Some("bits")).filter(|_| faulty);
+        outcome.verified = faulty.then(|| found(event.time, Some("bits")));
         put(&mut night, outcome);
         let before = night.after.removed.len();
         let night = keeper.after(night).await;

@@ -2,6 +2,7 @@
 //! real registries are reported to have. `docs/registries.md` says whose they are.
 
 mod http;
+mod names;
 mod sessions;
 mod tokens;
 
@@ -13,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::http::{Answer, Connection, Request};
+pub use self::names::Deletes;
 use self::sessions::Session;
 pub use self::tokens::Tokens;
 
@@ -95,6 +97,9 @@ pub struct Habits {
     pub cut: &'static [usize],
     /// A session takes no more than this: 507.
     pub room: u64,
+    pub deletes: Deletes,
+    /// So many tags are on a page of their list.
+    pub tags_a_page: usize,
 }
 
 impl Default for Habits {
@@ -119,6 +124,8 @@ impl Default for Habits {
             torn: Torn::Kept,
             cut: &[],
             room: u64::MAX,
+            deletes: Deletes::Tags,
+            tags_a_page: usize::MAX,
         }
     }
 }
@@ -261,6 +268,8 @@ impl Shared {
                         // Cut.
                         None => return Ok(()),
                     }
+                } else if let Some(repository) = path.strip_suffix("/tags/list") {
+                    self.tags(&request, repository)
                 } else if let Some((repository, digest)) = path.split_once("/blobs/") {
                     self.blob(&request, repository, digest)
                 } else if let Some((repository, name)) = path.split_once("/manifests/") {
@@ -291,6 +300,9 @@ impl Shared {
         name: &str,
     ) -> io::Result<Answer> {
         let key = |name: &str| (repository.to_owned(), name.to_owned());
+        if request.method == "DELETE" {
+            return Ok(self.delete(repository, name));
+        }
         if request.method != "PUT" {
             return Ok(match self.state().manifests.get(&key(name)) {
                 Some((media_type, bytes)) => Answer { body: Arc::new(bytes.clone()), ..Answer::of(200) }
@@ -302,7 +314,9 @@ impl Shared {
         let body = connection.body(request, u64::MAX, u64::MAX)?.bytes;
         let manifest: serde_json::Value = serde_json::from_slice(&body).map_err(io::Error::other)?;
         let mut state = self.state();
-        let named: Vec<_> = manifest["layers"].as_array().into_iter().flatten().chain([&manifest["config"]]).collect();
+        // An index names no blobs.
+        let named = manifest["layers"].as_array().into_iter().flatten().chain(manifest.get("config"));
+        let named: Vec<_> = named.collect();
         let is_known = |named: &&serde_json::Value| {
             let digest = named["digest"].as_str().unwrap_or_default();
             let blob = state.blobs.get(&key(digest));

@@ -10,6 +10,8 @@ pub enum Tokens {
     ForAll,
     /// 403 to who asks for more than one repository.
     ForOne,
+    /// As for all, and to delete is an action of its own, which the challenge names.
+    ToDelete,
 }
 
 impl Shared {
@@ -35,11 +37,17 @@ impl Shared {
         };
         let path = request.path().trim_start_matches("/v2/");
         let repository = path.split_once("/blobs/").or_else(|| path.split_once("/manifests/"));
-        let action = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
+        let action = match request.method.as_str() {
+            "GET" | "HEAD" => "pull",
+            "DELETE" if tokens == Tokens::ToDelete => "delete",
+            _ => "push",
+        };
         let is_good = repository.map_or(granted.is_some(), |(repository, _)| is_granted(repository, action))
             && request.field("from").is_none_or(|from| is_granted(&from, "pull"));
         (!is_good).then(|| {
-            let realm = format!("Bearer realm=\"http://{}/token\",service=\"model\"", self.address);
+            let scope = repository.filter(|_| tokens == Tokens::ToDelete);
+            let scope = scope.map_or_else(String::new, |(of, _)| format!(",scope=\"repository:{of}:{action}\""));
+            let realm = format!("Bearer realm=\"http://{}/token\",service=\"model\"{scope}", self.address);
             Answer::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
         })
     }
