@@ -50,6 +50,15 @@ impl Nights {
         &self.folder
     }
 
+    /// Removes what a run that was killed was writing. Only whoever has the fleet's lock may.
+    pub(crate) fn sweep(&self) {
+        let entries = fs::read_dir(self.folder.join("nights")).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes())) {
+            // One that stays is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
     /// Where a night is.
     #[must_use]
     pub fn path(&self, night: &str) -> PathBuf {

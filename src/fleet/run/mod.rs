@@ -123,6 +123,7 @@ pub async fn run(file: &File, host: &Host, asked: &Asked, around: Around<'_>, st
         Taken::Ours(lock) => lock,
         Taken::Theirs(who) => return Ok(Ran::Busy(who)),
     };
+    nights.sweep();
     if !asked.now {
         tokio::select! {
             () = around.clock.sleep(file.jitter.0.mul_f64(fastrand::f64())) => {}
