@@ -199,7 +199,7 @@ fn of_snapshots(status: &Status, history: &History) -> Vec<Family> {
 fn of_outcomes(status: &Status, history: &History) -> Vec<Family> {
     let last =
         |pair: &Pair| history.nights.iter().rev().find_map(|night| night.outcome(&pair.machine, &pair.destination));
-    let states = status.pairs.iter().flat_map(|pair| {
+    let by_state = status.pairs.iter().flat_map(|pair| {
         let state = last(pair).map(|outcome| outcome.state);
         STANDINGS.map(|(standing, word)| {
             let mut labels = labels(pair);
@@ -208,7 +208,7 @@ fn of_outcomes(status: &Status, history: &History) -> Vec<Family> {
         })
     });
     vec![
-        family("outcome", "1 for the state in the newest night that has the machine, 0 for the others", states),
+        family("outcome", "1 for the state in the newest night that has the machine, 0 for the others", by_state),
         of_pairs(status, "attempts", "How often it was tried in that night", |pair| {
             last(pair).map(|outcome| f64::from(outcome.attempts))
         }),

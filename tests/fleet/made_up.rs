@@ -70,7 +70,9 @@ pub fn nights(last: Date) -> Vec<Night> {
 pub fn write(state: &Path, nights: &[Night]) {
     let folder = Nights::at(state, "fleet");
     folder.make_folder().unwrap();
-    nights.iter().for_each(|night| folder.write(night).unwrap());
+    for night in nights {
+        folder.write(night).unwrap();
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes of machines")]
@@ -175,11 +177,11 @@ fn outcome((machine, size, growth): (&str, f64, f64), destination: &str, index: 
     let part = f64::from(i32::try_from(index).unwrap()) / f64::from(i32::try_from(NIGHTS).unwrap());
     let size = size + growth * part;
     // The first night reads everything; later ones what changed, and now and then much.
-    let change =
+    let changed =
         if index == 0 { 1.0 } else { 0.004 + 0.03 * chance.next() + if chance.next() < 0.06 { 0.25 } else { 0.0 } };
     let digest = Sha256::digest(format!("{machine} {destination} {index}"));
-    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let stage = if size > 5000.0 {
+    let digest = digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let slowest = if size > 5000.0 {
         "reading"
     } else if destination == "registry" {
         "sending"
@@ -191,11 +193,11 @@ fn outcome((machine, size, growth): (&str, f64, f64), destination: &str, index: 
         record: None,
         entries: bytes(size) / 40_000,
         tar_bytes: bytes(size),
-        read_bytes: bytes(size * change),
-        sent_bytes: bytes(size * change * 0.41),
-        link_bytes: bytes(size * change * 1.01),
+        read_bytes: bytes(size * changed),
+        sent_bytes: bytes(size * changed * 0.41),
+        link_bytes: bytes(size * changed * 1.01),
         stored_bytes: bytes(size * 0.38),
-        slowest_stage: stage.to_owned(),
+        slowest_stage: slowest.to_owned(),
         retries: 0,
         held_bytes_peak: 90 << 20,
         alarm: None,

@@ -32,6 +32,7 @@ const OF_THE_HOST: &str = "/etc/systemd/system";
 ///
 /// Units of its own are written over, others are left alone. It starts nothing: the command for that is printed.
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct InstallCommand {
     #[command(flatten)]
     file: FleetFile,

@@ -16,7 +16,7 @@ use askama::Template;
 use jiff::tz::TimeZone;
 
 use self::chart::Chart;
-use self::figure::{count, duration, few, float, size};
+use self::figure::{count, duration, float, size};
 use self::machines::{Growing, Machine, Stage};
 use self::problems::Problem;
 use super::file::Unselected;
@@ -175,12 +175,7 @@ fn remark(status: &Status, history: &History) -> String {
     silent.into_iter().chain(unreadable).collect::<Vec<_>>().join(". ")
 }
 
-/// The middle of the list, as bars are.
+/// In percent, with one digit behind the point.
 fn share(part: f64, all: f64) -> f64 {
     if all > 0.0 { (part / all * 1000.0).round() / 10.0 } else { 0.0 }
-}
-
-/// How many are of a kind, as a figure.
-fn number(count: usize) -> Option<f64> {
-    Some(few(count))
 }

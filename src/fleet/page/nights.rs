@@ -6,8 +6,7 @@ use jiff::Span;
 use jiff::civil::Date;
 
 use super::chart::{Bars, Chart, Place, Series, Unit, bars, line};
-use super::figure::{duration, float, size};
-use super::number;
+use super::figure::{duration, few, float, size};
 use crate::fleet::history::Sums;
 use crate::fleet::night::{History, Night};
 use crate::fleet::status::Status;
@@ -60,12 +59,12 @@ pub(super) fn charts(status: &Status, slots: &[Slot]) -> Vec<Chart> {
     ];
     let time = [Series { class: "done", word: "", values: took.clone() }];
     let outcomes = [
-        Series { class: "done flat", word: "made", values: of(|sums| number(sums.done)) },
-        Series { class: "pale", word: "skipped", values: of(|sums| number(sums.skipped)) },
+        Series { class: "done flat", word: "made", values: of(|sums| Some(few(sums.done))) },
+        Series { class: "pale", word: "skipped", values: of(|sums| Some(few(sums.skipped))) },
         Series {
             class: "fail flat",
             word: "failed, or not reached",
-            values: of(|sums| number(sums.failed + sums.pending)),
+            values: of(|sums| Some(few(sums.failed + sums.pending))),
         },
     ];
     let mut charts = [
@@ -79,7 +78,7 @@ pub(super) fn charts(status: &Status, slots: &[Slot]) -> Vec<Chart> {
         chart.note = note;
     }
     charts[2].legend.clear();
-    charts[3].note = "machines at destinations".to_owned();
+    "machines at destinations".clone_into(&mut charts[3].note);
     charts.into()
 }
 
