@@ -98,6 +98,7 @@ impl World {
             ("127.0.0.1:5000", served),
             ("registry.example", &*self.registry.address.to_string()),
             ("/srv/rootfs", &rootfs),
+            ("/srv/smolfreeze", &self.desk.host.text("backup")),
             ("dir:/ ", &format!("dir:{rootfs} ")),
             ("/backup", &self.desk.host.text("backup")),
             (" SOURCE ", &format!(" dir:{rootfs} ")),
@@ -115,6 +116,7 @@ impl World {
         self.desk.host.surround(&mut command).args(["-euo", "pipefail", "-c", words]).current_dir(folder);
         command.env("PATH", path).env("SMOLFREEZE_SMOLVM", self.desk.machine.smolvm_path());
         command.env("SMOLVM_AGENT_ROOTFS", self.desk.host.path("agent"));
+        command.env("SMOLFREEZE_FLEET_FILE", folder.join("fleet.toml"));
         command
     }
 
@@ -132,6 +134,10 @@ impl World {
         let output = finish(self.command(folder, &line).spawn().unwrap());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {}\n{line}\n{said}", shown.page, shown.line);
+        if line.starts_with("smolfreeze fleet init") {
+            let file = folder.join("fleet.toml");
+            std::fs::write(&file, self.here(&std::fs::read_to_string(&file).unwrap())).unwrap();
+        }
     }
 
     fn end_serving(&mut self) {
