@@ -29,7 +29,9 @@ impl Check {
                 crate::cli::print(&format!("{subject} is right: {policies} policies, {places} destinations"))
             }
             Err(mistakes) => {
-                mistakes.iter().for_each(|mistake| crate::cli::remark(&format!("{}: {mistake}", path.display())));
+                for mistake in &mistakes {
+                    crate::cli::remark(&format!("{}: {mistake}", path.display()));
+                }
                 Ok(Kind::Usage.exit_code().into())
             }
         }

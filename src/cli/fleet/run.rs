@@ -62,7 +62,9 @@ impl RunCommand {
                 // Who waits for a ping hears why there is none.
                 let text = std::fs::read_to_string(self.file.path()).unwrap_or_default();
                 let unheard = notify::refused(&text, &error.to_string()).await;
-                unheard.iter().for_each(|trouble| crate::cli::remark(&trouble.text));
+                for trouble in &unheard {
+                    crate::cli::remark(&trouble.text);
+                }
                 return Err(error);
             }
         };
