@@ -52,7 +52,9 @@ fn desk() -> Desk {
     desk.machine("full").restart(&serde_json::json!({ "var_tmp_bytes": 64 << 10 }));
     desk.machine("full")
         .sh("dd if=/dev/zero of=/tmp/all bs=1M 2>/dev/null; dd if=/dev/zero of=/var/tmp/all bs=1k 2>/dev/null; true");
-    ["asleep", "woken"].iter().for_each(|name| desk.stop(name));
+    for name in ["asleep", "woken"] {
+        desk.stop(name);
+    }
     desk.wrap(FAULTS);
     desk
 }
