@@ -40,7 +40,8 @@ fn what_was_done_is_skipped_and_the_rest_completes() {
     let begun = Instant::now();
     desk.night(0, &["--night", "whole"]);
     let mut kills = Kills::within(begun.elapsed());
-    for round in 0..if is_full() { 30 } else { 10 } {
+    let rounds = if is_full() { 30 } else { 10 };
+    for round in 0..rounds {
         let night = format!("n{round}");
         let run = desk.begin(&["--night", &night, "--quiet"]);
         kills.wait();
@@ -68,7 +69,8 @@ fn what_was_done_is_skipped_and_the_rest_completes() {
         desk.machine(name).assert_clean();
     }
     for (name, _) in MACHINES {
-        assert_eq!(registry.open_sessions(name), 0, "{name}: {kills}");
+        // Nobody else can cancel what a killed process had begun to upload; registries do, in time.
+        assert!(registry.open_sessions(name) <= rounds, "{name}: {kills}");
         for image in ["whole", "n0", "n9"] {
             let image = format!("oci:{}images/{name}:{image}", desk.host.text(""));
             let verified = desk.host.command(&["verify", &image]).output().unwrap();
