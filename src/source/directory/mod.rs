@@ -30,6 +30,7 @@ mod xattrs;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -58,8 +59,8 @@ const READERS_MIN: usize = 2;
 /// Jobs under way, waiting ones included, for each reader. Each holds a buffer.
 const JOBS_A_READER: usize = 4;
 
-/// What holes and the end of the tar are made of. It is in the program's file, which a guest is given.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// What holes and the end of the tar are made of. Not in the program's file, which a guest is given.
+static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; 64 << 10]);
 
 /// A folder that can be surveyed, and then streamed.
 pub struct Directory {

@@ -22,8 +22,8 @@ pub fn main(arguments: &[OsString], words: &mut dyn io::Write) -> Option<ExitCod
         ("guest-reader", [spool, window, chunk_bytes, wanted]) => read(spool, window, chunk_bytes, wanted, words),
         // Waits for an item in a spool: its folder, the item's index, and seconds.
         ("guest-wait", [spool, index, seconds]) => await_item(spool, index, seconds),
-        // Waits for the order to end: the spool's folder, and seconds, which may be a part of one.
-        ("guest-pause", [spool, seconds]) => await_stop(spool, seconds),
+        // Waits for the order to end: the spool's folder, and milliseconds.
+        ("guest-pause", [spool, millis]) => await_stop(spool, millis),
         _ => return None,
     };
     Some(done.map_or_else(
@@ -39,8 +39,8 @@ pub fn main(arguments: &[OsString], words: &mut dyn io::Write) -> Option<ExitCod
 fn read(spool: &OsStr, window: &OsStr, chunk_bytes: &OsStr, wanted: &OsStr, words: &mut dyn io::Write) -> Result<()> {
     let spool = Spool {
         folder: Path::new(spool),
-        window_chunks: number::<u64>(window)?.max(1),
-        chunk_bytes: number::<u64>(chunk_bytes)?.max(1),
+        window_chunks: number(window)?.max(1),
+        chunk_bytes: number(chunk_bytes)?.max(1),
     };
     fill(Path::new("/"), &wanted.to_string_lossy(), spool, words)
 }
@@ -50,13 +50,12 @@ fn await_item(spool: &OsStr, index: &OsStr, seconds: &OsStr) -> Result<()> {
     Ok(())
 }
 
-fn await_stop(spool: &OsStr, seconds: &OsStr) -> Result<()> {
-    let limit = Duration::try_from_secs_f64(number(seconds)?);
-    pause(Path::new(spool), limit.unwrap_or_default());
+fn await_stop(spool: &OsStr, millis: &OsStr) -> Result<()> {
+    pause(Path::new(spool), Duration::from_millis(number(millis)?));
     Ok(())
 }
 
-fn number<T: std::str::FromStr>(word: &OsStr) -> Result<T> {
+fn number(word: &OsStr) -> Result<u64> {
     let parsed = word.to_str().and_then(|word| word.parse().ok());
     parsed.ok_or_else(|| Error::usage("reading the arguments", word.display(), "it is no number"))
 }
@@ -74,7 +73,7 @@ mod tests {
         assert!(ask("guest-wait").is_none());
         assert_eq!(ask("guest-wait /nowhere 0 5"), Some(ExitCode::SUCCESS));
         assert_eq!(ask("guest-wait /nowhere x 5"), Some(ExitCode::from(2)));
-        assert_eq!(ask("guest-pause /nowhere 0.01"), Some(ExitCode::SUCCESS));
+        assert_eq!(ask("guest-pause /nowhere 10"), Some(ExitCode::SUCCESS));
         assert_eq!(ask("guest-reader /nowhere 1 65536 {}"), Some(ExitCode::from(2)));
         let words = String::from_utf8(words).unwrap();
         assert_eq!(words.lines().count(), 2, "{words}");

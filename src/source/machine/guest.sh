@@ -442,11 +442,11 @@ finish() {
 
 # Beats, and watches for a reason to end: the lease (seconds without a sign of the host), a stop, an heir.
 keep_watch() {
-	tick=1 ticks_max=$1 beat=0 quiet=0 seen='' now=''
-	if [ "$short" != 1 ]; then tick=0.2 ticks_max=$(($1 * 5)); fi
+	tick=1 tick_ms=1000 ticks_max=$1 beat=0 quiet=0 seen='' now=''
+	if [ "$short" != 1 ]; then tick=0.2 tick_ms=200 ticks_max=$(($1 * 5)); fi
 	while [ "$quiet" -lt "$ticks_max" ] && [ ! -e stop ] && [ ! -L "$lock$id" ] && [ -d "$spool" ]; do
 		# A process either way; our own is over as soon as there is a stop.
-		{ [ -e reader ] && ./reader guest-pause . "$tick"; } 2>/dev/null || sleep "$tick"
+		{ [ -e reader ] && ./reader guest-pause . "$tick_ms"; } 2>/dev/null || sleep "$tick"
 		beat=$((beat + 1))
 		{ over beat "$beat" && read -r now <sign; } 2>/dev/null || break
 		if [ "$now" = "$seen" ]; then quiet=$((quiet + 1)); else quiet=0 seen=$now; fi
