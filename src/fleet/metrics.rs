@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::file::File;
-use super::night::{History, Night, Standing};
+use super::night::{History, Night, Snapshot, Standing};
 use super::status::{Pair, Status};
 use crate::error::{Error, Result};
 
@@ -164,6 +164,8 @@ fn of_runs(status: &Status, history: &History) -> Vec<Family> {
 
 fn of_snapshots(status: &Status, history: &History) -> Vec<Family> {
     let made = |pair: &Pair| history.last_made(&pair.machine, &pair.destination).map(|(_, made)| made);
+    let known = history.snapshots();
+    let of = |pair: &Pair| known.iter().filter(|one| one.is_of(&pair.machine, &pair.destination)).count();
     vec![
         of_pairs(
             status,
@@ -174,10 +176,7 @@ fn of_snapshots(status: &Status, history: &History) -> Vec<Family> {
         of_pairs(status, "max_age_seconds", "So old may the newest good snapshot be", |pair| {
             pair.max_age_seconds.map(float)
         }),
-        of_pairs(status, "snapshots", "Snapshots that are there, good or not", |pair| {
-            let all = history.snapshots(&pair.machine, &pair.destination);
-            Some(count(all.iter().filter(|snapshot| !snapshot.is_gone).count()))
-        }),
+        of_pairs(status, "snapshots", "Snapshots that are there, good or not", |pair| Some(count(of(pair)))),
         of_pairs(status, "image_size_bytes", "Bytes of tar in the newest image", |pair| {
             made(pair).map(|made| float(made.tar_bytes))
         }),
@@ -219,14 +218,15 @@ fn of_outcomes(status: &Status, history: &History) -> Vec<Family> {
 }
 
 fn of_checks(status: &Status, history: &History) -> Vec<Family> {
-    let snapshots = |pair: &Pair| history.snapshots(&pair.machine, &pair.destination);
+    let known = history.snapshots();
+    let is_damaged = |pair: &Pair, one: &Snapshot| one.is_of(&pair.machine, &pair.destination) && one.fault().is_some();
     let drill = |pair: &Pair| history.last_drill(&pair.machine, &pair.destination);
     vec![
         of_pairs(status, "verification_timestamp_seconds", "When a snapshot was last read back", |pair| {
-            snapshots(pair).iter().filter_map(|one| one.verified).map(|one| one.at).max().map(seconds)
+            history.last_verification(&pair.machine, &pair.destination).map(seconds)
         }),
         of_pairs(status, "damaged_snapshots", "Snapshots that are there and were found damaged", |pair| {
-            Some(count(snapshots(pair).iter().filter(|one| !one.is_gone && !one.is_good()).count()))
+            Some(count(known.iter().filter(|one| is_damaged(pair, one)).count()))
         }),
         of_pairs(status, "drill_timestamp_seconds", "When a snapshot was last made a machine", |pair| {
             drill(pair).map(|drill| seconds(drill.at))

@@ -22,7 +22,7 @@ use crate::state::Id;
 use crate::text;
 
 pub use history::{History, Nights};
-pub use snapshots::{Failure, Snapshot};
+pub use snapshots::{Failure, Snapshot, newest_good, snapshots};
 
 /// The form of the file. One that is newer is not read.
 pub const VERSION: u32 = 1;
@@ -291,6 +291,27 @@ impl Night {
     pub fn made(&self) -> impl Iterator<Item = (&Outcome, &Made)> {
         let all = self.outcomes.iter().chain(&self.earlier).filter(|outcome| outcome.state == Standing::Done);
         all.filter_map(|outcome| Some((outcome, outcome.image.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+impl Made {
+    /// One whose digest is that of `text`, and no two figures the same.
+    pub(crate) fn of_a_test(text: &str) -> Self {
+        Self {
+            digest: crate::stage::digest::DigestHasher::of(text.as_bytes()),
+            record: None,
+            entries: 1,
+            tar_bytes: 2,
+            read_bytes: 3,
+            sent_bytes: 4,
+            link_bytes: 5,
+            stored_bytes: 6,
+            slowest_stage: "sending".to_owned(),
+            retries: 0,
+            held_bytes_peak: 7,
+            alarm: None,
+        }
     }
 }
 

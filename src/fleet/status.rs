@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::file::{File, Unselected};
-use super::night::{Failure, History, Night, Run, Snapshot, Trouble};
+use super::night::{Failure, History, Night, Run, Snapshot, Trouble, newest_good};
 use super::select::{Listed, select};
 use crate::error::Result;
 use crate::oci::Digest;
@@ -136,7 +136,8 @@ impl Status {
                 (wanted, unselected, Some(reason))
             }
         };
-        let pairs: Vec<_> = wanted.into_iter().map(|wanted| Pair::of(wanted, history, now)).collect();
+        let known = history.snapshots();
+        let pairs: Vec<_> = wanted.into_iter().map(|wanted| Pair::of(wanted, history, &known, now)).collect();
         let knows_nothing = smolvm.is_some() && pairs.is_empty();
         let all_selected = unselected.is_empty() || file.unselected != Unselected::Fail;
         let last_night = |night: &Night| LastNight { night: night.night.clone(), run: night.runs.last().cloned() };
@@ -194,9 +195,9 @@ fn max_age(file: &File, policy: &str) -> Option<Duration> {
 }
 
 impl Pair {
-    fn of(wanted: Wanted, history: &History, now: Timestamp) -> Self {
-        let last_good = history.last_good(&wanted.machine, &wanted.destination);
-        let last_good = last_good.and_then(|snapshot| Good::of(&snapshot, now));
+    fn of(wanted: Wanted, history: &History, known: &[Snapshot], now: Timestamp) -> Self {
+        let last_good = newest_good(known, &wanted.machine, &wanted.destination);
+        let last_good = last_good.map(|snapshot| Good::of(snapshot, now));
         let limit = wanted.max_age.map(|age| age.as_secs());
         let standing = match (&last_good, limit) {
             (None, _) => Standing::Never,
@@ -211,17 +212,16 @@ impl Pair {
 }
 
 impl Good {
-    fn of(snapshot: &Snapshot, now: Timestamp) -> Option<Self> {
-        let taken = snapshot.taken()?;
-        Some(Self {
-            night: snapshot.night.to_owned(),
-            name: snapshot.outcome.name.clone(),
-            digest: snapshot.made.digest,
-            taken,
+    fn of(snapshot: &Snapshot, now: Timestamp) -> Self {
+        Self {
+            night: snapshot.night.clone(),
+            name: snapshot.name.clone(),
+            digest: snapshot.digest,
+            taken: snapshot.at,
             // A clock that was set back makes nothing older.
-            age_seconds: u64::try_from(now.duration_since(taken).as_secs()).unwrap_or(0),
-            verified: snapshot.verified.map(|verified| verified.at),
-        })
+            age_seconds: u64::try_from(now.duration_since(snapshot.at).as_secs()).unwrap_or(0),
+            verified: snapshot.verified.as_ref().map(|verified| verified.at),
+        }
     }
 }
 

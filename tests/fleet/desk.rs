@@ -14,6 +14,18 @@ use crate::standin::{Kind, Standin};
 /// No run of a test takes this long; one that does hangs.
 const RUN_TIMEOUT: Duration = Duration::from_secs(240);
 
+/// For a fleet's file: a layout for each machine, and no second try.
+pub const LAYOUT: &str = "
+[destinations.disk]
+to = \"oci:{HOST}images/{machine}:{night}\"
+[defaults]
+to = [\"disk\"]
+[defaults.freeze]
+link_patience = \"1s\"
+[defaults.retries]
+attempts = 1
+";
+
 /// A host, and its machines.
 pub struct Desk {
     pub host: Host,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use smolfreeze::fleet::night::Standing;
 
-use crate::desk::{Desk, finish, is_done, outcome, until, why};
+use crate::desk::{Desk, LAYOUT, finish, is_done, outcome, until, why};
 use crate::standin::Kind;
 
 /// A layout for each machine, and a command after each run that says how it ended.
@@ -15,15 +15,7 @@ fn file(more: &str) -> String {
         "{more}
 [hooks]
 after = \"echo $SMOLFREEZE_NIGHT $SMOLFREEZE_EXIT >>{{HOST}}after; test -e $SMOLFREEZE_OUTCOMES\"
-[destinations.disk]
-to = \"oci:{{HOST}}images/{{machine}}:{{night}}\"
-[defaults]
-to = [\"disk\"]
-[defaults.freeze]
-link_patience = \"1s\"
-[defaults.retries]
-attempts = 1
-[[policies]]
+{LAYOUT}[[policies]]
 "
     )
 }

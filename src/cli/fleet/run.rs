@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use smolfreeze::error::{Error, Result};
-use smolfreeze::fleet::after::{Snapshot, Step, What};
+use smolfreeze::fleet::after::{Step, What};
 use smolfreeze::fleet::file::{File, Unselected};
-use smolfreeze::fleet::night::{Night, Outcome, Standing};
+use smolfreeze::fleet::night::{Night, Outcome, Snapshot, Standing};
 use smolfreeze::fleet::notify;
 use smolfreeze::fleet::run::{self, Around, Asked, BUSY, Exit, Finished, HostClock, Job, Preview, Ran};
 use smolfreeze::stop::Stop;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::snapshot::Snapshot;
-use crate::fleet::night::{Drilled, Night};
+use crate::fleet::night::{Drilled, Night, Snapshot};
 
 /// The one of `snapshots` that nobody looked at for longest, if that is at least `every`.
 #[must_use]

@@ -18,11 +18,10 @@ use tokio::time::Instant;
 use super::Context;
 use super::choose::{is_past, last_drill};
 use super::places::registry_options;
-use super::snapshot::{Snapshot, snapshots};
 use super::verify::stored_name;
 use crate::error::{Error, Kind, Result};
 use crate::fleet::file::{Drill, Terms};
-use crate::fleet::night::{Drilled, Night, Trouble};
+use crate::fleet::night::{Drilled, Night, Snapshot, Trouble, newest_good, snapshots};
 use crate::fleet::run::lock::{Lock, Taken};
 use crate::progress::Silent;
 use crate::smolvm::{self, Answer};
@@ -138,9 +137,8 @@ async fn drill(
     let drill = terms.drill.as_ref()?;
     let destination = drill.from.as_ref().or(terms.to.first())?;
     let known = snapshots(nights.iter());
-    let good = |snapshot: &&Snapshot| snapshot.is_of(machine, destination) && snapshot.fault().is_none();
     let (at, began) = (context.clock.now(), Instant::now());
-    let newest = known.iter().rfind(good);
+    let newest = newest_good(&known, machine, destination);
     let outcome = match newest {
         None => Err(Trouble::new("usage", format!("there is no good snapshot at '{destination}'"))),
         Some(snapshot) => one(context, snapshot, (terms, drill), stop).await,

@@ -15,7 +15,6 @@ mod drill;
 mod places;
 mod retain;
 mod retention;
-mod snapshot;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -27,7 +26,7 @@ use self::places::Places;
 use self::retain::{Group, Removal};
 use crate::error::{Error, Result};
 use crate::fleet::file::{File, Terms};
-use crate::fleet::night::{Night, Nights, Outcome, Reverified, Standing, Trouble, Verified};
+use crate::fleet::night::{Night, Nights, Outcome, Reverified, Snapshot, Standing, Trouble, Verified, snapshots};
 use crate::fleet::run::{Clock, Host, Watcher};
 use crate::oci::Digest;
 use crate::stop::Stop;
@@ -36,7 +35,6 @@ use crate::text;
 pub use drill::{Drills, drill_now, is_of_a_drill};
 pub use retain::{Step, What};
 pub use retention::{Verdict, judge};
-pub use snapshot::{Snapshot, snapshots};
 
 /// What is younger in a layout, and has no name, may be another program's on its way to one, as `gc` has it.
 pub const BLOB_AGE_MIN: Duration = Duration::from_secs(24 * 3600);

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::snapshot::Snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::fleet::file::Destination;
+use crate::fleet::night::Snapshot;
 use crate::layout::{Layout, collect::collect};
 use crate::oci::Digest;
 use crate::oci::index::REF_NAME;

@@ -8,7 +8,7 @@
 
 use jiff::tz::TimeZone;
 
-use super::snapshot::Snapshot;
+use crate::fleet::night::Snapshot;
 use crate::record::retention::{Policy, Reason, keep};
 
 /// What becomes of a snapshot.

@@ -159,23 +159,9 @@ fn failed(operation: &str, path: &Path, error: io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::fleet::night::{Standing, Trouble};
-    use crate::stage::digest::DigestHasher;
 
     fn outcome(machine: &str, state: Standing, ended: &str) -> Outcome {
-        let made = Made {
-            digest: DigestHasher::of(ended.as_bytes()),
-            record: None,
-            entries: 1,
-            tar_bytes: 2,
-            read_bytes: 3,
-            sent_bytes: 4,
-            link_bytes: 5,
-            stored_bytes: 6,
-            slowest_stage: "sending".to_owned(),
-            retries: 0,
-            held_bytes_peak: 7,
-            alarm: None,
-        };
+        let made = Made::of_a_test(ended);
         Outcome {
             machine: machine.to_owned(),
             policy: "all".to_owned(),

@@ -1,22 +1,122 @@
-//! What all nights together know of the snapshots of one machine at one destination.
+//! What all nights together know of the snapshots that they made and have not removed. Pure.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::{Drilled, History, Made, Night, Outcome, Trouble, Verified};
+use crate::oci::Digest;
+use crate::state::Id;
 
-/// A snapshot that a night made, and what later nights have to say of it.
-#[derive(Debug, Clone, Copy)]
-pub struct Snapshot<'a> {
+/// An image that a night made, under a name that no later night gave to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
     /// The night's name.
-    pub night: &'a str,
-    /// How it was made.
-    pub outcome: &'a Outcome,
-    /// What there is of it.
-    pub made: &'a Made,
+    pub night: String,
+    /// The machine.
+    pub machine: String,
+    /// The destination's name in the file.
+    pub destination: String,
+    /// Its name there.
+    pub name: String,
+    /// Its manifest's digest.
+    pub digest: Digest,
+    /// The freeze's record.
+    pub record: Option<Id>,
+    /// When the freeze began: what retention counts by, as `prune` does.
+    pub at: Timestamp,
+    /// When it had its name.
+    written: Timestamp,
     /// How it was found when it was last read back.
-    pub verified: Option<&'a Verified>,
-    /// Whether it is there no more: it was removed, or a later one was given its name.
-    pub is_gone: bool,
+    pub verified: Option<Verified>,
+}
+
+impl Snapshot {
+    fn of(night: &Night, outcome: &Outcome, made: &Made) -> Option<Self> {
+        let at = outcome.began.or(outcome.ended)?;
+        Some(Self {
+            night: night.night.clone(),
+            machine: outcome.machine.clone(),
+            destination: outcome.destination.clone(),
+            name: outcome.name.clone(),
+            digest: made.digest,
+            record: made.record.clone(),
+            at,
+            written: outcome.ended.unwrap_or(at),
+            verified: outcome.verified.clone(),
+        })
+    }
+
+    /// One of which no more is known than this.
+    #[must_use]
+    pub fn new((machine, destination): (&str, &str), name: &str, digest: Digest, at: Timestamp) -> Self {
+        Self {
+            night: String::new(),
+            machine: machine.to_owned(),
+            destination: destination.to_owned(),
+            name: name.to_owned(),
+            digest,
+            record: None,
+            at,
+            written: at,
+            verified: None,
+        }
+    }
+
+    /// What was wrong with it, when it was last read back.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.verified.as_ref()?.fault.as_deref()
+    }
+
+    /// Whether it is of this pair.
+    #[must_use]
+    pub fn is_of(&self, machine: &str, destination: &str) -> bool {
+        self.machine == machine && self.destination == destination
+    }
+
+    /// When somebody last looked at all of it: when it was made, or read back.
+    #[must_use]
+    pub fn seen(&self) -> Timestamp {
+        self.verified.as_ref().map_or(self.written, |verified| verified.at.max(self.written))
+    }
+}
+
+/// All snapshots of these nights, oldest first. A name that several gave is that of the newest: of the others nothing is left.
+#[must_use]
+pub fn snapshots<'a>(nights: impl Iterator<Item = &'a Night> + Clone) -> Vec<Snapshot> {
+    let mut by_name = BTreeMap::<String, Snapshot>::new();
+    for (night, (outcome, made)) in nights.clone().flat_map(|night| night.made().map(move |made| (night, made))) {
+        let Some(snapshot) = Snapshot::of(night, outcome, made) else { continue };
+        if by_name.get(&snapshot.name).is_none_or(|other| other.written < snapshot.written) {
+            by_name.insert(snapshot.name.clone(), snapshot);
+        }
+    }
+    for night in nights {
+        for again in &night.after.verified {
+            if let Some(snapshot) = by_name.get_mut(&again.name)
+                && snapshot.digest == again.digest
+                && again.verified.at >= snapshot.seen()
+            {
+                snapshot.verified = Some(again.verified.clone());
+            }
+        }
+        for removed in &night.after.removed {
+            let is_it = |there: &Snapshot| there.digest == removed.digest && removed.at >= there.written;
+            if by_name.get(&removed.name).is_some_and(is_it) {
+                by_name.remove(&removed.name);
+            }
+        }
+    }
+    let mut snapshots: Vec<_> = by_name.into_values().collect();
+    snapshots.sort_by(|one, other| (one.at, &one.name).cmp(&(other.at, &other.name)));
+    snapshots
+}
+
+/// The newest of these snapshots of `machine` at `destination` that was not found damaged.
+#[must_use]
+pub fn newest_good<'a>(snapshots: &'a [Snapshot], machine: &str, destination: &str) -> Option<&'a Snapshot> {
+    snapshots.iter().rfind(|snapshot| snapshot.is_of(machine, destination) && snapshot.fault().is_none())
 }
 
 /// A failure, and when.
@@ -30,48 +130,21 @@ pub struct Failure<'a> {
     pub trouble: &'a Trouble,
 }
 
-impl Snapshot<'_> {
-    /// When the freeze began: what the snapshot holds is from then on.
-    #[must_use]
-    pub fn taken(&self) -> Option<Timestamp> {
-        self.outcome.began.or(self.outcome.ended)
-    }
-
-    /// Whether it is there, and was not found damaged.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        !self.is_gone && self.verified.is_none_or(|verified| verified.fault.is_none())
-    }
-}
-
 impl History {
-    /// All snapshots of `machine` at `destination`, oldest first.
+    /// All that are there, oldest first.
     #[must_use]
-    pub fn snapshots<'a>(&'a self, machine: &str, destination: &str) -> Vec<Snapshot<'a>> {
-        let of_pair = |night: &'a Night| {
-            night.made().filter(move |(outcome, _)| outcome.is_of(machine, destination)).map(move |made| (night, made))
-        };
-        let known = |(night, (outcome, made)): (&'a Night, (&'a Outcome, &'a Made))| Snapshot {
-            night: &night.night,
-            outcome,
-            made,
-            verified: self.last_verified(outcome, made),
-            is_gone: self.was_removed(outcome, made),
-        };
-        let mut all: Vec<_> = self.nights.iter().flat_map(of_pair).map(known).collect();
-        all.sort_by_key(|snapshot| snapshot.outcome.ended);
-        for at in 0..all.len() {
-            let (earlier, later) = all.split_at_mut(at + 1);
-            let name = &earlier[at].outcome.name;
-            earlier[at].is_gone |= later.iter().any(|later| later.outcome.name == *name);
-        }
-        all
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        snapshots(self.nights.iter())
     }
 
-    /// The newest of those that are there and were not found damaged.
+    /// When a snapshot of `machine` at `destination` was last read back, whatever became of it.
     #[must_use]
-    pub fn last_good(&self, machine: &str, destination: &str) -> Option<Snapshot<'_>> {
-        self.snapshots(machine, destination).into_iter().rev().find(Snapshot::is_good)
+    pub fn last_verification(&self, machine: &str, destination: &str) -> Option<Timestamp> {
+        let again = self.nights.iter().flat_map(|night| &night.after.verified);
+        let again = again.filter(|again| again.machine == machine && again.destination == destination);
+        let made = self.nights.iter().flat_map(Night::made).filter(|(outcome, _)| outcome.is_of(machine, destination));
+        let first = made.filter_map(|(outcome, _)| outcome.verified.as_ref());
+        again.map(|again| &again.verified).chain(first).map(|verified| verified.at).max()
     }
 
     /// Why `machine` has no image at `destination` of the newest night in which it should have had one and has none.
@@ -89,25 +162,5 @@ impl History {
     pub fn last_drill(&self, machine: &str, destination: &str) -> Option<&Drilled> {
         let all = self.nights.iter().flat_map(|night| &night.after.drills);
         all.filter(|drill| drill.machine == machine && drill.destination == destination).max_by_key(|drill| drill.at)
-    }
-
-    fn last_verified<'a>(&'a self, outcome: &'a Outcome, made: &Made) -> Option<&'a Verified> {
-        let later = self.nights.iter().flat_map(|night| &night.after.verified);
-        let later = later.filter(|later| {
-            outcome.is_of(&later.machine, &later.destination)
-                && later.name == outcome.name
-                && later.digest == made.digest
-        });
-        later.map(|later| &later.verified).chain(&outcome.verified).max_by_key(|verified| verified.at)
-    }
-
-    fn was_removed(&self, outcome: &Outcome, made: &Made) -> bool {
-        self.nights.iter().flat_map(|night| &night.after.removed).any(|removed| {
-            outcome.is_of(&removed.machine, &removed.destination)
-                && removed.name == outcome.name
-                && removed.digest == made.digest
-                // The same image may be given the same name again later.
-                && outcome.ended.is_none_or(|made| removed.at >= made)
-        })
     }
 }

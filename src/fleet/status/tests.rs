@@ -1,6 +1,5 @@
 use super::*;
 use crate::fleet::night::{Made, Outcome, Removed, Reverified, Standing as Became, Verified};
-use crate::stage::digest::DigestHasher;
 
 const FILE: &str = r#"
     unselected = "fail"
@@ -27,20 +26,7 @@ fn file() -> File {
 
 fn outcome(machine: &str, destination: &str, policy: &str, state: Became, began: &str) -> Outcome {
     let began: Timestamp = began.parse().unwrap();
-    let made = Made {
-        digest: DigestHasher::of(format!("{machine}{destination}{began}").as_bytes()),
-        record: None,
-        entries: 1,
-        tar_bytes: 2,
-        read_bytes: 3,
-        sent_bytes: 4,
-        link_bytes: 5,
-        stored_bytes: 6,
-        slowest_stage: "sending".to_owned(),
-        retries: 0,
-        held_bytes_peak: 7,
-        alarm: None,
-    };
+    let made = Made::of_a_test(&format!("{machine}{destination}{began}"));
     Outcome {
         machine: machine.to_owned(),
         policy: policy.to_owned(),
@@ -158,7 +144,8 @@ fn where_smolvm_can_not_be_asked_the_nights_say_which_machines_there_are() {
 #[test]
 fn what_is_damaged_or_gone_is_no_good_snapshot() {
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
-    let last = |history: &History| history.last_good("web", "main").map(|snapshot| snapshot.night.to_owned());
+    let last =
+        |history: &History| newest_good(&history.snapshots(), "web", "main").map(|snapshot| snapshot.night.clone());
     let mut history = history();
     history
         .nights

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use smolfreeze::fleet::after::{self, Assumed, Context, Snapshot, Step, snapshots};
+use smolfreeze::fleet::after::{self, Assumed, Context, Step};
 use smolfreeze::fleet::file::File;
-use smolfreeze::fleet::night::{Made, Night, Nights, Outcome, Run, Standing, Verified};
+use smolfreeze::fleet::night::{Made, Night, Nights, Outcome, Run, Snapshot, Standing, Verified, snapshots};
 use smolfreeze::fleet::run::{Clock, Host, Watcher};
 use smolfreeze::oci::Digest;
 use smolfreeze::source::machine::Reader;

@@ -275,7 +275,8 @@ async fn a_quarter_in_a_registry_keeps_what_the_rules_say_and_nothing_else_goes(
 /// All policies, without places: what the judge says night by night comes to what restic says of all nights at once.
 #[test]
 fn night_by_night_it_comes_to_what_restic_keeps() {
-    use smolfreeze::fleet::after::{Snapshot, Verdict, judge};
+    use smolfreeze::fleet::after::{Verdict, judge};
+    use smolfreeze::fleet::night::Snapshot;
     let mut compared = 0;
     for (name, rules, within) in POLICIES {
         let keeper = Keeper::new(&file("oci:{HERE}/layout", rules));
