@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 /// Bytes of one answer; smolvm itself carries no more than 11 MiB.
 const ANSWER_BYTES_MAX: usize = 12 << 20;
 /// Bytes kept of what smolvm, or a command, says on stderr.
-const WORDS_BYTES_MAX: usize = 64 << 10;
+pub(crate) const WORDS_BYTES_MAX: usize = 64 << 10;
 /// What the list of machines may take.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// What asking for smolvm's release may take; it starts nothing.
@@ -204,7 +204,7 @@ pub(crate) async fn read_some(from: Option<impl AsyncRead + Unpin>, bytes_max: u
 }
 
 /// The last three lines that are not empty, joined; smolvm's progress may stand on the same line as its error.
-fn last_words(stderr: &str) -> String {
+pub(crate) fn last_words(stderr: &str) -> String {
     let error_at = stderr.rfind("Error: ").map_or(0, |at| at + "Error: ".len());
     let lines: Vec<&str> = stderr[error_at..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join("; ")

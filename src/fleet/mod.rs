@@ -10,6 +10,7 @@
 //! *outcome* is what became of one machine at one destination.
 
 pub mod after;
+mod command;
 pub mod file;
 pub mod history;
 pub mod install;

@@ -294,27 +294,6 @@ impl Night {
     }
 }
 
-#[cfg(test)]
-impl Made {
-    /// One whose digest is that of `text`, and no two figures the same.
-    pub(crate) fn of_a_test(text: &str) -> Self {
-        Self {
-            digest: crate::stage::digest::DigestHasher::of(text.as_bytes()),
-            record: None,
-            entries: 1,
-            tar_bytes: 2,
-            read_bytes: 3,
-            sent_bytes: 4,
-            link_bytes: 5,
-            stored_bytes: 6,
-            slowest_stage: "sending".to_owned(),
-            retries: 0,
-            held_bytes_peak: 7,
-            alarm: None,
-        }
-    }
-}
-
 impl Outcome {
     /// Whether it is of this pair.
     #[must_use]
@@ -366,6 +345,27 @@ pub fn check_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::digest::DigestHasher;
+
+    impl Made {
+        /// One whose digest is that of `text`, and no two figures the same.
+        pub(crate) fn of_a_test(text: &str) -> Self {
+            Self {
+                digest: DigestHasher::of(text.as_bytes()),
+                record: None,
+                entries: 1,
+                tar_bytes: 2,
+                read_bytes: 3,
+                sent_bytes: 4,
+                link_bytes: 5,
+                stored_bytes: 6,
+                slowest_stage: "sending".to_owned(),
+                retries: 0,
+                held_bytes_peak: 7,
+                alarm: None,
+            }
+        }
+    }
 
     #[test]
     fn a_night_is_a_files_name() {

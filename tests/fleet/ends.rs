@@ -42,7 +42,7 @@ fn a_command_before_that_fails_ends_the_run_and_the_one_after_runs() {
     desk.write(
         &file("hooks.before = \"sleep 1000\"\nhooks.limit = \"1s\"").replace("\n[hooks]\nafter", "\nhooks.after"),
     );
-    assert!(why(&desk.night(11, &["--night", "n3"]), "a", "disk").1.contains("within 1 s"));
+    assert!(why(&desk.night(11, &["--night", "n3"]), "a", "disk").1.contains("within 1s"));
 }
 
 #[test]

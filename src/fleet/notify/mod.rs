@@ -1,16 +1,17 @@
 //! Who is told of a run: a URL that is asked, as healthchecks has it, a webhook, a command. Each has its limit, and what
 //! fails here is a trouble of the night, never an error of the run.
 
-mod command;
 mod summary;
 mod web;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
+use super::command;
 use super::file::{File, Notify, NotifyWhen};
 use super::night::{Night, Outcome, Standing, Trouble};
 
@@ -71,12 +72,24 @@ pub async fn ended(file: &File, night: &Night, end: &End<'_>) -> Vec<Trouble> {
     };
     let run = async {
         match command.as_ref().filter(|_| is_told) {
-            Some(command) => command::run(command, &text, &command::environment(night, end.exit), limit).await,
+            Some(command) => {
+                let ran = command::run(command, &text, &environment(night, end.exit), (limit, None)).await;
+                ran.map_err(|why| format!("the command that is told of a run failed: {why}"))
+            }
             None => Ok(()),
         }
     };
     let (pinged, posted, run) = tokio::join!(pinged, posted, run);
     troubles([pinged, posted, run])
+}
+
+/// What the command finds in its environment.
+fn environment(night: &Night, exit: u8) -> [(&'static str, OsString); 3] {
+    [
+        ("SMOLFREEZE_FLEET", night.fleet.clone().into()),
+        ("SMOLFREEZE_NIGHT", night.night.clone().into()),
+        ("SMOLFREEZE_EXIT", exit.to_string().into()),
+    ]
 }
 
 /// No run begins, because the file `text` is wrong: whom it says to ping is told, as far as that can be read.

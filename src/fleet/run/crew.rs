@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use super::book::Book;
 use super::freeze::{Came, Common};
 use super::heard::Heard;
-use super::hook;
 use super::job::{Job, Place, is_stopped};
+use super::start;
 use super::{Clock, Watcher};
 use crate::error::{Error, Kind, Side};
 use crate::fleet::file::{Retries, Stopped};
@@ -256,14 +256,14 @@ impl Crew<'_> {
         // Before it runs: whoever comes after a killed run stops it again.
         self.book.change(|night| night.started.push(name.clone()));
         was_started.store(true, Ordering::SeqCst);
-        let started = hook::start_machine(program, name, stop).await;
+        let started = start::start_machine(program, name, stop).await;
         started
             .map(|()| None)
             .map_err(|why| Trouble::new("source", format_args!("starting machine '{name}' failed: {why}")))
     }
 
     async fn stop_machine(&self, name: &str) -> Option<String> {
-        let stopped = hook::stop_machine(&self.common.host.smolvm, name).await;
+        let stopped = start::stop_machine(&self.common.host.smolvm, name).await;
         self.book.change(|night| night.started.retain(|started| started != name));
         stopped.err().map(|why| format!("machine '{name}' was started for the freeze, and stopping it failed: {why}"))
     }

@@ -14,12 +14,12 @@ mod crew;
 mod exit;
 mod freeze;
 mod heard;
-mod hook;
 mod job;
 mod lanes;
 pub(super) mod lock;
 mod log;
 mod preview;
+mod start;
 mod watcher;
 
 use std::ffi::OsString;
@@ -39,7 +39,7 @@ use crate::fleet::file::File;
 use crate::fleet::night::{self, History, Night, Nights, Run, Standing, Trouble};
 use crate::fleet::select::{Listed, Selection, select};
 use crate::fleet::status::Status;
-use crate::fleet::{after, metrics, notify};
+use crate::fleet::{after, command, metrics, notify};
 use crate::pipeline::budget::default_memory_bytes;
 use crate::plan::cores;
 use crate::smolvm::{self, Program};
@@ -213,7 +213,7 @@ impl Story<'_> {
         self.stop_machines_of_dead_runs(&history).await;
         let mut hopeless = None;
         if let Some(command) = &self.file.hooks.before {
-            let ran = hook::run(command, &self.environment(), self.file.hooks.limit.0, Some(stop)).await;
+            let ran = command::run(command, "", &self.environment(), (self.file.hooks.limit.0, Some(stop))).await;
             hopeless = ran.err().map(|why| self.trouble("hook", format!("the command before the run failed: {why}")));
         }
         let listed = tokio::select! {
@@ -254,7 +254,7 @@ impl Story<'_> {
     async fn stop_machines_of_dead_runs(&self, history: &History) {
         for night in history.nights.iter().filter(|night| !night.started.is_empty()) {
             for machine in &night.started {
-                if let Err(why) = hook::stop_machine(&self.host.smolvm, machine).await {
+                if let Err(why) = start::stop_machine(&self.host.smolvm, machine).await {
                     let what = "which an earlier run had started and not stopped";
                     self.around.watcher.said(&format!("stopping machine '{machine}' failed, {what}: {why}"));
                 }
@@ -378,7 +378,7 @@ impl Story<'_> {
             let outcomes = self.nights.path(&self.book.night().night);
             let own = [("SMOLFREEZE_EXIT", code.to_string().into()), ("SMOLFREEZE_OUTCOMES", outcomes.into())];
             let environment: Vec<_> = self.environment().into_iter().chain(own).collect();
-            if let Err(why) = hook::run(command, &environment, self.file.hooks.limit.0, None).await {
+            if let Err(why) = command::run(command, "", &environment, (self.file.hooks.limit.0, None)).await {
                 self.trouble("hook", format!("the command after the run failed: {why}"));
                 exit = Exit::of(&self.book.night(), &told.pairs, told.is_hopeless);
             }
