@@ -13,7 +13,8 @@ use smolfreeze::fleet::status::Status;
 
 use crate::made_up;
 
-fn promtool(arguments: &[&str], input: &str) {
+/// What it says goes into the test's own failure.
+pub fn promtool(arguments: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     let command = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool is in Debian's package prometheus: tests/run installs it");
@@ -42,7 +43,7 @@ fn machines() -> Vec<&'static str> {
 }
 
 /// The value of the one sample that begins so.
-fn value(text: &str, sample: &str) -> f64 {
+pub fn value(text: &str, sample: &str) -> f64 {
     let found: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(sample)).collect();
     assert_eq!(found.len(), 1, "{sample} in\n{text}");
     found[0].trim().parse().unwrap()
