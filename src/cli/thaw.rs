@@ -74,11 +74,8 @@ struct MachineArguments {
     net: bool,
 }
 
-/// Whole MiB, as smolvm counts memory.
 fn mebibytes(text: &str) -> Result<u32, String> {
-    let bytes = super::bytes(text)?;
-    let mebibytes = u32::try_from(bytes >> 20).ok().filter(|count| *count > 0 && u64::from(*count) << 20 == bytes);
-    mebibytes.ok_or_else(|| "it has to be whole MiB, at least one".to_owned())
+    Wishes::mebibytes(super::bytes(text)?).ok_or_else(|| "it has to be whole MiB, at least one".to_owned())
 }
 
 impl Thaw {

@@ -75,6 +75,14 @@ pub struct Wishes {
     pub network: bool,
 }
 
+impl Wishes {
+    /// Memory as smolvm counts it, which is whole MiB; none for another size.
+    #[must_use]
+    pub fn mebibytes(bytes: u64) -> Option<u32> {
+        u32::try_from(bytes >> 20).ok().filter(|count| *count > 0 && u64::from(*count) << 20 == bytes)
+    }
+}
+
 /// Who watches a thaw, and who may end it.
 #[derive(Clone)]
 pub struct ThawContext {

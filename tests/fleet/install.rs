@@ -59,6 +59,20 @@ fn the_service_is_shut_in() {
 }
 
 #[test]
+fn the_service_finds_smolvm_as_who_installs_it_does() {
+    let variables = [("SMOLVM_AGENT_ROOTFS", "/opt/agent"), ("XDG_DATA_HOME", "/data"), ("LANG", "C")];
+    let shown = text(&home().fleet_with(&variables, &["install", "--dry-run"]).stdout);
+    for line in [
+        "Environment=SMOLVM_AGENT_ROOTFS=/opt/agent",
+        "Environment=XDG_DATA_HOME=/data",
+        "ReadWritePaths=-/data/smolvm",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line} in\n{shown}");
+    }
+    assert!(!shown.contains("LANG"), "{shown}");
+}
+
+#[test]
 fn a_dry_run_writes_nothing_and_foreign_units_stay() {
     let home = home();
     let units = home.path().join("units");

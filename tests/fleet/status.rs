@@ -39,8 +39,14 @@ impl Home {
     }
 
     pub fn fleet(&self, arguments: &[&str]) -> Output {
+        self.fleet_with(&[], arguments)
+    }
+
+    /// `smolfreeze fleet` with further variables.
+    pub fn fleet_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_smolfreeze"));
         let command = command.env_clear().env("HOME", self.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.envs(variables.iter().copied());
         command.env("SMOLFREEZE_SMOLVM", self.path().join("smolvm")).arg("fleet").args(arguments).output().unwrap()
     }
 }

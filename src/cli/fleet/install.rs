@@ -14,17 +14,19 @@ use smolfreeze::fleet::install::{self, Place, Units};
 
 use super::FleetFile;
 
-/// Variables of who installs it that a run needs as well.
-const VARIABLES: [&str; 8] = [
+/// Variables of who installs it that a run needs as well, and all of smolvm's own.
+const VARIABLES: [&str; 9] = [
     "HOME",
     "PATH",
     "XDG_CONFIG_HOME",
     "XDG_STATE_HOME",
     "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
     "SMOLFREEZE_SMOLVM",
     "DOCKER_CONFIG",
     "REGISTRY_AUTH_FILE",
 ];
+const OF_SMOLVM: &str = "SMOLVM_";
 const OF_THE_HOST: &str = "/etc/systemd/system";
 
 /// Write a service and a timer for systemd, which have the fleet run at its file's time; a night that the host slept through
@@ -101,7 +103,11 @@ impl InstallCommand {
         let absolute = |path: &Path| std::path::absolute(path).map_err(|error| failed("finding", path, error));
         let executable = std::env::current_exe().map_err(|error| failed("finding", Path::new("smolfreeze"), error))?;
         let host = super::host(file)?;
-        let variables = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+        let is_needed = |name: &str| VARIABLES.contains(&name) || name.starts_with(OF_SMOLVM);
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut environment: Vec<_> = variables.filter(|(name, _)| is_needed(name)).collect();
+        environment.sort();
         Ok(Place {
             executable,
             file: absolute(path)?,
@@ -109,7 +115,7 @@ impl InstallCommand {
             cache: host.known.as_ref().and_then(|known| known.parent()).map_or_else(PathBuf::new, Path::to_owned),
             state: host.state,
             host: host.name,
-            environment: variables.collect(),
+            environment,
             is_user: self.user,
         })
     }

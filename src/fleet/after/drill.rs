@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -168,7 +169,7 @@ async fn one(
     change(context, |all| all.push(begun)).map_err(|error| Trouble::from(&error))?;
     // What is stopped tidies up, and is waited for.
     let (own, until) = (Stop::new(), Instant::now() + drill.limit.0);
-    let making = make(context, snapshot, (&name, terms), &own);
+    let making = make(context, snapshot, (&name, terms, drill), &own);
     tokio::pin!(making);
     let made = tokio::select! {
         made = &mut making => made.map_err(|error| Trouble::from(&error)),
@@ -201,7 +202,12 @@ fn late(drill: &Drill) -> Trouble {
     Trouble::new("deadline", format!("it took longer than its limit of {}", drill.limit))
 }
 
-async fn make(context: &Context<'_>, snapshot: &Snapshot, (name, terms): (&str, &Terms), stop: &Stop) -> Result<()> {
+async fn make(
+    context: &Context<'_>,
+    snapshot: &Snapshot,
+    (name, terms, drill): (&str, &Terms, &Drill),
+    stop: &Stop,
+) -> Result<()> {
     let missing = || Error::usage("finding a destination", &snapshot.destination, "the file has none of this name");
     let destination = context.file.destinations.get(&snapshot.destination).ok_or_else(missing)?;
     let stored = stored_name(snapshot, destination)?;
@@ -213,7 +219,11 @@ async fn make(context: &Context<'_>, snapshot: &Snapshot, (name, terms): (&str, 
         agent_rootfs: terms.freeze.agent_rootfs.clone(),
         keep_artifact: None,
         cache: context.nights.make_folder()?.join("drill"),
-        wishes: Wishes::default(),
+        wishes: Wishes {
+            cpus: drill.cpus.map(NonZero::get),
+            memory_mib: drill.memory.and_then(|size| Wishes::mebibytes(size.0)),
+            network: false,
+        },
         platform: None,
         tar_bytes_max: None,
         registry: registry_options(destination),

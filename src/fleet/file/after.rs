@@ -1,12 +1,13 @@
 //! What is done after the freezes: retention, verification, drills, and telling of it.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Keep, KeepWithin, Part, Period};
+use super::{Keep, KeepWithin, Part, Period, Size};
 use crate::record::retention;
 
 /// Which old snapshots of a machine are kept at a destination: those that any rule keeps, with the rules of `prune`. At least
@@ -81,6 +82,10 @@ pub struct Drill {
     pub from: Option<String>,
     /// How long it may take, with thawing and deleting.
     pub limit: Period,
+    /// Virtual CPUs of the machine; by default what an artifact says, or 4 for an image.
+    pub cpus: Option<NonZero<u8>>,
+    /// Memory of the machine; by default what an artifact says, or 8 GiB for an image.
+    pub memory: Option<Size>,
 }
 
 impl Default for Drill {
@@ -91,6 +96,8 @@ impl Default for Drill {
             every: None,
             from: None,
             limit: Period(Duration::from_secs(1800)),
+            cpus: None,
+            memory: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::fleet::place::{Placeholder, Template, Values};
 use crate::oci::Compression;
 use crate::plan::{BANDWIDTH_BYTES_MIN, OutputSpec, is_machine_name};
 use crate::stage::compress::Method;
+use crate::thaw::Wishes;
 
 /// A running freeze has at least so much memory.
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
@@ -211,11 +212,14 @@ fn of_policy(path: &Path, policy: &Policy, at: usize, file: &File, found: &mut F
     destinations_of(&below(path, "to"), file, policy.to.as_deref().unwrap_or_default(), found);
     policy.freeze.iter().for_each(|keys| freeze(&below(path, "freeze"), keys, found));
     retention(&below(path, "retention"), policy.retention.as_ref(), found);
-    if let Some(Drill { from: Some(from), .. }) = &terms.drill
-        && !terms.to.contains(from)
-    {
+    if let Some(Drill { from, memory, .. }) = &terms.drill {
         let place = if policy.drill.is_some() { below(path, "drill") } else { path!["defaults", "drill"] };
-        found.say(&below(&place, "from"), format_args!("policy '{}' has no destination '{from}'", terms.policy));
+        if let Some(from) = from.as_ref().filter(|from| !terms.to.contains(from)) {
+            found.say(&below(&place, "from"), format_args!("policy '{}' has no destination '{from}'", terms.policy));
+        }
+        if memory.is_some_and(|size| Wishes::mebibytes(size.0).is_none()) {
+            found.say(&below(&place, "memory"), "it has to be whole MiB, at least one");
+        }
     }
     if terms.freeze.pack_with == PackWithKey::Smolvm {
         let is_sidecar = |name: &&String| {

@@ -39,7 +39,7 @@ pub struct Policy {
     pub freeze: Option<FreezeKeys>,
     /// Which old snapshots are kept. Without it, all are.
     pub retention: Option<Retention>,
-    /// Which snapshots are verified.
+    /// Which snapshots are verified. Without it, none is.
     pub verify: Option<Verify>,
     /// A machine that is made of a snapshot, to see whether it works.
     pub drill: Option<Drill>,

@@ -95,6 +95,8 @@ fn what_makes_no_sense_is_found_with_its_place() {
         (with("[[policies]]", "retention = { keep_last = 0 }"), "it keeps nothing"),
         (with("[[policies]]", "freeze = { compression = \"gzip\", level = 19 }"), "gzip has levels 1 to 12"),
         (with("[[policies]]", "drill = { from = \"disk\" }"), "has no destination 'disk'"),
+        (with("[[policies]]", "drill = { memory = \"1000\" }"), "line 5, column 20: it has to be whole MiB"),
+        (with("[[policies]]", "drill = { cpus = 0 }"), "line 5, column 18"),
         (format!("{LEAST}[[policies]]\nto = [\"main\"]"), "line 4, column 1: it fits every machine, so those behind"),
         (format!("memory = \"100MiB\"\n{LEAST}"), "line 1, column 10: 2 freezes at a time need at least 256MiB"),
         (format!("{LEAST}[notify]\nping = \"ping.example/x\""), "is no URL"),

@@ -27,6 +27,11 @@ pub fn cron_job(file: &File, place: &Place, text: &str, image: &str) -> String {
     let (mut mounts, mut volumes) = (String::new(), String::new());
     let folders = written(file, place).into_iter().map(|folder| (folder, "DirectoryOrCreate"));
     let of_smolvm = of_smolvm(file, place).into_iter().map(|folder| (folder, "DirectoryOrCreate"));
+    // Where folders are that are mounted as this host has them; what else its environment says is not the image's.
+    let mut variables = format!("                - {{name: HOME, value: {}}}\n", quoted_path(&place.home));
+    for (name, value) in place.environment.iter().filter(|(name, _)| name.starts_with("XDG_")) {
+        let _ = writeln!(variables, "                - {{name: {name}, value: {}}}", quoted(value));
+    }
     let sockets = std::iter::once(("/dev/kvm".into(), "CharDevice"));
     for (number, (path, kind)) in folders.chain(of_smolvm).chain(sockets).enumerate() {
         let path = quoted_path(&path);
@@ -63,8 +68,7 @@ spec:
               image: {image}
               args: [fleet, run, --quiet, --file, {FILE}]
               env:
-                - {{name: HOME, value: {home}}}
-              securityContext:
+{variables}              securityContext:
                 privileged: true
               volumeMounts:
                 - {{name: file, mountPath: /etc/smolfreeze}}
@@ -76,7 +80,6 @@ spec:
         hour = at.hour(),
         host = quoted(&place.host),
         image = quoted(image),
-        home = quoted_path(&place.home),
     )
 }
 

@@ -53,8 +53,17 @@ pub fn written(file: &File, place: &Place) -> Vec<PathBuf> {
 
 /// The folders of smolvm's, which a run writes to where they are there.
 fn of_smolvm(file: &File, place: &Place) -> Vec<PathBuf> {
-    let usual = [".cache/smolvm", ".local/share/smolvm", ".local/state/smolvm", ".config/smolvm"]
-        .map(|path| place.home.join(path));
+    let said = |name: &str| place.environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value);
+    let usual = [
+        ("XDG_CACHE_HOME", ".cache"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_STATE_HOME", ".local/state"),
+        ("XDG_CONFIG_HOME", ".config"),
+    ]
+    .map(|(variable, below)| {
+        let base = said(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        base.unwrap_or_else(|| place.home.join(below)).join("smolvm")
+    });
     usual.into_iter().chain(file.smolvm.state_dir.clone()).collect()
 }
 
@@ -136,6 +145,27 @@ mod tests {
             "/var/lib/node_exporter",
         ];
         assert_eq!(written(&file(), &place()), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn smolvms_folders_are_where_the_environment_has_them() {
+        let mut place = place();
+        place.environment.extend([
+            ("XDG_CACHE_HOME".to_owned(), "/var/cache/root".to_owned()),
+            ("XDG_DATA_HOME".to_owned(), "not/absolute".to_owned()),
+        ]);
+        let expected = [
+            "/var/cache/root/smolvm",
+            "/root/.local/share/smolvm",
+            "/root/.local/state/smolvm",
+            "/root/.config/smolvm",
+        ];
+        assert_eq!(of_smolvm(&file(), &place), expected.map(PathBuf::from));
+        let pod = cron_job(&file(), &place, "", "image");
+        assert!(
+            pod.contains("{name: XDG_CACHE_HOME, value: \"/var/cache/root\"}") && !pod.contains("name: PATH"),
+            "{pod}"
+        );
     }
 
     #[test]

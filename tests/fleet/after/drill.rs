@@ -99,6 +99,12 @@ fn a_machine_is_made_asked_and_deleted_whatever_it_answers() {
     let remembered = drilling.nights().read("2026-01-01").unwrap().unwrap();
     assert_eq!(remembered.after.drills, good);
 
+    drilling.drill(0, "cpus = 1\nmemory = \"512MiB\"");
+    let calls = std::fs::read_to_string(drilling.machine.state.path().join("calls")).unwrap();
+    // A host may not have what an image's machine gets by default.
+    let creates: Vec<_> = calls.lines().filter(|call| call.contains("create")).collect();
+    assert!(!creates[0].contains("--cpus") && creates[1].contains("--cpus 1 --mem 512"), "{creates:?}");
+
     let other = drilling.drill(11, "command = \"echo one\"\nexpect = \"two\"");
     let trouble = other[0].trouble.as_ref().unwrap();
     assert!(trouble.kind == "drill" && trouble.text.contains("'one'") && trouble.text.contains("'two'"), "{trouble:?}");
