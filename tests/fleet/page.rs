@@ -129,6 +129,20 @@ fn it_says_what_failed_since_when_and_who_grows() {
 }
 
 #[test]
+fn a_young_fleets_nights_are_drawn_as_small_as_an_old_ones() {
+    let (old, mut young) = (nights(), nights());
+    young.drain(..young.len() - 2);
+    let strips = |nights| {
+        let page = html(nights, &machines());
+        let boxes = page.lines().filter(|line| line.contains(r#"class="strip""#));
+        let boxes = boxes.map(|line| line.split('"').nth(3).unwrap().to_owned());
+        boxes.collect::<std::collections::BTreeSet<_>>()
+    };
+    let old = strips(old);
+    assert!(old.len() == 1 && strips(young) == old, "{old:?}");
+}
+
+#[test]
 fn a_fleet_without_nights_or_machines_has_a_page() {
     assert!(html(Vec::new(), &[]).contains("No machine is selected"));
     assert!(html(Vec::new(), &["a"]).contains("There was no run yet"));

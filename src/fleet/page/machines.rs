@@ -11,6 +11,8 @@ use crate::fleet::status::{Pair, Standing, Status};
 
 /// Between the columns of nights.
 const COLUMN: f64 = 7.0;
+/// Fewer nights leave room, lest they be drawn larger.
+const COLUMNS_MIN: usize = 30;
 /// A machine that grew by so much of its size is named.
 const GROWN: f64 = 0.1;
 /// So many are named.
@@ -83,7 +85,7 @@ fn machine(first: &Pair, pairs: &[Pair], history: &History, slots: &[Slot]) -> M
         policy: first.policy.clone(),
         places: pairs.iter().map(|pair| place(pair, history)).collect(),
         strip_words: format!("{all}: made in {made}, failed in {failed}"),
-        strip_width: few(strip.len()) * COLUMN,
+        strip_width: few(strip.len().max(COLUMNS_MIN)) * COLUMN,
         strip,
     }
 }
