@@ -38,7 +38,7 @@ get_emulator() {
 
 get_debian() {
     local packages=openssh-server,ca-certificates,zstd,strace,python3,procps,iproute2,kmod,e2fsprogs,udev
-    packages+=,bsdextrautils,curl,docker-registry,busybox-static,attr,libcap2-bin,linux-image-cloud-amd64
+    packages+=,bsdextrautils,curl,docker-registry,busybox-static,attr,libcap2-bin,linux-image-cloud-amd64,systemd
     debootstrap --variant=minbase --include="$packages" bookworm l1 "$mirror" > debootstrap.log
     rm -rf l1/var/cache/apt/archives/*.deb l1/var/lib/apt/lists/*
     cp l1/boot/vmlinuz-* vmlinuz

@@ -3,10 +3,12 @@
 #
 #   tests/rig/freeze.sh [--layers "1 30 100"] [SMOLFREEZE]
 #   tests/rig/freeze.sh --packed SMOLFREEZE
+#   tests/rig/freeze.sh --fleet SMOLFREEZE
 #
 # SMOLFREEZE is an x86_64 executable for Debian 12 (target/debug/smolfreeze of such a host). Without it the machines are
 # made, started and looked at, but not frozen. --layers only measures how long an image of so many layers takes to start.
-# --packed has the real smolvm pack what is frozen, and looks at a machine of that.
+# --packed has the real smolvm pack what is frozen, and looks at a machine of that. --fleet has a fleet of two machines through
+# three nights, a drill, and systemd (l1/fleet.sh).
 # As root; needs what build.sh built. Results are in $RIG_OUT (default: a folder that is removed).
 set -euo pipefail
 
@@ -16,6 +18,7 @@ layers=
 if [ "${1:-}" = --layers ]; then layers=$2; shift 2; fi
 script=check.sh
 if [ "${1:-}" = --packed ]; then script=packed.sh; shift; fi
+if [ "${1:-}" = --fleet ]; then script=fleet.sh; shift; fi
 smolfreeze=${1:-}
 
 "$here/build.sh"
@@ -44,6 +47,8 @@ else
     echo 'from before the first start' > "$share/seed/notes"
     chown 1000:1000 "$share/seed/notes" && chmod 640 "$share/seed/notes"
     artifact debian debian --user 1000 --workdir /home/worker --env 'GREETING=hello, world' --workspace "$share/seed"
+fi
+if [ $script = check.sh ]; then
     artifact busybox busybox --layers 3
     [ -z "$smolfreeze" ] || "$here/stacked.sh" "$rig/roots/busybox.tar" "$share"
 fi

@@ -72,5 +72,5 @@ timeout "${RIG_TIMEOUT:-1800}" ssh -q -i "$rig/key" -p "$port" -o StrictHostKeyC
     -o UserKnownHostsFile=/dev/null -o ServerAliveInterval=60 root@127.0.0.1 'cd /share && exec bash /run/command' < /dev/null
 code=$?
 [ "$code" = 255 ] && { echo "run.sh: the connection to L1 broke"; tail -n 20 "$work/console"; } >&2
-l1 'tar -C /share/out -cf - .' | tar -C "$share/out" -xf -
+l1 'tar -C /share/out -cf - .' | tar -C "$share/out" -xmf -
 exit "$code"

@@ -22,7 +22,6 @@ look_at_machines() {
     check 'busybox: a file of the first layer' linked "$(inside busybox cat /srv/data/two)"
 }
 
-# freeze_and_compare MACHINE COMPARE-OPTIONS...
 freeze_and_compare() {
     local machine=$1 image=127.0.0.1:5000/frozen/$1:latest reader=()
     # The others have no C library that the one beside smolfreeze could run with.
@@ -32,33 +31,18 @@ freeze_and_compare() {
     tail -n 3 "out/$machine.freeze.log"
     check "$machine: our own reader reads" 1 "$(grep -c '"own_reader": true' "out/$machine.report")"
     timed "verify $machine" ./smolfreeze verify "$image"
-    local code=0
-    rm -rf "/srv/$machine"
-    python3 tools/unpack.py "$image" "/srv/$machine" > "out/$machine.config" || code=$?
-    check "$machine: the image can be pulled and unpacked" 0 "$code"
-    sh tools/list.sh "/srv/$machine" "${not_captured[@]}" > "out/$machine.image"
-    # A listing that was cut off ends compare.py too, so it is the exit code that counts.
-    code=0
-    python3 tools/compare.py "${@:2}" "out/$machine.guest" "out/$machine.image" > "out/$machine.differences" || code=$?
-    check "$machine: the image is what the guest has" 0 "$code"
-    head -n 20 "out/$machine.differences"
-    check "$machine: nothing left in the guest" '' "$(as_root "$machine" sh -c 'ls -d /var/tmp/.smolfreeze-* 2>/dev/null')"
+    compare_image "$machine" "$image"
+    check_nothing_left "$machine"
 }
 
 # A second and a third night of a machine, of which only what changed is read: the same is to be in its image.
 further_nights() {
     local machine=$1 night
     for night in 2 3; do
-        # shellcheck disable=SC2016 # the guest's own words
-        as_root "$machine" sh -c 'mkdir -p /srv/nights && cd /srv/nights && case $1 in
-            2) mkdir a b c && echo one > a/one && ln a/one b/link && ln -s one a/soft && echo x > c/x && echo night > /etc/motd ;;
-            3) rm a/one && mv b d && rm -r a && echo file > a && rm -r c && ln -s d c && chmod 600 d/link
-                touch -t 200101010000 /etc/motd ;;
-        esac' sh "$night"
+        change_for_night "$machine" "$night"
         sleep 3
-        list_guest "$machine" "out/$machine.guest"
-        [ "$machine" != bare ] || list_guest bare out/bare.workspace /storage/workspace
-        freeze_and_compare "$@"
+        list_machine "$machine"
+        freeze_and_compare "$machine"
         check "$machine: night $night reads what has changed" yes "$(python3 tools/kept.py "out/$machine.report")"
         grep -E '^(night|link)' "out/$machine.freeze.log"
     done
@@ -101,16 +85,12 @@ thaw_stacked() {
 start_registry
 start_machines
 look_at_machines
-change_machines
+for machine in bare debian busybox; do change_machine "$machine"; done
 check 'debian: a capability' yes "$(as_root debian getcap /home/worker/project/capable | grep -q net_raw && echo yes)"
-for machine in bare debian busybox; do timed "list $machine" list_guest "$machine" "out/$machine.guest"; done
-list_guest bare out/bare.workspace /storage/workspace
+for machine in bare debian busybox; do list_machine "$machine"; done
 if [ -x ./smolfreeze ]; then
-    # Files of smolvm's own (crun is mounted), and a mount point that is a link in the guest and a folder in the image.
     for nights in freeze_and_compare further_nights; do
-        $nights bare --ignore './.smolvm-ready*' --ignore ./usr/bin/crun --ignore ./workspace --graft workspace=out/bare.workspace
-        $nights debian --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
-        $nights busybox --without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded
+        for machine in bare debian busybox; do $nights "$machine"; done
     done
     for machine in bare busybox; do smolvm machine stop --name "$machine" > /dev/null 2>&1; done
     export SMOLVM_AGENT_ROOTFS=/opt/agent-rootfs

@@ -67,17 +67,64 @@ start_machines() {
 }
 
 # What a freeze has to bring back, and would not if it read only the image.
-change_machines() {
-    as_root debian sh -c 'mkdir /data/kept && echo data > /data/kept/file && chown -R 1000:1000 /data/kept
-        echo made later > /workspace/later && echo changed > /etc/motd && rm /home/worker/project/dangling
-        echo not wanted > /tmp/scratch
-        setcap cap_net_raw+ep /home/worker/project/capable' # smolvm 1.32.2 loses those of an artifact's layers
-    as_root busybox sh -c 'echo added > /srv/data/three && mkdir -p /workspace/w && echo w > /workspace/w/file'
-    as_root bare sh -c 'echo mine > /root/mine && mkdir -p /workspace/deep && echo w > /workspace/deep/file'
+change_machine() {
+    case $1 in
+        debian) as_root debian sh -c 'mkdir /data/kept && echo data > /data/kept/file && chown -R 1000:1000 /data/kept
+            echo made later > /workspace/later && echo changed > /etc/motd && rm /home/worker/project/dangling
+            echo not wanted > /tmp/scratch
+            setcap cap_net_raw+ep /home/worker/project/capable' ;; # smolvm 1.32.2 loses those of an artifact's layers
+        busybox) as_root busybox sh -c 'echo added > /srv/data/three && mkdir -p /workspace/w && echo w > /workspace/w/file' ;;
+        bare) as_root bare sh -c 'echo mine > /root/mine && mkdir -p /workspace/deep && echo w > /workspace/deep/file' ;;
+    esac
+}
+
+# change_for_night MACHINE NIGHT - what happens in it before its second and before its third night
+change_for_night() {
+    # shellcheck disable=SC2016 # the guest's own words
+    as_root "$1" sh -c 'mkdir -p /srv/nights && cd /srv/nights && case $1 in
+        2) mkdir a b c && echo one > a/one && ln a/one b/link && ln -s one a/soft && echo x > c/x && echo night > /etc/motd ;;
+        3) rm a/one && mv b d && rm -r a && echo file > a && rm -r c && ln -s d c && chmod 600 d/link
+            touch -t 200101010000 /etc/motd ;;
+    esac' sh "$2"
 }
 
 # list_guest MACHINE LISTING [ROOT] - list.sh in the guest
 not_captured=(proc sys dev run tmp var/tmp storage oldroot)
 list_guest() {
     as_root "$1" sh -c "$(cat tools/list.sh)" list.sh "${3:-/}" "${not_captured[@]}" > "$2"
+}
+
+# list_machine MACHINE - to out/MACHINE.guest, and a bare one's /workspace, which is elsewhere in it
+list_machine() {
+    timed "list $1" list_guest "$1" "out/$1.guest"
+    [ "$1" != bare ] || list_guest bare out/bare.workspace /storage/workspace
+}
+
+# What compare.py is told of a machine: files of smolvm's own (crun is mounted), and a mount point that is a link in the guest
+# and a folder in the image.
+declare -A ways=(
+    [bare]='--ignore-time ./etc/resolv.conf --ignore ./.smolvm-ready* --ignore ./usr/bin/crun --ignore ./workspace --graft workspace=out/bare.workspace'
+    [debian]='--ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded'
+    [busybox]='--without-xattrs --ignore-time ./etc/resolv.conf --ignore ./workspace/.smolvm-workspace-seeded'
+)
+
+# compare_image MACHINE IMAGE COMPARE-OPTIONS... - pulls and unpacks an image, as out/MACHINE.image, and compares that with
+# out/MACHINE.guest
+compare_image() {
+    local machine=$1 code=0 options
+    read -ra options <<< "${ways[$1]}"
+    rm -rf "/srv/unpacked/$machine"
+    python3 tools/unpack.py "$2" "/srv/unpacked/$machine" > "out/$machine.config" || code=$?
+    check "$machine: the image can be pulled and unpacked" 0 "$code"
+    sh tools/list.sh "/srv/unpacked/$machine" "${not_captured[@]}" > "out/$machine.image"
+    # A listing that was cut off ends compare.py too, so it is the exit code that counts.
+    code=0
+    python3 tools/compare.py "${options[@]}" "${@:3}" "out/$machine.guest" "out/$machine.image" > "out/$machine.differences" || code=$?
+    check "$machine: the image is what the guest has" 0 "$code"
+    head -n 20 "out/$machine.differences"
+}
+
+# Of a machine that runs.
+check_nothing_left() {
+    check "$1: nothing left in the guest" '' "$(as_root "$1" sh -c 'ls -d /var/tmp/.smolfreeze-* 2>/dev/null')"
 }
