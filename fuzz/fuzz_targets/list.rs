@@ -18,17 +18,26 @@ struct Input {
     raw: Option<Vec<u8>>,
 }
 
+const HEAD: &[u8] =
+    br#"{"settled":{"began":[1,2],"is_stored":true},"identity":{"Ok":{"text":"it","inodes_last":false}}}"#;
+const LEFT_OUT: &[u8] = br#"{"counts":{},"named":[]}"#;
+
 fn framed(plain: &[u8]) -> Vec<u8> {
     zstd::encode_all(plain, 1).expect("memory can be written")
 }
 
 fuzz_target!(|input: Input| {
-    let head = br#"{"began":[1,2],"identity":{"Ok":{"text":"it","inodes_last":false}}}"#;
-    let length = u32::try_from(head.len()).expect("it is short").to_le_bytes();
-    let rest = input.raw.unwrap_or_else(|| [&length, &head[..], &framed(&input.records)].concat());
+    let has_form = input.raw.is_none();
+    let rest = input.raw.unwrap_or_else(|| {
+        let [head, left_out] = [HEAD, LEFT_OUT].map(|json| (json.len() as u32).to_le_bytes());
+        [&head, HEAD, &framed(&input.records), LEFT_OUT, &left_out].concat()
+    });
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&[MAGIC, &rest].concat()).expect("a file can be written");
-    let Ok(list) = List::open(file) else { return };
+    let list = List::open(file);
+    // Or nothing but this would be tried.
+    assert!(list.is_ok() || !has_form);
+    let Ok(list) = list else { return };
     let mut last: Option<Vec<u8>> = None;
     let _ = list.each(|path, _, _| {
         assert!(last.as_ref().is_none_or(|last| walk_order(last, path).is_lt()), "out of order");

@@ -20,7 +20,7 @@ use super::compare::Settled;
 use super::framed::{self, damaged};
 use super::listing::Entries;
 use super::record::{Body, Fate, Home, Reader, Stat, Writer, walk_order};
-use super::{Identity, listing};
+use super::{Identity, Sample, listing};
 use crate::progress::{NoticeKind, Notices};
 
 /// What a list begins with.
@@ -44,20 +44,29 @@ pub struct Head {
 /// Writes a list.
 pub struct Lister {
     out: Writer<BufWriter<File>>,
-    with_extra: bool,
+    sample: Option<Sample>,
+    has_read: bool,
+    asked: Option<(Vec<u8>, Stat, Home)>,
     left_out: Notices,
     trouble: io::Result<()>,
 }
 
 impl Lister {
-    /// Into `out`. Attributes are told of where there is something to compare them with.
+    /// Into `out`. Where there is something to compare with, attributes are told of, and what is in the files of `sample`.
     ///
     /// # Errors
     /// When that can't be written.
-    pub fn begin(out: File, head: &Head, with_extra: bool) -> io::Result<Self> {
+    pub fn begin(out: File, head: &Head, sample: Option<Sample>) -> io::Result<Self> {
         let mut out = BufWriter::new(out);
         framed::write(&mut out, MAGIC, head)?;
-        Ok(Self { out: Writer::new(out)?, with_extra, left_out: Notices::default(), trouble: Ok(()) })
+        let (out, left_out) = (Writer::new(out)?, Notices::default());
+        Ok(Self { out, sample, has_read: false, asked: None, left_out, trouble: Ok(()) })
+    }
+
+    fn put(&mut self, path: &[u8], stat: Stat, home: Home) {
+        if self.trouble.is_ok() {
+            self.trouble = self.out.write(path, &Body::Live { stat, home: Some(home), fate: Fate::Kept });
+        }
     }
 
     /// The walk has ended.
@@ -79,18 +88,25 @@ impl Lister {
 
 impl Entries for Lister {
     fn asks_for_extra(&mut self, _: &[u8], stat: &Stat) -> bool {
-        self.with_extra || stat.links > 1
+        self.sample.is_some() || stat.links > 1
     }
 
     fn see(&mut self, path: &[u8], stat: Stat, tar_bytes: u64) -> bool {
-        let home = Some(Home { tar_bytes, ..Home::default() });
-        if self.trouble.is_ok() {
-            self.trouble = self.out.write(path, &Body::Live { stat, home, fate: Fate::Kept });
+        let home = Home { tar_bytes, ..Home::default() };
+        let has_content = stat.kind == b'f' && stat.size_bytes > 0;
+        if has_content && self.sample.is_some_and(|sample| sample.has(path, &stat, !self.has_read)) {
+            self.asked = Some((path.to_vec(), stat, home));
+            return true;
         }
+        self.put(path, stat, home);
         false
     }
 
-    fn answer(&mut self, _: Option<u64>) {}
+    fn answer(&mut self, found: Option<u64>) {
+        let Some((path, stat, home)) = self.asked.take() else { return };
+        self.has_read |= found.is_some();
+        self.put(&path, stat, Home { check: found, ..home });
+    }
 
     fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
         self.left_out.add(kind, path);
@@ -157,7 +173,7 @@ impl List {
     ///
     /// # Errors
     /// For an entry that can't be, or the first of `take`.
-    pub fn each(&self, mut take: impl FnMut(&[u8], Stat, u64) -> io::Result<()>) -> io::Result<Totals> {
+    pub fn each(&self, mut take: impl FnMut(&[u8], Stat, Home) -> io::Result<()>) -> io::Result<Totals> {
         let mut records = self.records()?;
         let (mut totals, mut last) = (Totals::default(), None::<Vec<u8>>);
         while let Some(record) = records.take()? {
@@ -171,7 +187,7 @@ impl List {
             }
             let content_bytes = if stat.kind == b'f' { stat.size_bytes } else { 0 };
             totals.largest_bytes = totals.largest_bytes.max(content_bytes);
-            take(&record.path, stat, home.tar_bytes)?;
+            take(&record.path, stat, home)?;
             last = Some(record.path);
         }
         Ok(totals)
@@ -256,13 +272,20 @@ impl<Q: Read, A: Read> Answers<Q, A> {
     }
 }
 
-/// Compares all of a list; what has to be read there is asked for, or answered.
+/// Compares all of a list; what has to be read there and was not while it was listed is asked for, or answered.
 pub(super) fn compare(
     list: &List,
     listing: &mut listing::Listing,
     mut answer: impl FnMut(&[u8], &mut listing::Listing) -> io::Result<()>,
 ) -> io::Result<Totals> {
-    list.each(|path, stat, tar_bytes| if listing.see(path, stat, tar_bytes) { answer(path, listing) } else { Ok(()) })
+    list.each(|path, stat, home| {
+        match (listing.see(path, stat, home.tar_bytes), home.check) {
+            (false, _) => {}
+            (true, None) => answer(path, listing)?,
+            (true, read) => listing.answer(read),
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -278,7 +301,7 @@ mod tests {
 
     fn list(paths: &[&str], stat: Stat, tar_bytes: u64) -> List {
         let file = tempfile::tempfile().unwrap();
-        let mut lister = Lister::begin(file.try_clone().unwrap(), &head(), true).unwrap();
+        let mut lister = Lister::begin(file.try_clone().unwrap(), &head(), None).unwrap();
         for path in paths {
             assert!(!lister.see(path.as_bytes(), stat, tar_bytes));
         }

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
 use super::compare::{Moment, Rule};
 use super::index::Head;
 use super::record::{Body, Fate, Home, Reader, Record, Stat, Writer, walk_order};
@@ -61,10 +64,8 @@ impl Tally {
 pub struct Listing {
     before: Option<(Head, Box<dyn Records>)>,
     terms: Terms,
-    /// Nowhere, where only the questions are of interest.
-    out: Option<Writer<File>>,
+    out: Writer<File>,
     tally: Tally,
-    random: fastrand::Rng,
     asked: Option<Seen>,
     /// Files with several names that were in doubt and are the same: device and inode, and the inode that they had.
     cleared_links: HashMap<(u64, u64), u64>,
@@ -79,10 +80,8 @@ pub(super) struct Terms {
     pub(super) began: Moment,
     /// See [`Rule::inodes_last`].
     pub(super) inodes_last: bool,
-    /// The part of what is unchanged that is read all the same.
-    pub(super) sample_percent: u8,
-    /// Decides which part.
-    pub(super) seed: u64,
+    /// What is read though it is unchanged.
+    pub(super) sample: Sample,
 }
 
 impl Terms {
@@ -110,8 +109,26 @@ pub trait Entries {
     fn left_out(&mut self, _kind: NoticeKind, _path: &[u8]) {}
 }
 
-/// A file up to this size is read where none was compared yet.
-const FIRST_SAMPLE_BYTES_MAX: u64 = 16 << 20;
+/// Files whose content is read and compared though nothing tells that it has changed. Each is drawn by its path alone, so
+/// that whoever lists a source elsewhere draws the same ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// How many of a hundred.
+    pub percent: u8,
+    /// Decides which.
+    pub seed: u64,
+}
+
+/// The first file up to this size is read, whichever are drawn.
+const FIRST_BYTES_MAX: u64 = 16 << 20;
+
+impl Sample {
+    /// Whether the file at `path` is drawn, or `is_first` of all that could be.
+    pub(super) fn has(self, path: &[u8], stat: &Stat, is_first: bool) -> bool {
+        let is_drawn = || XxHash3_64::oneshot_with_seed(self.seed, path) % 100 < self.percent.into();
+        is_first && stat.size_bytes <= FIRST_BYTES_MAX || is_drawn()
+    }
+}
 
 /// An entry, and what the index has at its path.
 #[derive(Default)]
@@ -127,19 +144,16 @@ struct Seen {
 }
 
 impl Listing {
-    /// Into `out`, if it is of interest, beside the index `before`.
-    pub(super) fn new(before: Option<(Head, Box<dyn Records>)>, terms: Terms, out: Option<File>) -> io::Result<Self> {
-        let (tally, random) = (Tally::default(), fastrand::Rng::with_seed(terms.seed));
-        Ok(Self {
-            before,
-            terms,
-            out: out.map(Writer::new).transpose()?,
-            tally,
-            random,
-            asked: None,
-            cleared_links: HashMap::new(),
-            trouble: None,
-        })
+    /// Into `out`, beside the index `before`.
+    pub(super) fn new(before: Option<(Head, Box<dyn Records>)>, terms: Terms, out: File) -> io::Result<Self> {
+        let (out, tally, cleared_links) = (Writer::new(out)?, Tally::default(), HashMap::new());
+        Ok(Self { before, terms, out, tally, asked: None, cleared_links, trouble: None })
+    }
+
+    /// One that begins again: what `earlier` found stays found.
+    pub(super) fn after(mut self, earlier: &Self) -> Self {
+        self.tally.alarm.clone_from(&earlier.tally.alarm);
+        self
     }
 
     fn fail(&mut self, error: io::Error) -> bool {
@@ -180,10 +194,7 @@ impl Listing {
         }
         let is_asked = has_check
             && match seen.fate {
-                Fate::Kept => {
-                    let is_first = self.tally.sampled == 0 && stat.size_bytes <= FIRST_SAMPLE_BYTES_MAX;
-                    is_first || self.random.u8(..100) < self.terms.sample_percent
-                }
+                Fate::Kept => self.terms.sample.has(path, &stat, self.tally.sampled == 0),
                 Fate::Doubtful => true,
                 Fate::New | Fate::Changed => false,
             };
@@ -221,8 +232,8 @@ impl Listing {
     fn write(&mut self, seen: &Seen) -> io::Result<()> {
         let Seen { path, stat, home, fate, dead, tar_bytes, .. } = seen;
         self.count(stat, home.map(|home| (home.layer, home.tar_bytes)), *fate, *tar_bytes);
-        put(&mut self.out, path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
-        dead.iter().try_for_each(|body| put(&mut self.out, path, body))
+        self.out.write(path, &Body::Live { stat: *stat, home: *home, fate: *fate })?;
+        dead.iter().try_for_each(|body| self.out.write(path, body))
     }
 
     fn count(&mut self, stat: &Stat, home: Option<(u32, u64)>, fate: Fate, tar_bytes: u64) {
@@ -260,7 +271,7 @@ impl Listing {
                 }
                 dead @ Body::Dead { .. } => dead,
             };
-            put(&mut self.out, &path, &body)?;
+            self.out.write(&path, &body)?;
         }
         Ok(())
     }
@@ -276,13 +287,9 @@ impl Listing {
             return Err(trouble);
         }
         self.pass(None)?;
-        self.out.map(Writer::finish).transpose()?;
+        self.out.finish()?;
         Ok((self.before.map(|(head, _)| head), self.tally))
     }
-}
-
-fn put(out: &mut Option<Writer<File>>, path: &[u8], body: &Body) -> io::Result<()> {
-    out.as_mut().map_or(Ok(()), |out| out.write(path, body))
 }
 
 /// What a layer has of an entry that is not there any more.

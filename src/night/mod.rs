@@ -44,6 +44,7 @@ use crate::stage::facts::Facts;
 use compare::Moment;
 use flat::Flat;
 use index::{Artifact, Head, Kept};
+pub use listing::Sample;
 use listing::Tally;
 use opening::FileId;
 pub use opening::{Identity, Listed, Opening};
@@ -63,6 +64,14 @@ pub struct Wish {
 impl Default for Wish {
     fn default() -> Self {
         Self { reread_percent: 1, squash: false }
+    }
+}
+
+impl Wish {
+    /// What is read again this time.
+    #[must_use]
+    pub fn sample(self) -> Sample {
+        Sample { percent: self.reread_percent, seed: fastrand::u64(..) }
     }
 }
 
@@ -323,93 +332,4 @@ fn tell(error: Error, alarm: Option<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::compare::Settled;
-    use super::listing::Entries as _;
-    use super::*;
-
-    /// A night of an empty folder, that began at `second`.
-    fn night(path: &Path, second: i64) -> Night {
-        night_with(path, second, 0, true)
-    }
-
-    /// One of a folder with a file of this time.
-    fn night_with(path: &Path, second: i64, changed: i64, is_stored: bool) -> Night {
-        let scratch = path.parent().unwrap();
-        let identity = Ok(Identity { text: "a folder".to_owned(), inodes_last: true });
-        let settled = Settled { began: (second, 0), is_stored };
-        let listed = Listed { who: "it".to_owned(), identity, settled };
-        let mut opening = Opening::new(path, listed, Wish::default(), scratch).unwrap();
-        opening.listing().see(b"", Stat { kind: b'd', links: 1, ..Stat::default() }, 512);
-        if changed > 0 {
-            let stat = Stat { kind: b'f', size_bytes: 1, changed: (changed, 0), inode: 7, links: 1, ..Stat::default() };
-            if opening.listing().see(b"file", stat, 1024) {
-                opening.listing().answer(Some(1));
-            }
-        }
-        let night = opening.end(scratch).unwrap();
-        night.choose(BTreeSet::new(), 1 << 20);
-        night
-    }
-
-    #[test]
-    fn what_another_freeze_wrote_or_removed_stays_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index");
-        let [first, late] = [night(&path, 100), night(&path, 101)];
-        first.remember(Vec::new(), Vec::new(), false).unwrap();
-        let written = std::fs::read(&path).unwrap();
-        assert!(late.remember(Vec::new(), Vec::new(), false).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), written);
-        let late = night(&path, 103);
-        std::fs::remove_file(&path).unwrap();
-        assert!(late.remember(Vec::new(), Vec::new(), false).is_err() && !path.exists());
-        night(&path, 104).remember(Vec::new(), Vec::new(), false).unwrap();
-        let next = night(&path, 105);
-        assert!(next.why_all.is_none(), "{:?}", next.why_all);
-    }
-
-    /// Times of before could not be told from those that come again.
-    #[test]
-    fn a_clock_that_was_set_back_has_everything_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index");
-        night(&path, 100).remember(Vec::new(), Vec::new(), false).unwrap();
-        for (second, why) in [(99, Some("the clock was set back")), (100, Some("the clock was set back")), (101, None)]
-        {
-            assert_eq!(night(&path, second).why_all.as_deref(), why, "{second}");
-        }
-    }
-
-    /// A page that is in memory alone may be changed through a mapping without a new time, until it is stored.
-    #[test]
-    fn what_changed_since_all_was_stored_is_in_doubt() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index");
-        let cleared = |second, changed, is_stored| {
-            let night = night_with(&path, second, changed, is_stored);
-            let digest = crate::stage::digest::DigestHasher::of(&[0]);
-            let descriptor = crate::oci::Descriptor { media_type: String::new(), digest, size: 1 };
-            let (number, diff_id, tar_bytes) = (0, crate::stage::digest::DiffIdHasher::default().finish().0, 9);
-            let mut fresh = Vec::new();
-            if night.has_work(&night.choice(BTreeSet::new(), 1 << 20)) {
-                fresh.push(Kept { number, diff_id, descriptor, tar_bytes, entry_bytes: 0, workspace: false });
-                for (path, kind, check) in [("", b'd', None), ("file", b'f', Some(1))] {
-                    let facts = Facts { kind, ..Facts::default() };
-                    let placed = Placed { path: path.into(), extra: 0, facts, layer: 0, tar_bytes: 1024, check };
-                    night.note(&placed, Home { layer: 0, tar_bytes: 1024, check }).unwrap();
-                }
-            }
-            night.remember(fresh, Vec::new(), false).unwrap();
-            (night.why_all.is_none(), night.tally.changed, night.tally.cleared)
-        };
-        assert!(!cleared(100, 50, false).0);
-        assert_eq!(cleared(200, 50, true), (true, 0, 1), "nothing was known to be stored");
-        assert_eq!(cleared(300, 250, false), (true, 1, 0));
-        assert_eq!(cleared(400, 250, true), (true, 0, 1), "what changed since the last time that all was stored");
-        assert_eq!(cleared(500, 250, false), (true, 0, 0));
-        assert_eq!(cleared(600, 250, true), (true, 0, 0), "all was stored after its change");
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use super::list::{self, Answers, List, Questions, Totals};
 use super::listing::{Entries as _, Listing, Terms};
 use super::record::{Reader, Writer};
 use super::records::Records;
-use super::{Night, Told, Wish, alarm, tell, ways};
+use super::{Night, Sample, Told, alarm, tell, ways};
 use crate::error::Error;
 
 /// After so many nights everything is read and compared once.
@@ -35,6 +35,8 @@ pub struct Listed {
     pub identity: Result<Identity, String>,
     /// When the listing began, by the source's own clock.
     pub settled: Settled,
+    /// What is read of it though it is unchanged.
+    pub sample: Sample,
 }
 
 /// A listing that is to be made.
@@ -56,7 +58,7 @@ impl Opening {
     ///
     /// # Errors
     /// When there is no room for them.
-    pub fn new(path: &Path, listed: Listed, wish: Wish, scratch: &Path) -> io::Result<Self> {
+    pub fn new(path: &Path, listed: Listed, squash: bool, scratch: &Path) -> io::Result<Self> {
         let found = FileId::at(path);
         let (read, trouble) = match listed.identity {
             Ok(identity) => (identity, None),
@@ -80,16 +82,16 @@ impl Opening {
             Ok((head, _)) if head.source.0 != source.0 => (None, "it was made anew since the last freeze".to_owned()),
             Ok((head, _)) if head.source != source => (None, "what is read, or how, has changed".to_owned()),
             Ok((head, _)) if head.began >= began => (None, "the clock was set back".to_owned()),
-            Ok(_) if wish.squash => (None, "--squash".to_owned()),
+            Ok(_) if squash => (None, "--squash".to_owned()),
             Ok(found) => (Some(found), String::new()),
         };
         let why_all = Some(why_all).filter(|why| !why.is_empty());
         let list = tempfile::tempfile_in(scratch)?;
         let is_old = before.as_ref().is_some_and(|(head, _)| head.nights >= NIGHTS_MAX);
-        let sample_percent = if is_old { 100 } else { wish.reread_percent };
-        let terms = Terms { began, inodes_last: read.inodes_last, sample_percent, seed: fastrand::u64(..) };
+        let sample = if is_old { Sample { percent: 100, ..listed.sample } } else { listed.sample };
+        let terms = Terms { began, inodes_last: read.inodes_last, sample };
         let before = before.map(|(head, reader)| (head, Box::new(reader) as Box<dyn Records>));
-        let listing = Listing::new(before, terms, Some(list.try_clone()?))?;
+        let listing = Listing::new(before, terms, list.try_clone()?)?;
         Ok(Self { path: path.to_owned(), found, source, terms, list, why_all, alarm, alarm_number, is_stored, listing })
     }
 
@@ -99,24 +101,28 @@ impl Opening {
         ways::is_awaited(path)
     }
 
-    /// Of a list that was made elsewhere: writes to `questions` which files' content is to be read there. How many those are.
+    /// A list that was made elsewhere. Writes to `questions` which files' content is still to be read there; where there are
+    /// none, that was all, and this is what it adds up to. Temporary files go to `scratch`.
     ///
     /// # Errors
     /// When the list or the index can't be read, or something can't be written.
-    pub fn ask(&self, list: &List, questions: impl io::Write) -> io::Result<u64> {
+    pub fn see(&mut self, list: &List, questions: impl io::Write, scratch: &Path) -> io::Result<Option<Totals>> {
         let mut questions = Questions::new(questions)?;
-        if self.why_all.is_none() {
-            let (head, reader) = ways::open(&self.path, &self.source)?;
-            let mut listing = Listing::new(Some((head, Box::new(reader))), self.terms, None)?;
-            list::compare(list, &mut listing, |path, listing| {
-                listing.answer_later();
-                questions.add(path)
-            })?;
+        let totals = list::compare(list, &mut self.listing, |path, listing| {
+            listing.answer_later();
+            questions.add(path)
+        })?;
+        if questions.end()? == 0 {
+            return Ok(Some(totals));
         }
-        questions.end()
+        let ((head, reader), list) = (ways::open(&self.path, &self.source)?, tempfile::tempfile_in(scratch)?);
+        let again = Listing::new(Some((head, Box::new(reader))), self.terms, list.try_clone()?)?;
+        self.listing = again.after(&self.listing);
+        self.list = list;
+        Ok(None)
     }
 
-    /// The list, and the `answers` to the `questions` about it.
+    /// The list once more, with the `answers` to the `questions` about it.
     ///
     /// # Errors
     /// When they can't be read.
@@ -170,7 +176,7 @@ impl Opening {
             why_all: self.why_all.or_else(|| tally.alarm.as_deref().map(found_now)),
             alarm: self.alarm,
             alarm_number: self.alarm_number,
-            is_whole: self.terms.sample_percent >= 100,
+            is_whole: self.terms.sample.percent >= 100,
             tally,
             choice: OnceLock::new(),
             told,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::exclude::Exclude;
 use crate::image::ImageOptions;
 use crate::night::listing::Entries as _;
-use crate::night::{Listed, Night, Opening};
+use crate::night::{Listed, Night, Opening, Sample};
 use crate::progress::NoticeKind;
 use crate::sink::artifact::MachineSettings;
 use crate::source::machine::{ListOrder, Machine, MachineFacts, Transfer};
@@ -65,10 +65,11 @@ pub(super) async fn open_machine(
         let reading = machine.clone();
         return Ok(opened(survey, Box::new(move |outlet| reading.stream(&selection, outlet, &stop, &runtime))));
     };
-    let order = ListOrder { with_extra: Opening::is_awaited(&terms.index_path(name)) };
+    let sample = terms.wish.sample();
+    let order = ListOrder { sample: Opening::is_awaited(&terms.index_path(name)).then_some(sample) };
     let transfer = Arc::new(Transfer::begin(&machine, &selection, Some(order), &stop, &runtime)?);
-    let comparison =
-        Comparison { transfer: Arc::clone(&transfer), terms, name: name.to_owned(), who: canonical.clone() };
+    let (carrier, who) = (Arc::clone(&transfer), canonical.clone());
+    let comparison = Comparison { transfer: carrier, terms, sample, name: name.to_owned(), who };
     let compared = tokio::task::spawn_blocking(move || comparison.run()).await;
     let survey = match compared.unwrap_or_else(|_| Err(Error::interrupted())) {
         Ok(Some(compared)) => Ok(compared),
@@ -93,6 +94,7 @@ pub(super) async fn open_machine(
 struct Comparison {
     transfer: Arc<Transfer>,
     terms: Terms,
+    sample: Sample,
     name: String,
     who: String,
 }
@@ -108,17 +110,19 @@ impl Comparison {
             error.hint("--guest-reader tar reads all, by the guest's own tools")
         };
         let identity = list.head.identity.clone().map(|read| self.terms.form_of(&read));
-        let listed = Listed { who: self.who.clone(), identity, settled: list.head.settled };
+        let listed = Listed { who: self.who.clone(), identity, settled: list.head.settled, sample: self.sample };
         let path = self.terms.index_path(&self.name);
-        let mut opening = Opening::new(&path, listed, self.terms.wish, &scratch).map_err(failed)?;
+        let mut opening = Opening::new(&path, listed, self.terms.wish.squash, &scratch).map_err(failed)?;
         let mut questions = tempfile::tempfile_in(&scratch).map_err(failed)?;
-        let answers = match opening.ask(&list, &questions).map_err(failed)? {
-            0 => tempfile::tempfile_in(&scratch).map_err(failed)?,
-            _ => self.transfer.ask(&questions, &scratch)?,
+        let seen = opening.see(&list, &questions, &scratch).map_err(|error| opening.told(failed(error)))?;
+        let totals = if let Some(totals) = seen {
+            totals
+        } else {
+            let answers = self.transfer.ask(&questions, &scratch).map_err(|error| opening.told(error))?;
+            std::io::Seek::rewind(&mut questions).map_err(failed)?;
+            let heard = opening.hear(&list, &questions, std::io::BufReader::new(answers));
+            heard.map_err(|error| opening.told(failed(error)))?
         };
-        std::io::Seek::rewind(&mut questions).map_err(failed)?;
-        let heard = opening.hear(&list, &questions, std::io::BufReader::new(answers));
-        let totals = heard.map_err(|error| opening.told(failed(error)))?;
         let mounts = self.transfer.left_mounts().iter().map(|path| (NoticeKind::Mount, &path[..]));
         mounts.chain(list.left_out()).for_each(|(kind, path)| opening.listing().left_out(kind, path));
         let night = opening.end(&scratch).map_err(failed)?;

@@ -117,8 +117,8 @@ fn open_night(options: &FreezeOptions, directory: &Directory) -> Option<Result<O
     };
     let identity = directory.identity();
     let (path, identity) = (terms.index_path(&canonical), identity.map(|read| terms.form_of(&read)));
-    let listed = Listed { who: canonical, identity, settled };
-    Some(Opening::new(&path, listed, terms.wish, &super::scratch_folder()).map_err(|error| unlisted(&error)))
+    let listed = Listed { who: canonical, identity, settled, sample: terms.wish.sample() };
+    Some(Opening::new(&path, listed, terms.wish.squash, &super::scratch_folder()).map_err(|error| unlisted(&error)))
 }
 
 /// Without room for a listing, everything is read.

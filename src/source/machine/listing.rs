@@ -32,7 +32,7 @@ pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_
     let settled = directory.settle().ok_or_else(|| failed(io::Error::other("the clock is before 1970")))?;
     let head = Head { settled, identity: directory.identity() };
     let path = spool.join("list");
-    let lister = Lister::begin(File::create(&path).map_err(failed)?, &head, order.with_extra).map_err(failed)?;
+    let lister = Lister::begin(File::create(&path).map_err(failed)?, &head, order.sample).map_err(failed)?;
     let mut lister = Beside { lister, spools: spools(spool) };
     directory.list(&mut lister, stop)?;
     lister.lister.end().map_err(failed)?;
@@ -110,7 +110,9 @@ impl Entries for Beside {
         self.lister.see(path, Stat { changed, ..stat }, tar_bytes)
     }
 
-    fn answer(&mut self, _: Option<u64>) {}
+    fn answer(&mut self, found: Option<u64>) {
+        self.lister.answer(found);
+    }
 
     fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
         self.lister.left_out(kind, path);

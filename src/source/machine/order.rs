@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::night::Sample;
 use crate::source::wanted::Wanted;
 
 /// The whole order.
@@ -18,8 +19,8 @@ pub struct Order {
 /// How it is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListOrder {
-    /// Entries' attributes are compared, too: there is an index to compare with.
-    pub with_extra: bool,
+    /// There is an index to compare with: entries' attributes are compared, too, and what is in these files.
+    pub sample: Option<Sample>,
 }
 
 /// The name in the spool of what the host asks about the list, [sealed](super::sealed).
