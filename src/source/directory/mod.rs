@@ -31,6 +31,7 @@ mod xattrs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -71,6 +72,8 @@ pub struct Directory {
     wanted: Wanted,
     /// It is the root of a machine: what its overlay lies on is an image, which nobody changes.
     is_machines: bool,
+    /// Grows as long as a listing or a comparison goes on: with each entry, and with each part of a content.
+    work: AtomicU64,
     #[cfg(test)]
     seam: Option<tests::Seam>,
 }
@@ -128,6 +131,7 @@ impl Directory {
             rules,
             wanted,
             is_machines: false,
+            work: AtomicU64::new(0),
             #[cfg(test)]
             seam: None,
         })
@@ -162,6 +166,16 @@ impl Directory {
     #[must_use]
     pub fn settle(&self) -> Option<crate::night::compare::Settled> {
         identity::settle(&self.root, &self.wanted)
+    }
+
+    /// Another number than before, if a listing or a comparison has gone on since.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
+    }
+
+    fn worked(&self) {
+        self.work.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Tells the checksums of files' content, one after the other.

@@ -101,6 +101,7 @@ impl Adding<'_> {
             return Ok(0);
         };
         self.survey.entries += 1;
+        self.directory.worked();
         let stat = match &mut entries {
             Some(_) if super::night::is_mark(meta) => None,
             Some(entries) => match self.totals.stat(seen, path, *entries) {
@@ -119,7 +120,7 @@ impl Adding<'_> {
             && entries.see(path, stat, entry_bytes)
         {
             let found = match seen {
-                Seen::Entry { folder, meta } => content(folder, last_name(path), meta, self.stop)?,
+                Seen::Entry { folder, meta } => content(self.directory, folder, last_name(path), meta, self.stop)?,
                 _ => None,
             };
             entries.answer(found);
@@ -200,7 +201,7 @@ impl<'a> Checker<'a> {
         });
         match looked {
             Ok((folder, meta)) if meta.kind == Kind::Regular && meta.stat(listed.extra) == *listed => {
-                content(&folder, last_name(path), &meta, self.stop)
+                content(self.directory, &folder, last_name(path), &meta, self.stop)
             }
             _ => Ok(None),
         }
@@ -215,12 +216,13 @@ fn link_text(folder: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
 const READ_BYTES: usize = 256 << 10;
 
 /// The checksum of a file's content, as an index has it; none if it can't be read, or changes meanwhile.
-fn content(folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Option<u64>> {
+fn content(directory: &Directory, folder: &OwnedFd, name: &[u8], meta: &Meta, stop: &Stop) -> Result<Option<u64>> {
     let Ok(open) = meta::open(folder, name, OFlags::empty()) else { return Ok(None) };
     let (mut sum, mut buffer) = (Sum::new(), vec![0; READ_BYTES]);
     let mut left = meta.size_bytes;
     while left > 0 {
         stop.check()?;
+        directory.worked();
         let most = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
         match rustix::io::read(&open, &mut buffer[..most]) {
             Ok(0) => break,

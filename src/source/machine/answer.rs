@@ -178,6 +178,8 @@ pub struct Next {
     pub state: State,
     /// Changes while the producer lives.
     pub beat: u64,
+    /// Changes while our reader lists or compares, which gives nothing until it is done.
+    pub work: u64,
     /// `program code` lines, at the end.
     pub codes: Vec<(String, u64)>,
     /// What was said on stderr, at the end.
@@ -191,7 +193,7 @@ impl Next {
     /// What can't be, in words.
     pub fn read(lines: &[&[u8]], from: u64, chunk_bytes: u64) -> Result<Self, String> {
         let mut next =
-            Self { items: Vec::new(), state: State::Starting, beat: 0, codes: Vec::new(), words: Vec::new() };
+            Self { items: Vec::new(), state: State::Starting, beat: 0, work: 0, codes: Vec::new(), words: Vec::new() };
         for line in lines {
             let said = || format!("guest.sh said '{}'", text(line));
             match word(line) {
@@ -205,6 +207,7 @@ impl Next {
                 }
                 (b"state", rest) => next.state = state(rest).ok_or_else(said)?,
                 (b"beat", rest) => next.beat = number(rest).unwrap_or(0),
+                (b"work", rest) => next.work = number(rest).unwrap_or(0),
                 (b"gone", rest) => next.state = State::Gone(text(rest)),
                 (b"verdict", rest) => {
                     let (program, code) = word(rest);

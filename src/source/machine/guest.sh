@@ -20,7 +20,7 @@
 # work of find, tar, dd and cksum, and waits where a shell would start a `sleep` for each look), said (what one answered that was tried), c.S (a chunk;
 # chunk N lies in slot S = N modulo the window), u.N (chunk N has its slot: until it is acknowledged nothing touches it),
 # m.N (its line, there once the chunk is complete), state, sign (changes with every `next`), beat (changes while the
-# producer lives), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files
+# producer lives), work (changes while our own reader lists or compares), words (what the tools said on stderr), verdict (their exit codes), linked and apart (names of files
 # with several links), held, last and divided (of those, what `batch` has for the next one), going (as long as chunks can
 # be written), hold (nothing is read before a `next` that waits), stop (asks it to end).
 # POSIX sh; GNU tools or busybox. `sort -z`, `dd iflag=fullblock` and `ln -n` are beyond POSIX, and in both.
@@ -533,7 +533,9 @@ next() {
 		from=$((from + 1))
 	done
 	echo "state ${state:-starting}"
-	{ read -r beat <beat && echo "beat $beat"; } 2>/dev/null
+	for number in beat work; do
+		{ read -r value <"$number" && echo "$number $value"; } 2>/dev/null
+	done
 	case $state in
 	end*)
 		sed -n 's/^./verdict &/p' verdict

@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
 use super::order::{ListOrder, PICKS, QUESTIONS};
 use super::reader::Slots;
 use super::sealed;
@@ -24,6 +26,8 @@ use crate::stop::Stop;
 
 /// How long to wait before looking again whether the host has said more.
 const WORD_PAUSE: Duration = Duration::from_millis(3);
+/// How often the host is told that work goes on.
+const WORK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Lists `directory`, and gives what the host picks of it.
 pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_>, stop: &Stop) -> Result<Picker> {
@@ -34,7 +38,7 @@ pub(super) fn list(directory: &Directory, order: ListOrder, slots: &mut Slots<'_
     let path = spool.join("list");
     let lister = Lister::begin(File::create(&path).map_err(failed)?, &head, order.sample).map_err(failed)?;
     let mut lister = Beside { lister, spools: spools(spool) };
-    directory.list(&mut lister, stop)?;
+    telling(directory, spool, || directory.list(&mut lister, stop))?;
     lister.lister.end().map_err(failed)?;
     let file = File::options().read(true).open(&path).map_err(failed)?;
     send(slots, &file).map_err(failed)?;
@@ -67,10 +71,29 @@ fn answer(
     let failed = |error: io::Error| Error::source("answering", path.display(), &error).because(error);
     let mut checker = directory.checker(stop);
     let file = File::options().create(true).truncate(true).read(true).write(true).open(&path).map_err(failed)?;
-    let answered = list::answer(list, questions, io::BufWriter::new(&file), |path, listed| {
-        checker.check(path, listed).map_err(io::Error::other)
-    });
+    let mut check = |path: &[u8], listed: &Stat| checker.check(path, listed).map_err(io::Error::other);
+    let answered =
+        telling(directory, slots.folder(), || list::answer(list, questions, io::BufWriter::new(&file), &mut check));
     answered.and_then(|()| send(slots, &file)).map_err(failed)
+}
+
+/// Does `work` on `directory`, which gives the host nothing until it is done, and leaves in the spool how far it is: what goes on
+/// may take any time.
+fn telling<T>(directory: &Directory, spool: &Path, work: impl FnOnce() -> T) -> T {
+    let (new, shown) = (spool.join("work.new"), spool.join("work"));
+    std::thread::scope(|scope| {
+        let (done_end, done) = bounded::<()>(0);
+        scope.spawn(move || {
+            while done.recv_timeout(WORK_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                // Whoever hears nothing of it waits for as long as a walk may take.
+                let _ = std::fs::write(&new, format!("{}\n", directory.work()))
+                    .and_then(|()| std::fs::rename(&new, &shown));
+            }
+        });
+        let worked = work();
+        drop(done_end);
+        worked
+    })
 }
 
 /// The file as an archive of its own.
@@ -116,5 +139,35 @@ impl Entries for Beside {
 
     fn left_out(&mut self, kind: NoticeKind, path: &[u8]) {
         self.lister.left_out(kind, path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::wanted::Wanted;
+
+    #[test]
+    fn how_far_long_work_is_can_be_seen_in_the_spool() {
+        let (root, spool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(root.path().join("file"), "content").unwrap();
+        let directory = Directory::open_root(root.path(), Wanted::default()).unwrap();
+        let shown = spool.path().join("work");
+        let told = || std::fs::read_to_string(&shown).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let awaited = |more: &dyn Fn(u64) -> bool| {
+            for _ in 0..6_000 {
+                match told().filter(|work| more(*work)) {
+                    Some(work) => return work,
+                    None => std::thread::sleep(Duration::from_millis(10)),
+                }
+            }
+            panic!("nothing is told of what goes on");
+        };
+        telling(&directory, spool.path(), || {
+            directory.survey(&Stop::new()).unwrap();
+            let walked = awaited(&|work| work >= 2);
+            directory.survey(&Stop::new()).unwrap();
+            assert!(awaited(&|work| work > walked) > walked);
+        });
     }
 }

@@ -37,7 +37,8 @@ pub(super) const SEAMS_MAX: usize = 4;
 const NEXT_WAIT_SECONDS: u64 = 20;
 /// How long the producer's beat may stand still while the guest answers.
 const BEAT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long nothing may come from a producer that lives and has room: what a whole walk may take, which some make first.
+/// How long nothing may come from a producer that lives, has room and tells of no work: what a whole walk may take, which some
+/// make first.
 const SILENCE_MAX: Duration = super::probe::SURVEY_LIMIT;
 
 /// One transfer.
@@ -88,7 +89,8 @@ struct Standing {
     asked_at: Instant,
     began: Instant,
     beat: (u64, Instant),
-    /// When the guest last told of something, or had no room for it.
+    work: u64,
+    /// When the guest last told of something, went on with its work, or had no room for it.
     moved_at: Instant,
     end: Option<Next>,
 }
@@ -195,7 +197,7 @@ impl<L: Link> Relay<'_, L> {
                 if answer.code == Some(2) && answer.stdout.is_empty() || answer.code == Some(127) {
                     // The script itself is gone, and the spool with it.
                     let gone = State::Gone(String::new());
-                    return Ok(Next { items: vec![], state: gone, beat: 0, codes: vec![], words: vec![] });
+                    return Ok(Next { items: vec![], state: gone, beat: 0, work: 0, codes: vec![], words: vec![] });
                 }
                 let lines = answer::lines(&answer.stdout, &sign);
                 match lines.and_then(|lines| Next::read(&lines, from.parse().unwrap_or(0), self.options.chunk_bytes()))
@@ -281,6 +283,7 @@ impl Standing {
             asked_at: now,
             began: now,
             beat: (0, now),
+            work: 0,
             moved_at: now,
             end: None,
         }
@@ -413,8 +416,8 @@ impl Standing {
 
     /// Refuses to wait on for a guest that has room for more, and gives nothing.
     fn within_patience(&mut self, next: &Next, options: &Options, now: Instant) -> Result<(), String> {
-        if !next.items.is_empty() || !self.may_grow(options) {
-            self.moved_at = now;
+        if !next.items.is_empty() || next.work != self.work || !self.may_grow(options) {
+            (self.moved_at, self.work) = (now, next.work);
         }
         if next.state == State::Running && now.duration_since(self.moved_at) > SILENCE_MAX {
             let minutes = SILENCE_MAX.as_secs() / 60;

@@ -51,6 +51,12 @@ fn a_guest_that_lives_and_gives_nothing_is_not_waited_for() {
     standing.within_patience(&running(1, ""), &options, late + SILENCE_MAX).unwrap();
     let refusal = standing.within_patience(&running(1, ""), &options, later).unwrap_err();
     assert!(refusal.contains("15 minutes"), "{refusal}");
+    // One that reads much to compare it gives nothing for long.
+    let works = |work| Next { work, ..running(1, "") };
+    for (work, now) in [(7, later), (8, later + SILENCE_MAX * 2), (8, later + SILENCE_MAX * 3)] {
+        standing.within_patience(&works(work), &options, now).unwrap();
+    }
+    assert!(standing.within_patience(&works(8), &options, later + SILENCE_MAX * 4).is_err());
     // With a full window it is the guest that waits.
     standing.told(running(0, "chunk chunk"), 0, &options).unwrap();
     standing.within_patience(&running(2, ""), &options, later).unwrap();
