@@ -63,6 +63,13 @@ impl Desk {
         crate::host::shell(&folder, script);
     }
 
+    /// What this command needs to be the reader in a machine: a test's is no static one.
+    pub fn bring_libraries(&self, name: &str) {
+        let libraries = "ldd BINARY | sed -n 's/.*[ \t]\\(\\/[^ ]*\\) (.*/\\1/p' | while read -r library; do
+            mkdir -p ../..$(dirname $library); cp -L $library ../..$library; done";
+        self.fill(name, &libraries.replace("BINARY", &self.host.binary.display().to_string()));
+    }
+
     pub fn stop(&self, name: &str) {
         self.machine(name).smolvm(&["machine", "stop", "--name", name]);
     }

@@ -261,6 +261,7 @@ fn metrics_are_right(desk: &Desk, night: &Night) {
 }
 
 /// The figures of a full run.
+#[expect(clippy::print_stdout, reason = "figures for whoever asked for the full form")]
 fn tell(night: &Night, took: Duration, peak_bytes: u64) {
     let of = |destination: &str, bytes: fn(&smolfreeze::fleet::night::Made) -> u64| {
         let made = night.made().filter(|(outcome, _)| outcome.destination == destination);

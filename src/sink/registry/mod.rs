@@ -47,7 +47,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oci_spec::distribution::Reference;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use self::auth::Auth;
 use self::failure::Failure;
@@ -166,6 +166,15 @@ impl RegistrySink {
         (report.neighbours.is_some() && report.habits.mounts()).then_some(report.registry.as_str())
     }
 
+    /// Waits for the turn to send something whole, where all freezes together have so many.
+    async fn turn(&self) -> Result<Option<SemaphorePermit<'_>>> {
+        let Some(turns) = &self.0.turns else { return Ok(None) };
+        tokio::select! {
+            turn = turns.acquire() => Ok(turn.ok()),
+            () = self.0.report.stop.stopped() => Err(Error::interrupted()),
+        }
+    }
+
     /// Sends a gathered layer, unless the registry has it. Either way its bytes are reported as confirmed, once.
     ///
     /// # Errors
@@ -173,13 +182,7 @@ impl RegistrySink {
     pub async fn put(&self, layer: &Arc<Layer>) -> Result<Put> {
         let parts = Parts::Gathered { descriptor: &layer.descriptor, body: &layer.body };
         let subject = format!("layer {} ({})", layer.index, layer.descriptor.digest);
-        let _turn = match &self.0.turns {
-            Some(turns) => tokio::select! {
-                turn = turns.acquire() => Some(turn),
-                () = self.0.report.stop.stopped() => return Err(Error::interrupted()),
-            },
-            None => None,
-        };
+        let _turn = self.turn().await?;
         let upload = self.upload(Some(layer.index), parts);
         let put = retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1;
         self.remember(&layer.descriptor);
@@ -188,6 +191,7 @@ impl RegistrySink {
 
     /// Sends a layer while it is made: in parts, where the registry was seen to add one to the other, so that a failed
     /// request is made good as long as the session lives; else in one request, which can only begin anew at its beginning.
+    /// It waits for no turn: there is no room for it here, and what has the turn may wait for that room.
     ///
     /// # Errors
     /// As [`Self::put`], and when the registry loses the session after bytes are gone. A hang-up when `tail` is cut off.
@@ -209,6 +213,7 @@ impl RegistrySink {
         let body = Body::from_chunks(vec![bytes]);
         let what = if descriptor.media_type == CONFIG_MEDIA_TYPE { "config" } else { "blob" };
         let subject = format!("{what} {}", descriptor.digest);
+        let _turn = self.turn().await?;
         let upload = self.upload(None, Parts::Gathered { descriptor, body: &body });
         Ok(retry::run(&self.0.client, &self.0.report, &subject, upload).await?.1)
     }
