@@ -47,7 +47,7 @@ pub struct Night {
     /// What was done in this night and then done again (`--force`), while its image may still be there under a name of its own.
     #[serde(default)]
     pub earlier: Vec<Outcome>,
-    /// Machines that a run started, and has not stopped yet: who goes on with the night stops them.
+    /// Machines that a run started, and that may still be running: the next run stops them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub started: Vec<String>,
     /// Machines that no policy selected, and that the file does not ignore.
@@ -167,6 +167,9 @@ pub struct Made {
     /// A file of earlier images was not what it should have been: what there is to say of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
+    /// Why everything was read, where nobody can tell what has changed since the last freeze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_full: Option<String>,
 }
 
 /// An image that was read back.
@@ -307,6 +310,13 @@ impl Outcome {
         self.verified.as_ref()?.fault.as_deref()
     }
 
+    /// That all of the machine was read for the image, and why, in words.
+    #[must_use]
+    pub fn in_full(&self) -> Option<String> {
+        let why = self.image.as_ref()?.in_full.as_ref()?;
+        Some(format!("all of it was read: {why}"))
+    }
+
     /// The image, if it is there and was not found wrong.
     #[must_use]
     pub fn good(&self) -> Option<&Made> {
@@ -363,6 +373,7 @@ mod tests {
                 retries: 0,
                 held_bytes_peak: 7,
                 alarm: None,
+                in_full: None,
             }
         }
     }

@@ -62,6 +62,8 @@ pub struct Pair {
     pub last_good: Option<Good>,
     /// So old may it be.
     pub max_age_seconds: Option<u64>,
+    /// Why all of the machine was read for the newest image, where nobody could tell what had changed.
+    pub in_full: Option<String>,
     /// Why the newest night that failed here did.
     pub last_error: Option<LastError>,
 }
@@ -206,8 +208,10 @@ impl Pair {
         };
         let failure = history.last_failure(&wanted.machine, &wanted.destination);
         let last_error = failure.map(|failure| LastError::of(&failure, last_good.as_ref()));
+        let made = history.last_made(&wanted.machine, &wanted.destination);
+        let in_full = made.and_then(|(_, made)| made.in_full.clone());
         let Wanted { machine, policy, destination, .. } = wanted;
-        Self { machine, policy, destination, standing, last_good, max_age_seconds: limit, last_error }
+        Self { machine, policy, destination, standing, last_good, max_age_seconds: limit, in_full, last_error }
     }
 }
 

@@ -8,6 +8,7 @@ use smolfreeze::fleet::night::Standing;
 
 use crate::desk::{Desk, LAYOUT, finish, is_done, outcome, until, why};
 use crate::standin::Kind;
+use crate::support::sidecar;
 
 /// A layout for each machine, and a command after each run that says how it ended.
 fn file(more: &str) -> String {
@@ -116,4 +117,62 @@ fn a_killed_run_leaves_no_lock_and_no_machine_running() {
     assert!(!desk.is_running("b"));
     assert!(desk.remembered("n1").started.is_empty());
     assert!(is_done(&desk.night(0, &["--night", "n1"]), "b", "disk"));
+}
+
+#[test]
+fn a_machine_that_could_not_be_stopped_is_stopped_by_a_later_turn_or_run() {
+    let desk = Desk::new(&[("a", Kind::Busybox), ("b", Kind::Busybox)]);
+    desk.stop("b");
+    let policy = format!("{}stopped = \"start\"\n", file(""));
+    desk.write(&policy);
+    let fails = "\"machine stop --name b\") echo 'Error: it is busy' >&2; exit 1;;";
+    desk.wrap(fails);
+    let night = desk.night(7, &["--night", "n1"]);
+    assert!(is_done(&night, "b", "disk") && desk.is_running("b"));
+    assert!(outcome(&night, "b", "disk").remarks[0].contains("stopping it failed: it is busy"), "{night:#?}");
+    assert_eq!(night.started, ["b"]);
+    // Whoever comes next tries, and says so where it fails again.
+    let night = desk.night(7, &["--night", "n2", "--only", "a"]);
+    assert!(night.runs[0].troubles[0].text.contains("stopping machine 'b' failed"), "{:?}", night.runs[0].troubles);
+    assert_eq!((night.started, desk.remembered("n1").started.len()), (vec!["b".to_owned()], 0));
+    desk.wrap("");
+    let night = desk.night(0, &["--night", "n3", "--only", "a"]);
+    assert!(night.started.is_empty() && desk.remembered("n2").started.is_empty() && !desk.is_running("b"));
+    // In the same run it is the next turn that does.
+    desk.wrap(&format!("\"machine stop --name b\") test -e {0} || {{ touch {0}; exit 1; }};;", desk.host.text("once")));
+    let again = policy.replace("attempts = 1", "attempts = 2\npause = \"100ms\"");
+    desk.write(&format!("{again}[policies.guest]\nbefore = \"test -e /tmp/b || {{ touch /tmp/b; exit 3; }}\"\n"));
+    let night = desk.night(0, &["--night", "n4", "--only", "b"]);
+    assert!(desk.host.path("once").exists() && outcome(&night, "b", "disk").attempts == 2);
+    assert!(night.started.is_empty() && !desk.is_running("b"));
+    // One that is gone, or stopped whatever smolvm says of it, is nobody's business any more.
+    desk.wrap(fails);
+    let mut night = desk.remembered("n4");
+    night.started = vec!["gone".to_owned(), "b".to_owned()];
+    desk.nights().write(&night).unwrap();
+    desk.night(0, &["--night", "n5", "--only", "a"]);
+    assert!(desk.remembered("n4").started.is_empty() && desk.remembered("n5").started.is_empty());
+}
+
+#[test]
+fn what_follows_the_freezes_has_an_end() {
+    let desk = Desk::new(&[("a", Kind::Busybox)]);
+    let agent = sidecar::agent(&desk.host.path(".")).display().to_string();
+    let file = |command: &str| {
+        let file = file("after_limit = \"3s\"")
+            .replace("[defaults.freeze]", &format!("[defaults.freeze]\nagent_rootfs = \"{agent}\""));
+        format!("{file}[policies.drill]\nevery = \"1day\"\ncommand = \"{command}\"\n")
+    };
+    desk.write(&file("sleep 1000"));
+    let night = desk.night(7, &["--night", "n1"]);
+    assert!(is_done(&night, "a", "disk") && night.after.drills.is_empty(), "{night:#?}");
+    let trouble = &night.runs[0].troubles[0];
+    assert!(trouble.kind == "deadline" && trouble.text.contains("after_limit, which is 3s"), "{trouble:?}");
+    assert_eq!(fs::read_to_string(desk.host.path("after")).unwrap(), "n1 7\n");
+    let listed = desk.machines[0].smolvm(&["machine", "ls"]).stdout;
+    assert!(!String::from_utf8_lossy(&listed).contains("smolfreeze-drill-"), "its machine is gone");
+    // The next run goes on with it.
+    desk.write(&file("true").replace("after_limit = \"3s\"", ""));
+    let night = desk.night(0, &["--night", "n1"]);
+    assert!(night.after.drills.len() == 1 && night.after.drills[0].trouble.is_none(), "{night:#?}");
 }

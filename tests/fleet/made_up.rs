@@ -201,6 +201,7 @@ fn outcome((machine, size, growth): (&str, f64, f64), destination: &str, index: 
         retries: 0,
         held_bytes_peak: 90 << 20,
         alarm: None,
+        in_full: None,
     };
     let state = trouble.as_ref().map_or(Standing::Done, |(state, ..)| *state);
     let verified = Verified { at: "2026-11-01T04:00:00Z".parse().unwrap(), fault: None };

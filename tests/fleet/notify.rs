@@ -12,16 +12,16 @@ use smolfreeze::fleet::notify::{self, End};
 use crate::made_up;
 
 /// A request as it came: method and path, and the body.
-type Request = (String, String);
+pub type Request = (String, String);
 
 /// Keeps what it is asked, and answers with the statuses that were ordered, the last one for ever. 0 is no answer.
-struct Listener {
-    address: SocketAddr,
+pub struct Listener {
+    pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Listener {
-    fn start(statuses: &'static [u16]) -> Self {
+    pub fn start(statuses: &'static [u16]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::<Mutex<Vec<Request>>>::default();
@@ -60,7 +60,7 @@ impl Listener {
         Self { address, asked }
     }
 
-    fn asked(&self) -> Vec<Request> {
+    pub fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
 }

@@ -3,13 +3,16 @@
 use smolfreeze::fleet::night::Standing;
 
 use crate::desk::{Desk, LAYOUT, is_done, outcome, why};
+use crate::notify::Listener;
 use crate::standin::Kind;
 
 #[test]
 fn a_night_is_done_once_and_again_by_force() {
     let desk = Desk::new(&[("a", Kind::Busybox), ("b", Kind::Bare), ("c", Kind::Busybox), ("other", Kind::Busybox)]);
     desk.stop("c");
-    desk.write(&format!("unselected = \"warn\"\n{LAYOUT}[[policies]]\nmachines = [\"[a-c]\"]\n"));
+    desk.write(&format!(
+        "unselected = \"warn\"\nnight_begins = \"00:00\"\n{LAYOUT}[[policies]]\nmachines = [\"[a-c]\"]\n"
+    ));
     let first = desk.night(0, &["--night", "n1", "--only", "a"]);
     assert!(is_done(&first, "a", "disk") && first.outcome("b", "disk").is_none());
     let second = desk.night(0, &["--night", "n1"]);
@@ -125,4 +128,37 @@ fn smolvms_other_folder_is_asked() {
     ));
     desk.write(&format!("smolvm.state_dir = \"{}\"\n{LAYOUT}[[policies]]\n", folder.display()));
     assert!(is_done(&desk.night(0, &["--night", "n1"]), "a", "disk"));
+}
+
+#[test]
+fn what_was_read_in_full_although_nights_were_wanted_is_said() {
+    let (mut desk, listener) = (Desk::new(&[("a", Kind::Busybox)]), Listener::start(&[200]));
+    desk.write(&format!(
+        "{LAYOUT}[[policies]]\nfreeze = {{ guest_reader = \"tar\" }}\n[notify]\nping = \"http://{}/p\"\n",
+        listener.address
+    ));
+    let why = "the guest's own tools read";
+    let night = desk.night(0, &["--night", "n1"]);
+    assert_eq!(outcome(&night, "a", "disk").image.as_ref().unwrap().in_full.as_deref(), Some(why));
+    let status = |desk: &Desk, more: &[&str]| {
+        let file = desk.host.text("fleet.toml");
+        let words = [&["fleet", "status", "--file", &file], more].concat();
+        String::from_utf8(desk.host.command(&words).output().unwrap().stdout).unwrap()
+    };
+    let shown = status(&desk, &[]);
+    assert!(shown.contains("all of it was read") && shown.contains(why), "{shown}");
+    let json: serde_json::Value = serde_json::from_str(&status(&desk, &["--json"])).unwrap();
+    assert_eq!(json["pairs"][0]["in_full"], why);
+    let log = listener.asked().pop().unwrap().1;
+    assert!(log.contains(why), "{log}");
+    let printed = desk.run(&["--night", "n2"]);
+    assert!(String::from_utf8_lossy(&printed.stdout).contains(why), "{printed:?}");
+    // Where nobody wants nights, or they can be had, there is nothing to say.
+    desk.write(&format!("{LAYOUT}[[policies]]\nfreeze = {{ guest_reader = \"tar\", known = false }}\n"));
+    assert_eq!(outcome(&desk.night(0, &["--night", "n3"]), "a", "disk").image.as_ref().unwrap().in_full, None);
+    desk = desk.released();
+    desk.bring_libraries("a");
+    desk.write(&format!("{LAYOUT}[[policies]]\n"));
+    assert_eq!(outcome(&desk.night(0, &["--night", "n4"]), "a", "disk").image.as_ref().unwrap().in_full, None);
+    assert!(!status(&desk, &[]).contains("all of it was read"));
 }

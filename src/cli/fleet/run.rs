@@ -198,7 +198,7 @@ fn line(outcome: &Outcome) -> String {
         }
         (Standing::Done, Some(made)) => {
             let (seconds, read, sent) = (outcome.seconds, size(made.read_bytes), size(made.sent_bytes));
-            let remarks: Vec<_> = outcome.remarks.iter().chain(&made.alarm).map(String::as_str).collect();
+            let remarks: Vec<_> = outcome.remarks.iter().chain(&made.alarm).cloned().chain(outcome.in_full()).collect();
             let remarks = if remarks.is_empty() { String::new() } else { format!("; {}", remarks.join("; ")) };
             format!("{machine:<24} {name}@{}  {seconds:.1} s, {read} read, {sent} sent{remarks}", made.digest)
         }

@@ -1,5 +1,6 @@
 //! `smolfreeze fleet status`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use smolfreeze::error::Result;
 use smolfreeze::fleet::file::Unselected;
 use smolfreeze::fleet::run;
 use smolfreeze::fleet::status::{LastError, Pair, Standing, Status};
+use smolfreeze::text;
 
 use super::FleetFile;
 use crate::cli::columns;
@@ -46,8 +48,24 @@ fn shown(status: &Status) -> String {
         parts.push(format!("smolvm could not be asked, so the machines are those of the last nights: {reason}"));
     }
     parts.push(if status.pairs.is_empty() { "no machine is selected".to_owned() } else { columns::table(&rows) });
+    parts.extend(read_in_full(status));
     parts.push(summary(status));
     parts.join("\n")
+}
+
+/// The machines of which each night reads everything, by why it does.
+fn read_in_full(status: &Status) -> Vec<String> {
+    let mut machines = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for pair in &status.pairs {
+        if let Some(why) = &pair.in_full {
+            machines.entry(why).or_default().insert(&pair.machine);
+        }
+    }
+    let line = |(why, machines): (&str, BTreeSet<&str>)| {
+        let machines: Vec<_> = machines.into_iter().collect();
+        text::line(&format!("all of it was read, not what has changed: {}: {why}", machines.join(", "))).into_owned()
+    };
+    machines.into_iter().map(line).collect()
 }
 
 fn row(pair: &Pair, zone: &TimeZone) -> [String; 7] {
@@ -88,5 +106,5 @@ fn summary(status: &Status) -> String {
         Some((night, None)) => format!("the run of night {night} has not ended, or was killed"),
         Some((night, Some(code))) => format!("the last run was of night {night} and ended with {code}"),
     });
-    smolfreeze::text::line(&parts.join("; ")).into_owned()
+    text::line(&parts.join("; ")).into_owned()
 }

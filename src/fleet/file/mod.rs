@@ -39,13 +39,17 @@ pub struct File {
     /// Most resident memory of all running freezes together. By default what one `freeze` takes, for each that may run:
     /// 256 MiB with two cores.
     pub memory: Option<Size>,
-    /// A night begins at this time of day: until then the date of the day before is its name.
-    pub night_begins: TimeOfDay,
+    /// A night begins at this time of day: until then the date of the day before is its name. By default `schedule.at`, so that
+    /// a run which begins late has the name of the night that it catches up.
+    pub night_begins: Option<TimeOfDay>,
     /// A run waits a random part of this before it begins, so that many hosts don't come to a registry at once; `--now` and
     /// `fleet install`'s timer don't.
     pub jitter: Period,
-    /// What is not done so long after the run began is given up. Without it a run may take as long as it takes.
+    /// Freezes that are not done so long after the run began are given up. Without it they may take as long as they take.
     pub deadline: Option<Period>,
+    /// What follows the freezes (verification, retention, drills) is given up so long after it began. The next run goes on
+    /// with it.
+    pub after_limit: Period,
     /// What it means that a machine is selected by no policy and by no pattern of `ignore`.
     pub unselected: Unselected,
     /// Patterns of machines that need no policy.
@@ -121,7 +125,8 @@ pub struct Destination {
     pub to: Option<String>,
     /// An artifact that `smolvm machine create --from` takes (`/srv/artifacts/{machine}-{date}.smolmachine`).
     pub pack: Option<String>,
-    /// Most blobs sent there at a time, by all running freezes together.
+    /// Most blobs sent there at a time, by all running freezes together. One that there is neither memory nor scratch space for is sent
+    /// while it is made, and waits for no turn.
     #[schemars(range(min = 1, max = 64))]
     pub uploads: Option<u16>,
     /// Most bytes a second that it is sent, by all running freezes together; for registries, at least 64KiB.
@@ -166,6 +171,12 @@ impl File {
         })
     }
 
+    /// When a night begins.
+    #[must_use]
+    pub fn night_begins(&self) -> jiff::civil::Time {
+        self.night_begins.as_ref().unwrap_or(&self.schedule.at).0
+    }
+
     /// The schema of the file, for editors.
     #[must_use]
     pub fn schema() -> serde_json::Value {
@@ -179,9 +190,10 @@ impl Default for File {
             name: "fleet".to_owned(),
             concurrency: NonZero::<usize>::MIN.saturating_add(1),
             memory: None,
-            night_begins: TimeOfDay(jiff::civil::Time::midnight()),
+            night_begins: None,
             jitter: Period(Duration::ZERO),
             deadline: None,
+            after_limit: Period(Duration::from_secs(6 * 3600)),
             unselected: Unselected::default(),
             ignore: Vec::new(),
             smolvm: SmolvmKeys::default(),

@@ -1,6 +1,5 @@
 //! Machines get their turns: so many at a time, again after a pause where that may help, and none past its deadline.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -134,12 +133,8 @@ impl Crew<'_> {
         let observer = self.watcher.machine_began(&job.machine.name, waiting.turns);
         let began = Instant::now();
         let left = job.terms.deadline.map(|deadline| deadline.saturating_sub(elapsed(since, now)));
-        let was_started = AtomicBool::new(false);
-        let (turn, over) = self.limited(job, (waiting.turns, &was_started), left, &observer).await;
-        let mut undone = None;
-        if was_started.load(Ordering::SeqCst) {
-            undone = self.stop_machine(&job.machine.name).await;
-        }
+        let (turn, over) = self.limited(job, waiting.turns, left, &observer).await;
+        let undone = self.stop_again(&job.machine.name).await;
         let turn = turn.unwrap_or_else(|| {
             let trouble = Trouble::new("internal", "it did not leave when it was told to; this is a bug in smolfreeze");
             Turn::Came(job.places.iter().map(|_| Err(trouble.clone())).collect())
@@ -182,13 +177,13 @@ impl Crew<'_> {
     async fn limited(
         &self,
         job: &Job,
-        (turns, was_started): (u32, &AtomicBool),
+        turns: u32,
         left: Option<Duration>,
         observer: &Arc<dyn Observer>,
     ) -> (Option<Turn>, Option<Over>) {
         let (own, heard) = (Stop::new(), Arc::new(Heard::new(Arc::clone(observer))));
         let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;
-        let work = self.work(job, (turns, was_started), &observer, &own);
+        let work = self.work(job, turns, &observer, &own);
         tokio::pin!(work);
         let deadline = async {
             match left {
@@ -211,16 +206,10 @@ impl Crew<'_> {
         (tokio::time::timeout(LEAVE_LIMIT, work).await.ok(), Some(over))
     }
 
-    async fn work(
-        &self,
-        job: &Job,
-        (turns, was_started): (u32, &AtomicBool),
-        observer: &Arc<dyn Observer>,
-        stop: &Stop,
-    ) -> Turn {
+    async fn work(&self, job: &Job, turns: u32, observer: &Arc<dyn Observer>, stop: &Stop) -> Turn {
         // What the list said may be long ago.
         if job.is_stopped() || turns > 1 {
-            match self.make_run(job, was_started, stop).await {
+            match self.make_run(job, stop).await {
                 Ok(None) => {}
                 Ok(Some(skipped)) if turns == 1 => return Turn::Skipped(skipped),
                 // It ran when it was its turn, so this is a failure.
@@ -234,7 +223,7 @@ impl Crew<'_> {
     }
 
     /// Sees that the machine runs, or why it is left alone.
-    async fn make_run(&self, job: &Job, was_started: &AtomicBool, stop: &Stop) -> Result<Option<Trouble>, Trouble> {
+    async fn make_run(&self, job: &Job, stop: &Stop) -> Result<Option<Trouble>, Trouble> {
         let (program, name) = (&self.common.host.smolvm, &job.machine.name);
         let listed = tokio::select! {
             listed = smolvm::listed(program, name) => listed,
@@ -254,18 +243,31 @@ impl Crew<'_> {
             )));
         }
         // Before it runs: whoever comes after a killed run stops it again.
-        self.book.change(|night| night.started.push(name.clone()));
-        was_started.store(true, Ordering::SeqCst);
+        if !self.was_started(name) {
+            self.book.change(|night| night.started.push(name.clone()));
+        }
         let started = start::start_machine(program, name, stop).await;
         started
             .map(|()| None)
             .map_err(|why| Trouble::new("source", format_args!("starting machine '{name}' failed: {why}")))
     }
 
-    async fn stop_machine(&self, name: &str) -> Option<String> {
-        let stopped = start::stop_machine(&self.common.host.smolvm, name).await;
-        self.book.change(|night| night.started.retain(|started| started != name));
-        stopped.err().map(|why| format!("machine '{name}' was started for the freeze, and stopping it failed: {why}"))
+    fn was_started(&self, name: &str) -> bool {
+        self.book.night().started.iter().any(|started| started == name)
+    }
+
+    /// Stops a machine that was started for a freeze. Where that fails, the next turn or run tries again.
+    async fn stop_again(&self, name: &str) -> Option<String> {
+        if !self.was_started(name) {
+            return None;
+        }
+        match start::stop_machine(&self.common.host.smolvm, name).await {
+            Ok(()) => {
+                self.book.change(|night| night.started.retain(|started| started != name));
+                None
+            }
+            Err(why) => Some(format!("machine '{name}' was started for the freeze, and stopping it failed: {why}")),
+        }
     }
 
     /// Writes down what a turn came to, and says whether another one may help.

@@ -190,6 +190,7 @@ fn made(snapshot: &Snapshot, committed: &Committed, at: usize) -> Made {
         retries: snapshot.retries,
         held_bytes_peak: snapshot.held_bytes_peak,
         alarm: snapshot.alarm_in_words(),
+        in_full: snapshot.in_full.clone(),
     }
 }
 

@@ -55,7 +55,10 @@ impl Watcher for Log<'_> {
             let why = outcome.trouble.as_ref().map_or("", |trouble| trouble.text.as_str());
             let destination = &outcome.destination;
             self.add(&match (outcome.state, again_in) {
-                (Standing::Done, _) => format!("{machine} to {destination}: done in {:.1} s", outcome.seconds),
+                (Standing::Done, _) => {
+                    let in_full = outcome.in_full().map_or_else(String::new, |why| format!("; {why}"));
+                    format!("{machine} to {destination}: done in {:.1} s{in_full}", outcome.seconds)
+                }
                 (Standing::Failed, Some(_)) => format!("{machine} to {destination}: tried again later: {why}"),
                 (Standing::Failed, None) => format!("{machine} to {destination}: failed: {why}"),
                 (Standing::Skipped, _) => format!("{machine} to {destination}: skipped: {why}"),

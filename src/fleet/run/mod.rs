@@ -11,6 +11,7 @@
 mod book;
 mod clock;
 mod crew;
+mod ending;
 mod exit;
 mod freeze;
 mod heard;
@@ -22,6 +23,7 @@ mod preview;
 mod start;
 mod watcher;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -38,8 +40,7 @@ use crate::exclude::Word;
 use crate::fleet::file::File;
 use crate::fleet::night::{self, History, Night, Nights, Run, Standing, Trouble};
 use crate::fleet::select::{Listed, Selection, select};
-use crate::fleet::status::Status;
-use crate::fleet::{after, command, metrics, notify};
+use crate::fleet::{after, command, notify};
 use crate::pipeline::budget::default_memory_bytes;
 use crate::plan::cores;
 use crate::smolvm::{self, Program};
@@ -151,7 +152,7 @@ pub async fn run(file: &File, host: &Host, asked: &Asked, around: Around<'_>, st
 }
 
 fn night_name(file: &File, asked: &Asked, clock: &dyn Clock) -> Result<String> {
-    let by_date = || night_of(&clock.local(), file.night_begins.0);
+    let by_date = || night_of(&clock.local(), file.night_begins());
     let name = asked.night.clone().unwrap_or_else(by_date);
     night::check_name(&name).map(|()| name)
 }
@@ -250,21 +251,28 @@ impl Story<'_> {
         history
     }
 
-    /// A run that was killed may have left machines running that were stopped before it.
+    /// A run that was killed may have left machines running that were stopped before it; so has one that could not stop them.
+    /// What still can't be stopped is this night's from now on.
     async fn stop_machines_of_dead_runs(&self, history: &History) {
-        for night in history.nights.iter().filter(|night| !night.started.is_empty()) {
-            for machine in &night.started {
-                if let Err(why) = start::stop_machine(&self.host.smolvm, machine).await {
-                    let what = "which an earlier run had started and not stopped";
-                    self.around.watcher.said(&format!("stopping machine '{machine}' failed, {what}: {why}"));
-                }
+        let own = self.book.night().clone();
+        let others: Vec<_> =
+            history.nights.iter().filter(|night| night.night != own.night && !night.started.is_empty()).collect();
+        let started: BTreeSet<_> = others.iter().flat_map(|night| &night.started).chain(&own.started).collect();
+        if started.is_empty() {
+            return;
+        }
+        let mut running = Vec::new();
+        for machine in started {
+            if let Err(why) = start::stop_machine(&self.host.smolvm, machine).await {
+                let what = "which an earlier run had started and not stopped";
+                self.trouble("source", format!("stopping machine '{machine}' failed, {what}: {why}"));
+                running.push(machine.clone());
             }
-            if night.night == self.book.night().night {
-                self.book.change(|night| night.started.clear());
-            } else {
-                let night = Night { started: Vec::new(), ..night.clone() };
-                self.nights.write(&night).unwrap_or_else(|error| self.around.watcher.said(&error.to_string()));
-            }
+        }
+        self.book.change(|night| night.started = running);
+        for night in others {
+            let night = Night { started: Vec::new(), ..night.clone() };
+            self.nights.write(&night).unwrap_or_else(|error| self.around.watcher.said(&error.to_string()));
         }
     }
 
@@ -358,63 +366,5 @@ impl Story<'_> {
             }
         }
         working.await;
-    }
-
-    /// What is done on every way out.
-    async fn end(&self, told: Told, stop: &Stop) -> Result<(Exit, Vec<String>)> {
-        if !stop.is_stopped() {
-            let Around { clock, watcher } = self.around;
-            let context = after::Context::new((self.file, self.nights, self.host), clock, watcher);
-            let mut night = self.book.night().clone();
-            after::carry_out(&context, &mut night, stop).await;
-            self.book.change(|own| *own = night);
-        }
-        if let Some(error) = self.book.unwritten() {
-            self.trouble("sink", error.to_string());
-        }
-        let mut exit = Exit::of(&self.book.night(), &told.pairs, told.is_hopeless);
-        if let Some(command) = &self.file.hooks.after {
-            let code = if stop.is_stopped() { 130 } else { exit.code() };
-            let outcomes = self.nights.path(&self.book.night().night);
-            let own = [("SMOLFREEZE_EXIT", code.to_string().into()), ("SMOLFREEZE_OUTCOMES", outcomes.into())];
-            let environment: Vec<_> = self.environment().into_iter().chain(own).collect();
-            if let Err(why) = command::run(command, "", &environment, (self.file.hooks.limit.0, None)).await {
-                self.trouble("hook", format!("the command after the run failed: {why}"));
-                exit = Exit::of(&self.book.night(), &told.pairs, told.is_hopeless);
-            }
-        }
-        let ended = self.around.clock.now();
-        self.book.change(|night| {
-            if let Some(run) = night.runs.last_mut() {
-                let code = if stop.is_stopped() { 130 } else { exit.code() };
-                (run.ended, run.exit) = (Some(ended), Some(code));
-            }
-        });
-        if stop.is_stopped() {
-            return Err(stop.take_cause().unwrap_or_else(Error::interrupted));
-        }
-        let mut machines: Vec<_> = told.pairs.into_iter().map(|(machine, _)| machine).collect();
-        machines.dedup();
-        Ok((exit, machines))
-    }
-
-    /// What monitors read, and who is told. What fails here takes nothing back.
-    async fn leave(&self, log: &Log<'_>, stop: &Stop) {
-        let night = self.book.night().clone();
-        let exit = night.runs.last().and_then(|run| run.exit).unwrap_or(if stop.is_stopped() { 130 } else { 1 });
-        let log = log.lines().clone();
-        for trouble in notify::ended(self.file, &night, &notify::End { exit, log: &log }).await {
-            self.trouble(&trouble.kind, trouble.text);
-        }
-        if self.file.metrics.file.is_some() {
-            let machines = list(self.host).await;
-            let written = self.nights.history().and_then(|history| {
-                let status = Status::of(self.file, &history, machines, self.around.clock.now())?;
-                metrics::write(self.file, &status, &history)
-            });
-            if let Err(error) = written {
-                self.trouble("metrics", error.to_string());
-            }
-        }
     }
 }

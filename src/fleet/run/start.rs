@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::job::is_stopped;
 use crate::smolvm::{self, Program, Trouble};
 use crate::stop::Stop;
 
@@ -19,9 +20,14 @@ pub(super) async fn start_machine(program: &Program, machine: &str, stop: &Stop)
     }
 }
 
-/// Stops a machine, whatever else is stopped.
+/// Stops a machine, whatever else is stopped. It fails where the machine may still run.
 pub(super) async fn stop_machine(program: &Program, machine: &str) -> Result<(), String> {
-    done(smolvm::call(program, words("stop", machine), STOP_LIMIT).await)
+    let Err(why) = done(smolvm::call(program, words("stop", machine), STOP_LIMIT).await) else { return Ok(()) };
+    match smolvm::listed(program, machine).await {
+        Ok(None) => Ok(()),
+        Ok(Some(listed)) if is_stopped(listed["state"].as_str().unwrap_or_default()) => Ok(()),
+        Ok(Some(_)) | Err(_) => Err(why),
+    }
 }
 
 fn words(verb: &str, machine: &str) -> Vec<OsString> {

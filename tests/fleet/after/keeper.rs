@@ -154,6 +154,7 @@ pub fn of(digest: Digest, record: Option<Id>) -> Made {
         retries: 0,
         held_bytes_peak: 1,
         alarm: None,
+        in_full: None,
     }
 }
 
