@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
@@ -43,12 +43,14 @@ impl Desk {
         desk
     }
 
-    /// With a command as it is released: without debugging symbols, small enough to be the reader in a guest.
+    /// With programs as they are released: without debugging symbols, small enough to be readers in a guest.
     pub fn released(mut self) -> Self {
-        let stripped = self.host.path("smolfreeze");
-        let status = Command::new("strip").arg("-o").arg(&stripped).arg(&self.host.binary).status().unwrap();
-        assert!(status.success());
-        self.host.binary = stripped;
+        let guest = Path::new(env!("CARGO_BIN_EXE_smolfreeze-guest"));
+        for (binary, name) in [(guest, "smolfreeze-guest"), (&self.host.binary, "smolfreeze")] {
+            let status = Command::new("strip").arg("-o").arg(self.host.path(name)).arg(binary).status().unwrap();
+            assert!(status.success());
+        }
+        self.host.binary = self.host.path("smolfreeze");
         self
     }
 
