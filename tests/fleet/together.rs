@@ -21,7 +21,7 @@ const MACHINES: [(&str, Kind); 4] =
     [("a", Kind::Busybox), ("b", Kind::Busybox), ("c", Kind::Busybox), ("d", Kind::Busybox)];
 
 /// In each machine, where times are told.
-const FULL_MEGABYTES: u64 = 200;
+const FULL_MEGABYTES: u64 = 100;
 
 fn desk(megabytes: u64) -> Desk {
     let desk = Desk::new(&MACHINES).released();
