@@ -63,7 +63,7 @@ guest_reader = "$PWD/smolfreeze-guest-static"
 name = "apps"
 labels = { tier = "app" }
 [policies.drill]
-command = "cat /data/kept/file /srv/nights/*/link; id -u"
+command = "cat /data/kept/file /srv/nights/[bd]/link; id -u"
 expect = "data\none\n0"
 ${2:-}
 cpus = 1
