@@ -64,7 +64,8 @@ const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 impl Meta {
     /// Looks at the entry `name` of `folder` itself: no link is followed and nothing is mounted for it.
     pub(super) fn of_entry(folder: &OwnedFd, name: &[u8]) -> Result<Self, Errno> {
-        rustix::fs::statx(folder, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, MASK).map(Self::from)
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        by_name(folder, rustix::fs::statx(folder, name, flags, MASK).map(Self::from))
     }
 
     /// Looks at what is open.
@@ -145,14 +146,36 @@ impl From<Statx> for Meta {
 /// access time behind (which only a file's owner may ask for).
 pub(super) fn open(folder: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(folder, name, flags | OFlags::NOATIME, Mode::empty()) {
+    let opened = match rustix::fs::openat(folder, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => rustix::fs::openat(folder, name, flags, Mode::empty()),
         result => result,
+    };
+    by_name(folder, opened)
+}
+
+/// The text of the link `name` of `folder`.
+pub(super) fn link_text(folder: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    by_name(folder, rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes))
+}
+
+/// Opens a folder in a folder as a place to start from, not to list.
+pub(super) fn step_into(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    by_name(folder, rustix::fs::openat(folder, name, flags, Mode::empty()))
+}
+
+/// What a call by an entry's name says. `STALE` is no word on whether it is there: an overlay whose upper file has the handle
+/// of another file (as in smolvm's bare machines, after a restart) says so for as long as it knows that other one. But in a
+/// folder that is stale itself, nothing is there.
+fn by_name<T>(folder: &OwnedFd, said: Result<T, Errno>) -> Result<T, Errno> {
+    match said {
+        Err(Errno::STALE) if Meta::of_open(folder).is_err() => Err(Errno::NOENT),
+        said => said,
     }
 }
 
 /// Whether an error means that the entry, as it was listed, is no longer there.
 pub(super) fn is_gone(error: Errno) -> bool {
     // LOOP and NOTDIR: something else took its name. NXIO and NODEV: a socket or a device did.
-    [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::NXIO, Errno::NODEV, Errno::STALE].contains(&error)
+    [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::NXIO, Errno::NODEV].contains(&error)
 }

@@ -289,7 +289,13 @@ fn last_name(path: &[u8]) -> &[u8] {
 fn unreadable(operation: &str, path: &[u8], error: Errno) -> Error {
     let subject = format!("'./{}'", text::name(path));
     let failed = Error::source(operation, subject, std::io::Error::from(error)).because(error);
-    if path.is_empty() { failed } else { failed.hint(exclude::hint(path)) }
+    match error {
+        // Whoever opens it is told the same, so it is not for the user to leave out.
+        Errno::STALE => failed
+            .hint("the kernel mistakes it for another file; 'echo 2 >/proc/sys/vm/drop_caches' there has it look anew"),
+        _ if path.is_empty() => failed,
+        _ => failed.hint(exclude::hint(path)),
+    }
 }
 
 fn panicked() -> Error {

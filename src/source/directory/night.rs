@@ -3,8 +3,8 @@
 use std::os::fd::AsFd as _;
 
 use super::header::{Header, Target};
-use super::meta::{Kind, Meta, Time};
-use super::plan::Planner;
+use super::meta::{self, Kind, Meta, Time};
+use super::plan::{Planner, reach};
 use super::walk::Seen;
 use super::xattrs::Xattrs;
 use super::{last_name, unreadable};
@@ -89,7 +89,10 @@ impl Planner<'_> {
             && let Some(gone) = night.picker.before(path).map_err(unread)?
         {
             match gone {
-                Gone::Vanished(path) => self.notice(NoticeKind::Vanished, &path)?,
+                Gone::Vanished(path) => {
+                    self.check_gone(&path)?;
+                    self.notice(NoticeKind::Vanished, &path)?;
+                }
                 Gone::Deleted(path) => {
                     night.leave_for(&path);
                     self.place_above(&path)?;
@@ -100,6 +103,15 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An overlay lists no file that it mistakes for another one; asked for it, it says so.
+    fn check_gone(&self, path: &[u8]) -> Result<()> {
+        let looked = reach(self.directory, path, &mut None).and_then(|folder| Meta::of_entry(&folder, last_name(path)));
+        match looked {
+            Err(error) if !meta::is_gone(error) => Err(unreadable("looking at an entry", path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// The folders above `path` that were not placed yet.

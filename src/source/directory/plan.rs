@@ -16,7 +16,7 @@ use super::job::{File, Held, Job, Opened, Slot, Split, Step, Work};
 use super::links::{self, Links};
 use super::meta::{self, Id, Kind, Meta};
 use super::night::Night;
-use super::walk::{Seen, Walk, step_into};
+use super::walk::{Seen, Walk};
 use super::xattrs::Xattrs;
 use super::{Directory, last_name, unreadable};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ pub(super) struct Edges {
 
 /// The walker.
 pub(super) struct Planner<'a> {
-    directory: &'a Directory,
+    pub(super) directory: &'a Directory,
     edges: Edges,
     /// Where not everything is read.
     pub(super) night: Option<Night>,
@@ -164,7 +164,7 @@ impl<'a> Planner<'a> {
         let placed = match meta.kind {
             Kind::Regular => return self.place_split(path, folder, meta.id),
             Kind::Directory | Kind::Socket => Err(Errno::NOENT),
-            Kind::Symlink => rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes),
+            Kind::Symlink => meta::link_text(folder, name),
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => Ok(Vec::new()),
         };
         let text = match placed {
@@ -379,7 +379,7 @@ pub(super) fn reach(
     {
         return Ok(Arc::clone(open));
     }
-    let mut open = step_into(&directory.root, b".")?;
+    let mut open = meta::step_into(&directory.root, b".")?;
     let mut at = 0;
     for name in folder.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
         open = directory.rules.step_into(&open, &folder[..at + name.len()], name)?;

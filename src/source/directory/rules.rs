@@ -67,8 +67,8 @@ impl Rules {
     /// Steps into the folder at `path`, whose last name is `name`, from the open one above it.
     pub(super) fn step_into(&self, above: &OwnedFd, path: &[u8], name: &[u8]) -> Result<OwnedFd, Errno> {
         match self.placed(path) {
-            Some(folder) => super::walk::step_into(folder, b"."),
-            None => super::walk::step_into(above, name),
+            Some(folder) => super::meta::step_into(folder, b"."),
+            None => super::meta::step_into(above, name),
         }
     }
 

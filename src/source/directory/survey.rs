@@ -160,7 +160,7 @@ impl Totals {
         if let Seen::Entry { folder, meta } = seen
             && meta.kind == Kind::Symlink
         {
-            extra.link_text(&link_text(folder, last_name(path))?);
+            extra.link_text(&meta::link_text(folder, last_name(path))?);
         }
         Ok(extra.value())
     }
@@ -206,10 +206,6 @@ impl<'a> Checker<'a> {
             _ => Ok(None),
         }
     }
-}
-
-fn link_text(folder: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
-    rustix::fs::readlinkat(folder, name, Vec::new()).map(std::ffi::CString::into_bytes)
 }
 
 /// Bytes that are read at a time.

@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::meta::{self, Id, Kind, Meta};
@@ -251,10 +251,4 @@ impl<'a> Walk<'a> {
             Err(unreadable(operation, &self.path, error))
         }
     }
-}
-
-/// Opens a folder in a folder as a place to start from, not to list.
-pub(super) fn step_into(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
 }
