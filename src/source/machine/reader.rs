@@ -23,6 +23,7 @@ use crate::night::picker::Picker;
 use crate::pipeline::memory::{BUFFER_BYTES, Memory};
 use crate::progress::{Meters, NoticeKind, Notices, Silent};
 use crate::source::directory::Directory;
+use crate::source::mounts::Mount;
 use crate::source::{Outlet, Piece};
 use crate::stop::Stop;
 
@@ -57,6 +58,7 @@ pub fn fill(root: &Path, order: &str, spool: Spool<'_>, words: &mut dyn io::Writ
     let directory = Directory::open_root(root, wanted)?;
     let stop = Stop::new();
     let mut slots = Slots { spool, index: 0, chunk: None };
+    look_anew();
     let picker = list.map(|order| listing::list(&directory, order, &mut slots, &stop)).transpose();
     let streamed = picker.and_then(|picker| stream(directory, picker, &mut slots, &stop));
     let counted = slots.count();
@@ -65,8 +67,21 @@ pub fn fill(root: &Path, order: &str, spool: Spool<'_>, words: &mut dyn io::Writ
     tell(&notices, words).map_err(|error| Error::source("telling of notices", spool.folder.display(), &error))
 }
 
+/// A bare machine's root is an overlay over virtiofs, whose kernel may, after a restart, take a file that was changed for another
+/// one that it knows: then it leaves it out of its folder, or says that it is stale. So it has to forget what it knows before each
+/// walk.
+fn look_anew() {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let is_lower = |mount: Mount| mount.point == b"/oldroot" && mount.kind == "virtiofs";
+    if mounts.split(|byte| *byte == b'\n').filter_map(Mount::read).any(is_lower) {
+        // Where it can't, the walk fails of what it meets.
+        let _ = std::fs::write("/proc/sys/vm/drop_caches", "2");
+    }
+}
+
 /// The tar, as an archive of its own.
 fn stream(directory: Directory, picker: Option<Picker>, slots: &mut Slots<'_>, stop: &Stop) -> Result<Notices> {
+    look_anew();
     let memory = Memory::new(MEMORY_BUFFERS * BUFFER_BYTES as u64, stop.clone());
     let (pieces_end, pieces) = bounded(4);
     let outlet = Outlet::new(pieces_end, memory, Arc::new(Meters::default()), Arc::new(Silent));
