@@ -154,19 +154,18 @@ impl Call {
 
     /// Asks it and all that it started to end, and kills what has not within `grace`. Does nothing after its end.
     pub(crate) async fn terminate(mut self, grace: Duration) {
-        self.signal(Signal::TERM);
+        signal_group(&self.child, Signal::TERM);
         if self.answer(grace).await.is_err() {
-            self.signal(Signal::KILL);
+            signal_group(&self.child, Signal::KILL);
             let _ = self.child.wait().await;
         }
     }
+}
 
-    /// To its whole group; the number is its own until it was waited for.
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process_group(pid, signal);
-        }
+/// To the whole group of a child that leads one; the number is its own until it was waited for.
+pub(crate) fn signal_group(child: &Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, signal);
     }
 }
 

@@ -6,10 +6,10 @@ use std::io::{self, Seek as _, Write as _};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
 
-use crate::smolvm::{WORDS_BYTES_MAX, last_words, read_some};
+use crate::smolvm::{WORDS_BYTES_MAX, last_words, read_some, signal_group};
 use crate::stop::Stop;
 
 /// What a command, asked to end, may take for it.
@@ -40,9 +40,9 @@ pub(super) async fn run(
         () = tokio::time::sleep(limit) => format!("it did not end within {}", humantime::format_duration(limit)),
         () = stopped => "interrupted".to_owned(),
     };
-    signal(&child, Signal::TERM);
+    signal_group(&child, Signal::TERM);
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
-        signal(&child, Signal::KILL);
+        signal_group(&child, Signal::KILL);
         let _ = child.wait().await;
     }
     Err(why)
@@ -69,13 +69,6 @@ async fn judge(status: ExitStatus, mut words: File) -> Result<(), String> {
     let said = last_words(&String::from_utf8_lossy(&read_some(words, WORDS_BYTES_MAX).await));
     let how = status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"));
     Err(if said.is_empty() { how } else { format!("{how}: {said}") })
-}
-
-/// To its whole group; the number is its own until it was waited for.
-fn signal(child: &Child, signal: Signal) {
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
-        let _ = kill_process_group(pid, signal);
-    }
 }
 
 #[cfg(test)]

@@ -89,6 +89,14 @@ fn empty() -> (tempfile::TempDir, Host) {
     (folder, host)
 }
 
+/// A host with one, 'a'.
+fn with_a_machine(file: &str) -> (Desk, File, Host) {
+    let desk = Desk::new(&[("a", Kind::Busybox)]);
+    let file = File::parse(&file.replace("{HOST}", &desk.host.text(""))).unwrap();
+    let host = host(&desk.host.path("state"), desk.host.path("smolvm"));
+    (desk, file, host)
+}
+
 const JITTER: &str =
     "jitter = \"1h\"\n[destinations.d]\nto = \"oci:/nowhere/{machine}:x\"\n[[policies]]\nto = [\"d\"]\n";
 
@@ -135,10 +143,8 @@ async fn who_waits_can_be_interrupted_and_has_done_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_deadline_counts_the_wait() {
-    let desk = Desk::new(&[("a", Kind::Busybox)]);
     let file = format!("jitter = \"12h\"\ndeadline = \"1m\"\n{LAYOUT}[[policies]]\ndeadline = \"1m\"\n");
-    let file = File::parse(&file.replace("{HOST}", &desk.host.text(""))).unwrap();
-    let host = host(&desk.host.path("state"), desk.host.path("smolvm"));
+    let (_desk, file, host) = with_a_machine(&file);
     // Nor does the wait change whose night it is.
     let night = ran(&file, &host, false, &Set::at("2026-11-29T23:00:00Z", First::Jumps)).await;
     assert!(is_done(&night, "a", "disk"), "{night:#?}");
@@ -149,10 +155,7 @@ async fn no_deadline_counts_the_wait() {
 /// was due; and `RandomizedDelaySec=` has each one begin later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_night_that_was_missed_is_caught_up_once() {
-    let desk = Desk::new(&[("a", Kind::Busybox)]);
-    let file = format!("schedule.at = \"02:30\"\n{LAYOUT}[[policies]]\n");
-    let file = File::parse(&file.replace("{HOST}", &desk.host.text(""))).unwrap();
-    let host = host(&desk.host.path("state"), desk.host.path("smolvm"));
+    let (desk, file, host) = with_a_machine(&format!("schedule.at = \"02:30\"\n{LAYOUT}[[policies]]\n"));
     let mut made = 0;
     for (time, name, is_new) in [
         ("2026-11-28T02:34:00Z", "2026-11-28", true),
